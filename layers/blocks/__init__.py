@@ -1,0 +1,1 @@
+"""Residual blocks as compositions of layers."""

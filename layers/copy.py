@@ -1,0 +1,61 @@
+"""Moving data without arithmetic: the start of a network, and the copies that frameworks make (to another type or layout)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import sympy
+
+from perfmodel.layers.dims import C, Dim, H, N, Shape, W
+from perfmodel.layers.layer import Formula, Layer, Role
+
+COPY = Formula(inputs=(N * C * H * W,), reads=(N * C * H * W,), writes=N * C * H * W)
+"""Every element read once and written once."""
+
+NOTHING = Formula(inputs=(), reads=(), writes=N * C * H * W)
+"""A tensor that is there before the network starts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy(Layer):
+    """A copy of a tensor: `cast` to another element type, or `layout` between NCHW and NHWC."""
+
+    kind: ClassVar[str] = "copy"
+    role: ClassVar[Role] = "copy"
+
+    purpose: Literal["cast", "layout"]
+
+    @property
+    def formula(self) -> Formula:
+        return COPY
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        (x,) = inputs
+        return x
+
+    def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
+        (x,) = inputs
+        return {N: x.N, C: x.C, H: x.H, W: x.W}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input(Layer):
+    """The network's input tensor."""
+
+    kind: ClassVar[str] = "input"
+    role: ClassVar[Role] = "input"
+
+    shape: Shape
+
+    @property
+    def formula(self) -> Formula:
+        return NOTHING
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        del inputs
+        return self.shape
+
+    def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
+        del inputs
+        return {N: self.shape.N, C: self.shape.C, H: self.shape.H, W: self.shape.W}

@@ -1,0 +1,1 @@
+"""Published networks, one file per family."""

@@ -1,0 +1,62 @@
+"""Looking networks up by name and building them at a batch size and image size."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.layers.dims import Shape
+from perfmodel.layers.graph import GraphBuilder
+from perfmodel.network import Network
+
+from perfmodel.networks.entry import NetworkEntry
+
+MAX_BATCH = 1 << 20
+MAX_RESOLUTION = 1 << 14
+MAX_CLASSES = 1 << 24
+
+
+@cache
+def entries() -> dict[str, NetworkEntry]:
+    """Every network of the catalogue by name, in the order of their families."""
+    from perfmodel.networks import alexnet, convfirstnet, convnext, efficientnet, mobilenet, mobileone, regnety, resnet, vgg
+
+    families = (alexnet, vgg, resnet, mobilenet, efficientnet, convnext, regnety, mobileone, convfirstnet)
+    return {entry.name: entry for family in families for entry in family.ENTRIES}
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+@cache
+def _lookup() -> dict[str, NetworkEntry]:
+    return {_key(name): entry for entry in entries().values() for name in (entry.name, *entry.aliases)}
+
+
+def find(name: str) -> NetworkEntry:
+    """The entry of that name or alias (case, spaces, `-` and `_` do not matter); raises UnknownNameError with the nearest names."""
+    try:
+        return _lookup()[_key(name)]
+    except KeyError:
+        known = [known for entry in entries().values() for known in (entry.name, *entry.aliases)]
+        raise UnknownNameError("model", name, known, "List them with `perfmodel networks`.") from None
+
+
+def _whole(what: str, value: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise PerfmodelError(f"{what} must be a whole number from 1 to {most}, not {value!r}")
+    return value
+
+
+def build(name: str, *, batch: int = 1, resolution: int | None = None, classes: int = 1000) -> Network:
+    """The network `name` for `batch` square images of `resolution` pixels (default: that of its published check value).
+
+    Raises UnknownNameError, PerfmodelError for sizes out of range, and ShapeError (naming the layer) where the image is too small.
+    """
+    entry = find(name)
+    size = entry.resolution if resolution is None else _whole("resolution", resolution, MAX_RESOLUTION)
+    builder = GraphBuilder()
+    x = builder.input(Shape(_whole("batch", batch, MAX_BATCH), 3, size, size))
+    entry.build(builder, x, _whole("classes", classes, MAX_CLASSES))
+    return Network(name=entry.name, graph=builder.graph(), batch=batch, resolution=size)

@@ -1,0 +1,1 @@
+"""What really happened: kernels, measurements, and their comparison with the model."""
