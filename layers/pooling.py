@@ -64,7 +64,7 @@ class _Pool(Layer):
 
     def __post_init__(self) -> None:
         require_positive(self, kernel=self.kernel, stride=self.stride)
-        if any(not isinstance(pad, int) or pad < 0 or 2 * pad > k for pad, k in zip(self.padding, self.kernel, strict=True)):
+        if any(not 0 <= 2 * pad <= k for pad, k in zip(self.padding, self.kernel, strict=True)):
             raise ShapeError(f"{self.kind}: padding {self.padding} must be from 0 to half of the kernel {self.kernel}")
 
     @property

@@ -44,7 +44,7 @@ def find(name: str) -> NetworkEntry:
 
 
 def _whole(what: str, value: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+    if type(value) is not int or not 1 <= value <= most:
         raise PerfmodelError(f"{what} must be a whole number from 1 to {most}, not {value!r}")
     return value
 

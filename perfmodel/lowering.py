@@ -1,0 +1,334 @@
+"""From layers to the operations that a software stack really runs: what it folds, splits, casts and copies, and in which types.
+
+The rules of eager PyTorch and of torch.compile were read off traces of what they launch; docs/schedules.md lists them with their
+consequences. The ideal library of schedule `layer` is a definition, not an observation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from perfmodel.layers.activation import Activation
+from perfmodel.layers.arithmetic import BiasAdd, Scale
+from perfmodel.layers.batch_norm import BatchNorm
+from perfmodel.layers.conv2d import Conv2d
+from perfmodel.layers.copy import Copy, Input
+from perfmodel.layers.cost import Quantity
+from perfmodel.layers.dims import Shape
+from perfmodel.layers.element import element_bytes, promote
+from perfmodel.layers.graph import Graph, Node
+from perfmodel.layers.layer import Count, Layer, Role
+from perfmodel.layers.layer_norm import LayerNorm
+from perfmodel.layers.linear import Linear
+from perfmodel.layers.pooling import MaxPool
+from perfmodel.layers.softmax import Softmax
+from perfmodel.precision import Precision
+
+TensorRole = Literal["activation", "weight"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """A tensor that an operation or kernel reads or writes."""
+
+    tensor: str
+    elements: Quantity
+    dtype: str
+    role: TensorRole = "activation"
+
+    @property
+    def bytes(self) -> Quantity:
+        """Bytes moved."""
+        return self.elements * element_bytes(self.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One step of a software stack, before steps are fused into kernels."""
+
+    name: str
+    kind: str
+    """Case of the convolution, function of the activation, or kind of layer."""
+    role: Role
+    layers: tuple[str, ...]
+    """The network's layers that it carries out."""
+    block: str | None
+    shape: Shape
+    """Shape of its result."""
+    reads: tuple[Access, ...]
+    writes: tuple[Access, ...]
+    macs: Quantity
+    vector_ops: Quantity
+    special_ops: Quantity
+    materialised: bool = False
+    """The stack writes the result to memory even where its reader could have been fused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """What a software stack does to a network before it runs it."""
+
+    name: str
+    folds_norms: bool
+    """A norm after a convolution becomes the convolution's bias."""
+    splits_bias: bool
+    """A convolution's bias is added by an operation of its own."""
+    casts: bool
+    """Changes of type are operations of their own; otherwise operands are read in the type they have, and weights are stored cast."""
+    casts_all_weights: bool
+    """Casts of the weights of elementwise operations and norms are operations of their own, too, not only those of matrix products."""
+    writes_pool_indices: bool
+    """Max pooling writes the int64 position of each maximum, too."""
+    materialises_gated_norms: bool
+    """The fp32 norm before a SiLU or hard-swish that no convolution reads is written to memory."""
+    converts_layout: bool
+    """In NCHW, data is copied to NHWC and back around k×k and grouped convolutions on the matrix unit."""
+
+
+EAGER: Final = Stack(
+    name="PyTorch eager",
+    folds_norms=False,
+    splits_bias=True,
+    casts=True,
+    casts_all_weights=True,
+    writes_pool_indices=True,
+    materialises_gated_norms=False,
+    converts_layout=True,
+)
+COMPILED: Final = Stack(
+    name="torch.compile",
+    folds_norms=False,
+    splits_bias=True,
+    casts=True,
+    casts_all_weights=False,
+    writes_pool_indices=False,
+    materialises_gated_norms=True,
+    converts_layout=False,
+)
+LIBRARY: Final = Stack(
+    name="ideal per-layer library",
+    folds_norms=True,
+    splits_bias=False,
+    casts=False,
+    casts_all_weights=False,
+    writes_pool_indices=False,
+    materialises_gated_norms=False,
+    converts_layout=False,
+)
+
+_GATED: Final = ("silu", "hard_swish")
+
+
+def operation_kind(layer: Layer) -> str:
+    """The name under which an operation is reported: more telling than its layer's kind where there are cases."""
+    match layer:
+        case Conv2d():
+            return layer.conv_class
+        case Activation():
+            return layer.function
+        case Copy():
+            return layer.purpose
+        case _:
+            return layer.kind
+
+
+def lower(graph: Graph, precision: Precision, stack: Stack, *, layout: str = "nhwc") -> tuple[Operation, ...]:
+    """The operations that `stack` runs for `graph`, in order, with the type of every tensor."""
+    return _Lowering(graph, precision, stack, layout).run()
+
+
+class _Lowering:
+    """Walks the graph once.
+
+    `_tensor` maps each layer to the tensor that now stands for its output; `_dtype` is each tensor's type as the framework promotes it,
+    which is the type it is stored in unless `_stored` says otherwise.
+    """
+
+    def __init__(self, graph: Graph, precision: Precision, stack: Stack, layout: str) -> None:
+        self._graph = graph
+        self._precision = precision
+        self._stack = stack
+        self._layout = layout
+        self._operations: list[Operation] = []
+        self._tensor: dict[str, str] = {}
+        self._dtype: dict[str, str] = {}
+        self._stored: dict[str, str] = {}
+
+    def run(self) -> tuple[Operation, ...]:
+        for node in self._graph.nodes.values():
+            if node.name in self._tensor:
+                continue  # a norm that its convolution has absorbed
+            match node.layer:
+                case Input():
+                    self._tensor[node.name] = node.name
+                    self._dtype[node.name] = self._precision.storage
+                case Conv2d() | Linear():
+                    self._matrix(node, node.layer)
+                case _:
+                    self._other(node)
+        return tuple(self._operations)
+
+    def _matrix(self, node: Node, layer: Conv2d | Linear) -> None:
+        stack, storage = self._stack, self._precision.matrix_storage
+        layers = [node.name]
+        if stack.folds_norms and (norm := self._foldable_norm(node)):
+            layer = replace(layer, bias=True)
+            layers.append(norm.name)
+        separate_bias = stack.splits_bias and isinstance(layer, Conv2d) and layer.bias
+        if separate_bias:
+            layer = replace(layer, bias=False)
+
+        source = self._cast(node, 0, storage)
+        converts = self._converts_layout(layer)
+        if converts:
+            source = self._copy(node, source, node.input_shapes[0], "layout", f"{node.name}.to_nhwc", self._dtype[source])
+        output = self._emit(node, layer, [source], node.name, storage, layers=tuple(layers))
+        if converts:
+            output = self._copy(node, output, node.shape, "layout", f"{node.name}.to_nchw", storage)
+        if separate_bias:
+            bias_add = BiasAdd(channels=node.shape.C)
+            output = self._emit(node, bias_add, [output], f"{node.name}.bias_add", storage, shapes=(node.shape,))
+        for name in layers:
+            self._tensor[name] = output
+
+    def _foldable_norm(self, node: Node) -> Node | None:
+        """The batch norm that is the only reader of a convolution."""
+        readers = self._graph.consumers[node.name]
+        return readers[0] if len(readers) == 1 and isinstance(readers[0].layer, BatchNorm) else None
+
+    def _converts_layout(self, layer: Layer) -> bool:
+        return (
+            self._stack.converts_layout
+            and self._layout == "nchw"
+            and isinstance(layer, Conv2d)
+            and layer.conv_class in ("conv", "grouped_conv")
+            and self._precision.matrix != "fp32"
+        )
+
+    def _other(self, node: Node) -> None:
+        autocast = self._precision.autocast
+        sources = [self._tensor[name] for name in node.inputs]
+        if autocast and isinstance(node.layer, LayerNorm):
+            sources = [self._cast(node, 0, autocast)]
+        elif autocast and isinstance(node.layer, Softmax):
+            sources = [self._cast(node, 0, "fp32")]
+        operands = [self._dtype[source] for source in sources]
+        if isinstance(node.layer, Scale):
+            operands.append(self._precision.parameter)
+        if not self._stack.casts and isinstance(node.layer, LayerNorm):
+            operands = [self._precision.matrix_storage]  # reads the type it is given, writes its own
+        if not self._stack.casts and autocast and isinstance(node.layer, Softmax):
+            operands = ["fp32"]
+        dtype = self._result_type(operands)
+        materialised = self._is_materialised(node)
+        if materialised:
+            self._stored[node.name] = "fp32"
+        self._tensor[node.name] = self._emit(node, node.layer, sources, node.name, dtype, materialised=materialised)
+
+    def _result_type(self, operands: list[str]) -> str:
+        storage = self._precision.storage
+        if storage in ("int8", "fp8"):
+            return storage  # every tensor between kernels is quantised; its parameters stay fp32
+        return promote(*operands)
+
+    def _is_materialised(self, node: Node) -> bool:
+        if not (self._stack.materialises_gated_norms and isinstance(node.layer, BatchNorm)):
+            return False
+        if self._precision.matrix_storage not in ("fp16", "bf16"):
+            return False
+        readers = self._graph.consumers[node.name]
+        if len(readers) != 1 or not isinstance(readers[0].layer, Activation) or readers[0].layer.function not in _GATED:
+            return False
+        gated = self._graph.consumers[readers[0].name]
+        return bool(gated) and all(reader.layer.role != "matrix" for reader in gated)
+
+    def _cast(self, node: Node, index: int, dtype: str) -> str:
+        """The tensor that holds input `index` of `node` in `dtype`; an operation of its own where the stack has them."""
+        source = self._tensor[node.inputs[index]]
+        if self._dtype[source] == dtype or not self._stack.casts:
+            return source
+        return self._copy(node, source, node.input_shapes[index], "cast", f"{node.name}.cast", dtype)
+
+    def _copy(self, node: Node, source: str, shape: Shape, purpose: Literal["cast", "layout"], name: str, dtype: str) -> str:
+        return self._emit(node, Copy(purpose=purpose), [source], name, dtype, shapes=(shape,))
+
+    def _weights(self, node: Node, layer: Layer, count: Count) -> tuple[Access, ...]:
+        """The weights as the operation reads them; casts them first where the stack keeps them in another type."""
+        precision = self._precision
+        # a separate bias addition was part of a convolution's call, whose operands autocast casts
+        in_matrix_type = layer.role == "matrix" or isinstance(layer, LayerNorm | BiasAdd)
+        accesses = []
+        for weight, elements in zip(layer.formula.weights, count.weights, strict=True):
+            name = f"{node.name}.{weight.name}"
+            stored = precision.storage if weight.name == "weight" and layer.role == "matrix" else precision.parameter
+            wanted = precision.matrix_storage if in_matrix_type and precision.autocast else stored
+            if wanted != stored and self._stack.casts and layer.role != "matrix" and not self._stack.casts_all_weights:
+                wanted = stored  # read as it is and cast on the way
+            if wanted != stored and self._stack.casts:
+                cast = Access(tensor=f"{name}:{wanted}", elements=elements, dtype=wanted, role="weight")
+                self._append(
+                    Operation(
+                        name=f"{name}.cast",
+                        kind="cast",
+                        role="copy",
+                        layers=(node.name,),
+                        block=node.block,
+                        shape=Shape(1, elements, 1, 1),
+                        reads=(Access(tensor=name, elements=elements, dtype=stored, role="weight"),),
+                        writes=(cast,),
+                        macs=0,
+                        vector_ops=0,
+                        special_ops=0,
+                    )
+                )
+                accesses.append(cast)
+            else:
+                accesses.append(Access(tensor=name, elements=elements, dtype=wanted, role="weight"))
+        return tuple(accesses)
+
+    def _emit(
+        self,
+        node: Node,
+        layer: Layer,
+        sources: list[str],
+        name: str,
+        dtype: str,
+        *,
+        shapes: tuple[Shape, ...] | None = None,
+        layers: tuple[str, ...] | None = None,
+        materialised: bool = False,
+    ) -> str:
+        """Append the operation of `layer` reading tensors `sources`, and return the tensor it writes."""
+        shapes = shapes or node.input_shapes
+        count = layer.count(*shapes)
+        weights = self._weights(node, layer, count)
+        shape = layer.output_shape(*shapes)
+        reads = tuple(
+            Access(tensor=tensor, elements=elements, dtype=self._stored.get(tensor, self._dtype[tensor]))
+            for tensor, elements in zip(sources, count.reads, strict=True)
+        )
+        writes = [Access(tensor=name, elements=count.writes, dtype=self._stored.get(name, dtype))]
+        if self._stack.writes_pool_indices and isinstance(layer, MaxPool):
+            writes.append(Access(tensor=f"{name}.indices", elements=count.writes, dtype="int64"))
+        self._dtype[name] = dtype
+        self._append(
+            Operation(
+                name=name,
+                kind=operation_kind(layer),
+                role=layer.role,
+                layers=layers or (node.name,),
+                block=node.block,
+                shape=shape,
+                reads=(*reads, *weights),
+                writes=tuple(writes),
+                macs=count.macs,
+                vector_ops=count.vector_ops,
+                special_ops=count.special_ops,
+                materialised=materialised,
+            )
+        )
+        return name
+
+    def _append(self, operation: Operation) -> None:
+        self._operations.append(operation)

@@ -1,0 +1,235 @@
+"""From a network and a machine to a prediction: latency, what holds it, and how far it is from the ideal."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.hardware.catalog import load
+from perfmodel.hardware.spec import DeviceSpec, Document, HardwareError, Peak
+from perfmodel.layers.cost import Cost
+from perfmodel.network import Network
+from perfmodel.networks.catalog import build
+from perfmodel.precision import Precision
+from perfmodel.schedule import Kernel, Partition, find, kernels
+from perfmodel.waterline import Bound, KernelTime, Limits, kernel_times
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+Tier = Literal["waterline", "bound"]
+TIERS: Final = ("waterline", "bound")
+PLANNED_TIERS: Final = ("expected",)
+
+
+class TierError(PerfmodelError):
+    """A tier that does not exist, or that this device or schedule has no figures for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """How long a network takes on a machine, kernel by kernel.
+
+    `latency_s` is that of `tier`; `waterline_latency_s`, `roofline_latency_s` and, where the device's figures allow it, `bound_latency_s`
+    are always there to compare.
+    """
+
+    network: Network
+    device: DeviceSpec
+    precision: Precision
+    layout: str
+    schedule: str
+    tier: Tier
+    peak: Peak
+    times: tuple[KernelTime, ...]
+    """Per kernel, under `tier`, in execution order."""
+    waterline_latency_s: float
+    bound_latency_s: float | None
+    """None where the device lacks a figure that the bound needs; `assumptions` says which."""
+    assumptions: tuple[str, ...]
+    unsupported: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernels in execution order."""
+        return tuple(time.kernel for time in self.times)
+
+    @functools.cached_property
+    def cost(self) -> Cost:
+        """The whole network's arithmetic and traffic."""
+        return sum((kernel.cost for kernel in self.kernels), Cost())
+
+    @property
+    def latency_s(self) -> float:
+        """Σ over kernels, by the tier asked for."""
+        return sum(time.latency_s for time in self.times)
+
+    @property
+    def ideal_latency_s(self) -> float:
+        """ops / peak: the latency at a computational efficiency of 1."""
+        return float(self.cost.ops) / self.peak.ops_per_s
+
+    @property
+    def efficiency(self) -> float:
+        """Computational efficiency: ideal latency / latency. The efficiency gap is its reciprocal."""
+        return self.ideal_latency_s / self.latency_s if self.latency_s else 0.0
+
+    @property
+    def roofline_latency_s(self) -> float:
+        """One roofline on the totals, which lets compute-bound kernels hide memory-bound ones."""
+        return float(Limits.waterline(self.device, self.peak).latency_s(self.cost.ops, self.cost.dram_bytes))
+
+    @property
+    def op_byte_ratio(self) -> float:
+        """Peak ops/s ÷ DRAM bytes/s of the machine in this type: the height of the waterline."""
+        return Limits.waterline(self.device, self.peak).op_byte_ratio
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Images per second."""
+        return self.network.batch / self.latency_s if self.latency_s else 0.0
+
+    def share_bound_by(self, bound: Bound) -> float:
+        """Fraction of the latency spent in kernels that `bound` holds."""
+        held = sum(time.latency_s for time in self.times if time.bound_by == bound)
+        return held / self.latency_s if self.latency_s else 0.0
+
+    @property
+    def bottleneck(self) -> Bound:
+        """What holds the kernels that take most of the time."""
+        return "memory" if self.share_bound_by("memory") > 0.5 else "arithmetic"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as plain data, in the fields of its JSON schema (perfmodel.record.PredictionRecord)."""
+        from perfmodel.record import PredictionRecord
+
+        return PredictionRecord.of(self).model_dump()
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The prediction as one JSON object (perfmodel.record.PredictionRecord)."""
+        from perfmodel.record import PredictionRecord
+
+        return PredictionRecord.of(self).model_dump_json(indent=indent)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per kernel; needs the extra `pandas`."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise PerfmodelError("to_dataframe needs pandas; install it with: pip install 'perfmodel[pandas]'") from None
+        return pd.DataFrame(self.to_dict()["kernels"])
+
+    def plot_waterline(self, ax: Axes | None = None) -> Axes:
+        """The waterline plot, on `ax` or a new figure's."""
+        from perfmodel.plots.waterline import plot_waterline
+
+        return plot_waterline(self, ax=ax)
+
+    def _repr_html_(self) -> str:
+        from perfmodel.report import prediction_html
+
+        return prediction_html(self)
+
+
+def predict(
+    model: str | Network,
+    hardware: str | PathLike[str] | DeviceSpec,
+    *,
+    batch: int = 1,
+    resolution: int | None = None,
+    dtype: str | None = None,
+    autocast: str | None = None,
+    layout: str = "nhwc",
+    schedule: str | Partition = "layer",
+    tier: str = "waterline",
+) -> Prediction:
+    """Predict the latency of `model` on `hardware`.
+
+    `model` is a name of the catalogue or a Network (whose own batch and resolution then hold); `hardware` a name, a TOML file, or a
+    DeviceSpec; `dtype` the type of every tensor (fp16 if neither it nor `autocast` is given); `autocast` runs an fp32 network in mixed
+    precision. `schedule` is a name or a partition (the layers of each kernel). Raises a PerfmodelError whose sentence says what is wrong.
+
+    >>> predict("resnet50", "h200", batch=128).bottleneck
+    'memory'
+    """
+    if tier in PLANNED_TIERS:
+        raise TierError(f"tier {tier!r} is not available in this version; use one of {', '.join(TIERS)}")
+    if tier not in TIERS:
+        raise UnknownNameError("tier", tier, TIERS)
+    precision = Precision.of(dtype, autocast)
+    if isinstance(schedule, str):
+        find(schedule)
+    device = hardware if isinstance(hardware, DeviceSpec) else load(hardware)
+    peak = device.matrix_peak(precision.matrix)
+    network = model if isinstance(model, Network) else build(model, batch=batch, resolution=resolution)
+    return place(
+        network, device, precision, peak, kernels(network.graph, precision, schedule, layout=layout), schedule, layout, tier
+    )
+
+
+def place(
+    network: Network,
+    device: DeviceSpec,
+    precision: Precision,
+    peak: Peak,
+    work: Sequence[Kernel],
+    schedule: str | Partition,
+    layout: str,
+    tier: str,
+) -> Prediction:
+    """Put kernels on a machine: the part of `predict` after the network has been cut."""
+    waterline = Limits.waterline(device, peak)
+    on_waterline = kernel_times(work, waterline)
+    bound_latency_s: float | None = None
+    assumptions = [*_assumptions(device, precision, peak, schedule, layout)]
+    times = on_waterline
+    try:
+        within_bound = kernel_times(work, Limits.bound(device, peak))
+        bound_latency_s = sum(time.latency_s for time in within_bound)
+        if tier == "bound":
+            times = within_bound
+            assumptions.append("tier bound: peak at the highest clock; each kernel's bytes lowered by the largest cache")
+    except HardwareError as error:
+        if tier == "bound":
+            raise
+        assumptions.append(f"no bound: {error}")
+    return Prediction(
+        network=network,
+        device=device,
+        precision=precision,
+        layout=layout,
+        schedule=schedule if isinstance(schedule, str) else "partition",
+        tier="bound" if tier == "bound" else "waterline",
+        peak=peak,
+        times=times,
+        waterline_latency_s=sum(time.latency_s for time in on_waterline),
+        bound_latency_s=bound_latency_s,
+        assumptions=tuple(assumptions),
+    )
+
+
+def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule: str | Partition, layout: str) -> tuple[str, ...]:
+    unit = "matrix unit" if peak.unit == "matrix" else "vector unit (the device has no matrix unit for this type)"
+    said = [
+        f"peak {peak.ops_per_s / 1e12:.4g} TFLOP/s dense {peak.dtype} with {peak.accumulate} accumulation on the {unit}"
+        f" ({_cited(device.source_of(f'{peak.path}.ops_per_s'))})",
+        f"DRAM bandwidth {device.memory.dram_bandwidth_bytes_per_s / 1e12:.4g} TB/s, every byte of a kernel from or to DRAM"
+        f" ({_cited(device.source_of('memory.dram_bandwidth_bytes_per_s'))})",
+    ]
+    if precision.autocast:
+        said.append(
+            f"autocast {precision.autocast}: fp32 parameters; convolutions and linear layers in {precision.autocast}; layer norm in"
+            f" {precision.autocast} (fast norm); softmax in fp32"
+        )
+    if layout == "nchw" and schedule != "eager":
+        said.append("layout nchw changes the kernels of schedule eager only")
+    return tuple(said)
+
+
+def _cited(document: Document) -> str:
+    return f"{document.title}, {document.date}"

@@ -1,0 +1,150 @@
+"""The JSON that a prediction prints: one object with a fixed set of fields, each with its unit in its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from perfmodel.predict import Prediction
+    from perfmodel.waterline import KernelTime
+
+SCHEMA_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AccessRecord(_Record):
+    """A tensor that a kernel reads or writes."""
+
+    tensor: str
+    role: str
+    dtype: str
+    elements: int
+    bytes: int
+
+
+class KernelRecord(_Record):
+    """One kernel."""
+
+    name: str
+    kind: str
+    layers: list[str]
+    block: str | None
+    macs: int
+    ops: int
+    vector_ops: int
+    special_ops: int
+    dram_bytes_read: int
+    dram_bytes_written: int
+    workspace_bytes: int
+    operational_intensity: float
+    bound_by: str
+    latency_s: float
+    share: float
+    reads: list[AccessRecord]
+    writes: list[AccessRecord]
+
+    @classmethod
+    def of(cls, time: KernelTime, total_s: float) -> Self:
+        kernel, cost = time.kernel, time.kernel.cost
+        accesses = [
+            [AccessRecord(tensor=a.tensor, role=a.role, dtype=a.dtype, elements=a.elements, bytes=a.bytes) for a in side]
+            for side in (kernel.reads, kernel.writes)
+        ]
+        return cls(
+            name=kernel.name,
+            kind=kernel.kind,
+            layers=list(kernel.layers),
+            block=kernel.block,
+            macs=cost.macs,
+            ops=cost.ops,
+            vector_ops=cost.vector_ops,
+            special_ops=cost.special_ops,
+            dram_bytes_read=cost.dram_bytes_read,
+            dram_bytes_written=cost.dram_bytes_written,
+            workspace_bytes=cost.workspace_bytes,
+            operational_intensity=cost.operational_intensity,
+            bound_by=time.bound_by,
+            latency_s=time.latency_s,
+            share=time.latency_s / total_s if total_s else 0.0,
+            reads=accesses[0],
+            writes=accesses[1],
+        )
+
+
+class PredictionRecord(_Record):
+    """A whole prediction. Latencies are for the whole batch; `macs` are multiply-accumulates and `ops` = 2 · `macs`."""
+
+    schema_version: int
+    model: str
+    hardware: str
+    batch: int
+    resolution: int
+    dtype: str
+    autocast: str | None
+    layout: str
+    schedule: str
+    tier: str
+    params: int
+    macs: int
+    ops: int
+    vector_ops: int
+    special_ops: int
+    dram_bytes_read: int
+    dram_bytes_written: int
+    operational_intensity: float
+    ideal_latency_s: float
+    latency_s: float
+    latency_low_s: float | None
+    latency_high_s: float | None
+    roofline_latency_s: float
+    waterline_latency_s: float
+    bound_latency_s: float | None
+    efficiency: float
+    throughput_per_s: float
+    bottleneck: str
+    assumptions: list[str]
+    unsupported: list[str]
+    kernels: list[KernelRecord]
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> Self:
+        """The record of a prediction."""
+        cost, total_s = prediction.cost, prediction.latency_s
+        return cls(
+            schema_version=SCHEMA_VERSION,
+            model=prediction.network.name,
+            hardware=prediction.device.slug,
+            batch=prediction.network.batch,
+            resolution=prediction.network.resolution,
+            dtype=prediction.precision.dtype,
+            autocast=prediction.precision.autocast,
+            layout=prediction.layout,
+            schedule=prediction.schedule,
+            tier=prediction.tier,
+            params=prediction.network.params,
+            macs=cost.macs,
+            ops=cost.ops,
+            vector_ops=cost.vector_ops,
+            special_ops=cost.special_ops,
+            dram_bytes_read=cost.dram_bytes_read,
+            dram_bytes_written=cost.dram_bytes_written,
+            operational_intensity=cost.operational_intensity,
+            ideal_latency_s=prediction.ideal_latency_s,
+            latency_s=total_s,
+            latency_low_s=None,
+            latency_high_s=None,
+            roofline_latency_s=prediction.roofline_latency_s,
+            waterline_latency_s=prediction.waterline_latency_s,
+            bound_latency_s=prediction.bound_latency_s,
+            efficiency=prediction.efficiency,
+            throughput_per_s=prediction.throughput_per_s,
+            bottleneck=prediction.bottleneck,
+            assumptions=list(prediction.assumptions),
+            unsupported=list(prediction.unsupported),
+            kernels=[KernelRecord.of(time, total_s) for time in prediction.times],
+        )

@@ -1,0 +1,284 @@
+"""Schedules: how the operations of a network are cut into kernels, and what each kernel therefore reads and writes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sympy
+
+from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.layers.cost import Cost
+from perfmodel.layers.graph import Graph
+from perfmodel.lowering import COMPILED, EAGER, LIBRARY, Access, Operation, Stack, lower
+from perfmodel.precision import Precision
+
+Partition = Sequence[Sequence[str]]
+"""A user's own schedule: the layers of each kernel, by name."""
+
+LAYOUTS: Final = ("nhwc", "nchw")
+PLANNED: Final = ("block", "auto")
+"""Schedules of the design that this version does not have yet."""
+
+MAX_FUSED_CONCAT: Final = 8
+"""torch.compile copies the inputs of a longer concatenation in a kernel of its own."""
+
+
+class ScheduleError(PerfmodelError):
+    """A schedule that does not exist, or a partition that does not fit its network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """One launch: the operations it carries out, the tensors it reads and writes in DRAM, and their cost."""
+
+    name: str
+    kind: str
+    layers: tuple[str, ...]
+    block: str | None
+    reads: tuple[Access, ...]
+    writes: tuple[Access, ...]
+    cost: Cost
+    """Its bytes are the sum over `reads` and `writes`, exactly."""
+
+
+Grouping = Callable[[Sequence[Operation]], list[list[Operation]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A rule that cuts any network into kernels."""
+
+    name: str
+    stack: Stack
+    group: Grouping
+    summary: str
+
+
+def _readers(operations: Sequence[Operation]) -> dict[str, int]:
+    """How many operations read each tensor."""
+    readers: dict[str, int] = {}
+    for operation in operations:
+        for access in operation.reads:
+            readers[access.tensor] = readers.get(access.tensor, 0) + 1
+    return readers
+
+
+def _one_each(operations: Sequence[Operation]) -> list[list[Operation]]:
+    return [[operation] for operation in operations]
+
+
+def _fuse(
+    operations: Sequence[Operation], may_join: Callable[[Operation, list[Operation], Operation], bool]
+) -> list[list[Operation]]:
+    """Greedy fusion in execution order.
+
+    An operation joins the latest kernel that it depends on, if `may_join(operation, kernel, producer)` allows it (`producer` is the
+    operation of that kernel whose result it reads); otherwise it starts a kernel. All of its other inputs then come from that kernel or
+    from earlier ones, so the kernels can run in order.
+    """
+    groups: list[list[Operation]] = []
+    origin: dict[str, tuple[int, Operation]] = {}
+    for operation in operations:
+        producers = [origin[access.tensor] for access in operation.reads if access.tensor in origin]
+        latest = max((index for index, _ in producers), default=-1)
+        if latest >= 0 and all(may_join(operation, groups[latest], producer) for index, producer in producers if index == latest):
+            groups[latest].append(operation)
+        else:
+            latest = len(groups)
+            groups.append([operation])
+        for access in operation.writes:
+            origin[access.tensor] = (latest, operation)
+    return groups
+
+
+def _is_weight_cast(operation: Operation) -> bool:
+    return all(access.role == "weight" for access in operation.reads)
+
+
+def _pointwise(operations: Sequence[Operation]) -> list[list[Operation]]:
+    """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer."""
+
+    def may_join(operation: Operation, kernel: list[Operation], producer: Operation) -> bool:
+        if producer.materialised or producer.role == "matrix" or _is_weight_cast(kernel[0]):
+            return False
+        if operation.kind == "concat":
+            return len(operation.reads) <= MAX_FUSED_CONCAT
+        return operation.role in ("elementwise", "norm", "reduction", "copy")
+
+    return _fuse(operations, may_join)
+
+
+def _layer(operations: Sequence[Operation]) -> list[list[Operation]]:
+    """An ideal per-layer library: what follows a convolution elementwise, at its own size and for it alone, is its epilogue."""
+    readers = _readers(operations)
+
+    def may_join(operation: Operation, kernel: list[Operation], producer: Operation) -> bool:
+        return (
+            operation.role in ("elementwise", "norm")
+            and operation.shape == producer.shape
+            and readers[producer.writes[0].tensor] == 1
+            and kernel[0].role in ("matrix", "elementwise", "norm", "reduction")
+        )
+
+    return _fuse(operations, may_join)
+
+
+SCHEDULES: Final = {
+    schedule.name: schedule
+    for schedule in (
+        Schedule(
+            name="eager", stack=EAGER, group=_one_each, summary="every operation of the framework is a kernel (PyTorch eager)"
+        ),
+        Schedule(
+            name="pointwise",
+            stack=COMPILED,
+            group=_pointwise,
+            summary="convolutions are library calls; chains of elementwise operations, norms and means are fused (torch.compile)",
+        ),
+        Schedule(
+            name="layer",
+            stack=LIBRARY,
+            group=_layer,
+            summary="a convolution with its norm folded, and bias, activation and residual in its epilogue (an ideal per-layer library)",
+        ),
+    )
+}
+
+
+def find(name: str) -> Schedule:
+    """The schedule of that name; raises ScheduleError for one that is planned, UnknownNameError otherwise."""
+    key = name.lower()
+    if key in PLANNED:
+        raise ScheduleError(f"schedule {key!r} is not available in this version; use one of {', '.join(SCHEDULES)}")
+    try:
+        return SCHEDULES[key]
+    except KeyError:
+        raise UnknownNameError("schedule", name, SCHEDULES) from None
+
+
+def kernels(
+    graph: Graph, precision: Precision, schedule: str | Partition = "layer", *, layout: str = "nhwc"
+) -> tuple[Kernel, ...]:
+    """The kernels of `graph` in the order they run, each with the tensors it moves.
+
+    `schedule` is a name, or a partition: the layers of each kernel (then folding and types are those of schedule `layer`). Raises
+    ScheduleError or UnknownNameError.
+    """
+    if layout not in LAYOUTS:
+        raise UnknownNameError("layout", layout, LAYOUTS)
+    if isinstance(schedule, str):
+        rule = find(schedule)
+        operations = lower(graph, precision, rule.stack, layout=layout)
+        groups = rule.group(operations)
+    else:
+        operations = lower(graph, precision, LIBRARY, layout=layout)
+        groups = _by_partition(graph, operations, schedule)
+    needed = _read_by_others(groups)
+    return tuple(_kernel(group, needed[index]) for index, group in enumerate(groups))
+
+
+def _by_partition(graph: Graph, operations: Sequence[Operation], partition: Partition) -> list[list[Operation]]:
+    """The operations of each part, parts in an order in which they can run."""
+    part_of: dict[str, int] = {}
+    for index, part in enumerate(partition):
+        for layer in part:
+            if layer not in graph.nodes:
+                raise ScheduleError(str(UnknownNameError("layer in the partition", layer, graph.nodes)))
+            if layer in part_of:
+                raise ScheduleError(f"the partition names layer {layer} twice; each layer belongs to one kernel")
+            part_of[layer] = index
+    missing = [name for name, node in graph.nodes.items() if node.layer.role != "input" and name not in part_of]
+    if missing:
+        raise ScheduleError(f"the partition leaves out {len(missing)} layers, the first is {missing[0]}; name every layer once")
+    groups: list[list[Operation]] = [[] for _ in partition]
+    made_by: dict[str, int] = {}
+    for operation in operations:
+        homes = {part_of[layer] for layer in operation.layers}
+        if len(homes) > 1:
+            raise ScheduleError(f"layers {' and '.join(operation.layers)} are folded into one, so they must share a kernel")
+        (home,) = homes
+        groups[home].append(operation)
+        made_by.update((access.tensor, home) for access in operation.writes)
+    before = [
+        {made_by[a.tensor] for op in group for a in op.reads if a.tensor in made_by} - {i} for i, group in enumerate(groups)
+    ]
+    ready = [index for index, needed in enumerate(before) if not needed]
+    order: list[int] = []
+    while ready:  # the earliest part that can run, next
+        index = heapq.heappop(ready)
+        order.append(index)
+        for other, needed in enumerate(before):
+            if index in needed:
+                needed.discard(index)
+                if not needed:
+                    heapq.heappush(ready, other)
+    if len(order) < len(groups):
+        stuck = next(index for index in range(len(groups)) if index not in order)
+        raise ScheduleError(
+            f"kernel {stuck + 1} of the partition ({partition[stuck][0]}, …) waits for a kernel that waits for it; split it"
+        )
+    return [groups[index] for index in order if groups[index]]
+
+
+def _read_by_others(groups: Sequence[Sequence[Operation]]) -> list[set[str]]:
+    """For each group, the tensors it must leave in memory: those that other groups read, and those that nobody reads (results)."""
+    readers: dict[str, set[int]] = {}
+    for index, group in enumerate(groups):
+        for operation in group:
+            for access in operation.reads:
+                readers.setdefault(access.tensor, set()).add(index)
+    return [
+        {a.tensor for operation in group for a in operation.writes if readers.get(a.tensor, set()) != {index}}
+        for index, group in enumerate(groups)
+    ]
+
+
+def _merged(accesses: Iterable[Access]) -> tuple[Access, ...]:
+    """One access per tensor: a kernel that needs a tensor twice reads it once, as much of it as its most demanding operation."""
+    merged: dict[str, Access] = {}
+    for access in accesses:
+        seen = merged.get(access.tensor)
+        if seen is None or _more(access.elements, seen.elements):
+            merged[access.tensor] = access
+    return tuple(merged.values())
+
+
+def _more(left: object, right: object) -> bool:
+    if isinstance(left, sympy.Basic) or isinstance(right, sympy.Basic):
+        return (sympy.sympify(left) - sympy.sympify(right)).is_positive is True
+    return left > right  # type: ignore[operator,no-any-return]
+
+
+def _kernel(group: Sequence[Operation], needed: set[str]) -> Kernel:
+    made = {access.tensor for operation in group for access in operation.writes}
+    reads = _merged(a for operation in group for a in operation.reads if a.tensor not in made)
+    writes = tuple(a for operation in group for a in operation.writes if a.tensor in needed)
+    lead = next((operation for operation in group if operation.role == "matrix"), group[0])
+    return Kernel(
+        name=lead.name,
+        kind=_kind(group, lead),
+        layers=tuple(dict.fromkeys(layer for operation in group for layer in operation.layers)),
+        block=lead.block,
+        reads=reads,
+        writes=writes,
+        cost=Cost(
+            macs=sum(operation.macs for operation in group),
+            vector_ops=sum(operation.vector_ops for operation in group),
+            special_ops=sum(operation.special_ops for operation in group),
+            read_activation_bytes=sum(a.bytes for a in reads if a.role == "activation"),
+            read_weight_bytes=sum(a.bytes for a in reads if a.role == "weight"),
+            written_activation_bytes=sum(a.bytes for a in writes if a.role == "activation"),
+            written_weight_bytes=sum(a.bytes for a in writes if a.role == "weight"),
+        ),
+    )
+
+
+def _kind(group: Sequence[Operation], lead: Operation) -> str:
+    if len(group) == 1 or lead.role == "matrix":
+        return lead.kind
+    if any(operation.role == "reduction" for operation in group):
+        return "reduction"
+    return "pointwise"
