@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import sympy
 
-from perfmodel.layers.dims import C, Dim, H, H_r, N, Shape, W, W_r, is_symbolic
+from perfmodel.layers.dims import C, Dim, H, H_f, N, Shape, W, W_f, is_symbolic
 from perfmodel.layers.layer import Formula, Layer, Role, ShapeError, Weight, require_channels, require_positive, same_shape
 
 _ELEMENTS = N * C * H * W
@@ -16,9 +16,9 @@ ADD = Formula(vector_ops=_ELEMENTS, inputs=(_ELEMENTS, _ELEMENTS), reads=(_ELEME
 """One addition per element of two tensors of one shape."""
 
 MULTIPLY = Formula(
-    vector_ops=_ELEMENTS, inputs=(_ELEMENTS, N * C * H_r * W_r), reads=(_ELEMENTS, N * C * H_r * W_r), writes=_ELEMENTS
+    vector_ops=_ELEMENTS, inputs=(_ELEMENTS, N * C * H_f * W_f), reads=(_ELEMENTS, N * C * H_f * W_f), writes=_ELEMENTS
 )
-"""One multiplication per element; the second tensor is H_r × W_r (1 × 1: one factor per channel)."""
+"""One multiplication per element; the second tensor is H_f × W_f (1 × 1: one factor per channel)."""
 
 SCALE = Formula(
     vector_ops=_ELEMENTS,
@@ -83,7 +83,7 @@ class Multiply(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         x, factor = inputs
-        return {**_elementwise(x), H_r: factor.H, W_r: factor.W}
+        return {**_elementwise(x), H_f: factor.H, W_f: factor.W}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

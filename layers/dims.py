@@ -54,6 +54,8 @@ H_r = _symbol("H_r", "input rows that some kernel tap reads (H unless the stride
 W_r = _symbol("W_r", "input columns that some kernel tap reads (W unless the stride skips columns)")
 H_a = _symbol("H_a", "rows summed over all pooling windows, overlaps counted each time")
 W_a = _symbol("W_a", "columns summed over all pooling windows, overlaps counted each time")
+H_f = _symbol("H_f", "height of the factor (1: one per channel)")
+W_f = _symbol("W_f", "width of the factor (1: one per channel)")
 C_se = _symbol("C_se", "squeezed channels of the squeeze-and-excitation")
 s = _symbol("s", "stride")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from perfmodel.predict import Prediction
+    from perfmodel.prediction import Prediction
     from perfmodel.waterline import KernelTime
 
 SCHEMA_VERSION = 1

@@ -1,1 +1,1 @@
-"""What really happened: kernels, measurements, and their comparison with the model."""
+"""What really happened: measurements, and their comparison with the model."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import GraphBuilder
 from perfmodel.network import Network
-
 from perfmodel.networks.entry import NetworkEntry
 
 MAX_BATCH = 1 << 20
@@ -26,7 +26,8 @@ def entries() -> dict[str, NetworkEntry]:
 
 
 def _key(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
+    between_digits = re.sub(r"(?<=\d)[-_\s]+(?=\d)", ".", name.lower())  # regnet_y_1_6gf is not regnet_y_16gf
+    return re.sub(r"[-_\s]+", "", between_digits)
 
 
 @cache
@@ -35,7 +36,11 @@ def _lookup() -> dict[str, NetworkEntry]:
 
 
 def find(name: str) -> NetworkEntry:
-    """The entry of that name or alias (case, spaces, `-` and `_` do not matter); raises UnknownNameError with the nearest names."""
+    """The entry of that name or alias.
+
+    Case does not matter, nor do spaces, `-` and `_`; between two digits any of them will do, but not none.
+    Raises UnknownNameError, with the nearest names.
+    """
     try:
         return _lookup()[_key(name)]
     except KeyError:
@@ -52,7 +57,7 @@ def _whole(what: str, value: int, most: int) -> int:
 def build(name: str, *, batch: int = 1, resolution: int | None = None, classes: int = 1000) -> Network:
     """The network `name` for `batch` square images of `resolution` pixels (default: that of its published check value).
 
-    Raises UnknownNameError, PerfmodelError for sizes out of range, and ShapeError (naming the layer) where the image is too small.
+    Raises UnknownNameError, PerfmodelError for sizes out of range, and ShapeError, naming the layer, for an image too small.
     """
     entry = find(name)
     size = entry.resolution if resolution is None else _whole("resolution", resolution, MAX_RESOLUTION)

@@ -19,7 +19,7 @@ class Published:
     params_millions: str | None = None
     """The same as printed, where no exact count is published ("3.70")."""
     gmacs: str | None = None
-    """10⁹ multiply-accumulates of convolutions and linear layers for one image, as printed ("4.089"): its digits are its precision."""
+    """10⁹ multiply-accumulates of convolutions and linear layers for one image, as printed ("4.089"): all its digits count."""
     activations_millions: str | None = None
     """10⁶ output elements of convolutions and linear layers for one image, as printed."""
 

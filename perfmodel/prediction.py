@@ -131,7 +131,7 @@ class Prediction:
         return plot_waterline(self, ax=ax)
 
     def _repr_html_(self) -> str:
-        from perfmodel.report import prediction_html
+        from perfmodel.report.predictions import prediction_html
 
         return prediction_html(self)
 

@@ -1,0 +1,254 @@
+"""How every plot looks and speaks: one colour, hatch and marker per bound, the fonts, the units, and the caption line."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+
+from perfmodel.prediction import Prediction
+from perfmodel.waterline import Bound
+
+FONT: Final = "DejaVu Sans"
+"""Comes with matplotlib, so a plot is set alike everywhere."""
+INK: Final = "#1a1a1a"
+FAINT_INK: Final = "#555555"
+GRID: Final = "#dddddd"
+
+TITLE_PT: Final = 13.0
+SUBTITLE_PT: Final = 9.5
+AXIS_PT: Final = 9.0
+LABEL_PT: Final = 7.5
+CAPTION_PT: Final = 7.5
+
+DPI: Final = 160
+
+RC: Final = {
+    "svg.hashsalt": "perfmodel",
+    "svg.fonttype": "path",
+    "hatch.linewidth": 0.5,
+    "font.family": FONT,
+    "savefig.dpi": DPI,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How one thing is drawn everywhere. Lightness, hatch and marker differ between looks, so grey is enough to tell them apart."""
+
+    label: str
+    color: str
+    hatch: str
+    hatch_color: str
+    marker: str
+
+
+BOUND_LOOKS: Final[dict[Bound, Look]] = {
+    "arithmetic": Look(label="arithmetic-bound", color="#E69F00", hatch="////", hatch_color="#c98b00", marker="s"),
+    "memory": Look(label="memory-bound", color="#0072B2", hatch="", hatch_color="#0072B2", marker="o"),
+}
+"""Orange and blue of the palette of Okabe and Ito (2008), relative luminance 0.43 and 0.15."""
+WATER: Final = Look(label="water", color="#d3eafa", hatch="--", hatch_color="#a5d3f2", marker="")
+"""Sky blue of the same palette, made light: relative luminance 0.80."""
+
+SERIES: Final = ("#000000", "#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f", "#6b4c9a")
+"""Colours of what is no bound (families, whole networks): Okabe and Ito's, then grey and violet. Markers differ too."""
+SERIES_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+
+@contextmanager
+def context() -> Iterator[None]:
+    """Matplotlib's own defaults and ours, for the time of a plot; the caller's settings are left as they were."""
+    with matplotlib.style.context(["default", RC]):
+        yield
+
+
+def figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure with no window behind it."""
+    made = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
+    made.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr, call-arg]
+    FigureCanvasAgg(made)
+    return made
+
+
+def root_figure(ax: Axes) -> Figure:
+    """The figure that holds `ax`, also from within a subfigure."""
+    found: Figure | SubFigure | None = ax.figure
+    while isinstance(found, SubFigure):
+        found = found.figure
+    assert isinstance(found, Figure)  # an Axes always has one
+    return found
+
+
+def gid(ax: Axes, name: str) -> str:
+    """An id that no other axes of the figure uses: "water-0"."""
+    return f"{name}-{root_figure(ax).axes.index(ax)}"
+
+
+def settle(ax: Axes) -> None:
+    """Let the layout engine place everything, so that extents in pixels can be asked for."""
+    root_figure(ax).draw_without_rendering()
+
+
+def width_pt(ax: Axes) -> float:
+    """Width of the axes in points."""
+    return float(ax.get_window_extent().width) * 72 / root_figure(ax).dpi
+
+
+# -- words and numbers -------------------------------------------------------------------------------------------------
+
+_PREFIXES: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+
+
+def prefix(value: float) -> tuple[float, str]:
+    """The decimal prefix that people read `value` with: (factor, letter)."""
+    return next(((factor, letter) for factor, letter in _PREFIXES if abs(value) >= factor * 0.9995), (1.0, ""))
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits, prefix, unit: 0.00321, "s" → "3.21 ms"."""
+    factor, letter = prefix(value)
+    return f"{digits(value / factor)} {letter}{unit}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, never an exponent: 3.21, 206, 1152."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.1g}"
+
+
+def percent(fraction: float) -> str:
+    """0.615 → "61.5 %"; a share that is not zero never reads as zero."""
+    value = 100 * fraction
+    if 0 < value < 0.1:
+        return "< 0.1 %"
+    return f"{value:.0f} %" if value >= 99.95 or value == 0 else f"{value:.3g} %" if value >= 1 else f"{value:.1f} %"
+
+
+def shorten(name: str, most: int = 30) -> str:
+    """A long name with its middle left out: its end says more than its beginning."""
+    if len(name) <= most:
+        return name
+    head = most // 3
+    return f"{name[:head]}…{name[-(most - head - 1) :]}"
+
+
+def conditions(prediction: Prediction) -> dict[str, str]:
+    """What a prediction holds for, in words, by topic."""
+    size = prediction.network.resolution
+    return {
+        "network": prediction.network.name,
+        "hardware": prediction.device.name,
+        "batch": f"batch {prediction.network.batch}",
+        "resolution": f"{size} × {size} pixels",
+        "type": str(prediction.precision),
+        "layout": f"layout {prediction.layout}",
+        "schedule": f"schedule {prediction.schedule}",
+        "tier": f"tier {prediction.tier}",
+    }
+
+
+def common(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:
+    """What all predictions share, and what each has of its own, in words; the network is left to the titles unless it differs."""
+    said = [conditions(prediction) for prediction in predictions]
+    shared = [topic for topic in said[0] if len({each[topic] for each in said}) == 1]
+    own = [[each[topic] for topic in each if topic not in shared] for each in said]
+    return [said[0][topic] for topic in shared if topic != "network"], own
+
+
+def sentence(parts: Sequence[str]) -> str:
+    """Parts of a caption in one line."""
+    return " · ".join(parts)
+
+
+# -- furniture ---------------------------------------------------------------------------------------------------------
+
+
+def wrap(lines: Sequence[str], points: float, size_pt: float) -> str:
+    """`lines` broken so that each fits into `points` at the font size."""
+    most = max(24, int(points / (0.545 * size_pt)))  # mean advance of DejaVu Sans
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, most) or [""])
+
+
+def header(ax: Axes, title: str, subtitle: Sequence[str], *, above_pt: float) -> None:
+    """Title and subtitle, left-aligned above the axes and above `above_pt` points that a legend takes."""
+    text = wrap(subtitle, width_pt(ax), SUBTITLE_PT)
+    ax.annotate(
+        text,
+        (0, 1),
+        xytext=(0, above_pt),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=SUBTITLE_PT,
+        color=FAINT_INK,
+        va="bottom",
+        family=FONT,
+        linespacing=1.3,
+        annotation_clip=False,
+    )
+    rows = text.count("\n") + 1 if text else 0
+    ax.set_title(
+        title,
+        loc="left",
+        fontsize=TITLE_PT,
+        fontweight="bold",
+        color=INK,
+        family=FONT,
+        pad=above_pt + rows * SUBTITLE_PT * 1.45 + 3,
+    )
+
+
+def caption(ax: Axes, lines: Sequence[str], *, below_pt: float = 40) -> None:
+    """Small print, left-aligned below the axes and their ticks."""
+    ax.annotate(
+        wrap(lines, width_pt(ax), CAPTION_PT),
+        (0, 0),
+        xytext=(0, -below_pt),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=CAPTION_PT,
+        color=FAINT_INK,
+        va="top",
+        family=FONT,
+        linespacing=1.35,
+        annotation_clip=False,
+        gid="caption",
+    )
+
+
+def dress(ax: Axes, xlabel: str, ylabel: str) -> None:
+    """Axis labels, ticks and spines."""
+    ax.set_facecolor("white")
+    ax.set_xlabel(xlabel, fontsize=AXIS_PT, color=INK, family=FONT)
+    ax.set_ylabel(ylabel, fontsize=AXIS_PT, color=INK, family=FONT)
+    ax.tick_params(labelsize=AXIS_PT - 0.5, colors=INK, labelfontfamily=FONT)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#888888")
+
+
+def describe(ax: Axes, text: str) -> None:
+    """Store the text alternative of a plot on its axes; `save` writes it into the file."""
+    ax.set_label(text)
+
+
+def description(ax: Axes) -> str:
+    """The text alternative of a plot."""
+    return str(ax.get_label())
+
+
+def caption_text(ax: Axes) -> str:
+    """What the caption of a plot says, in one line."""
+    return " ".join(text.get_text().replace("\n", " ") for text in ax.texts if text.get_gid() == "caption")
+
+

@@ -1,0 +1,1 @@
+"""What is known and predicted, as tables for people and machines."""

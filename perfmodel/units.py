@@ -1,0 +1,45 @@
+"""Numbers as people read them, and durations as people write them. Inside, everything is SI without prefixes."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from perfmodel.errors import PerfmodelError
+
+_PREFIXES: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+
+
+def si(value: float, unit: str, digits: int = 3) -> str:
+    """`value` with an SI prefix and `digits` significant digits: si(4.8e12, "B/s") is "4.80 TB/s"."""
+    if value == 0:
+        return f"0 {unit}"
+    if not math.isfinite(value):
+        return f"{value} {unit}"
+    rounded = float(f"{abs(value):.{digits - 1}e}")  # 999.6 kB is 1.00 MB
+    scale, prefix = next(((s, p) for s, p in _PREFIXES if rounded >= s), _PREFIXES[-1])
+    scaled = rounded / scale
+    decimals = max(0, digits - 1 - math.floor(math.log10(scaled)))
+    return f"{'-' if value < 0 else ''}{scaled:.{decimals}f} {prefix}{unit}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with three significant digits."""
+    value = 100 * fraction
+    return f"{value:.0f} %" if abs(value) >= 99.95 else f"{value:.1f} %"
+
+
+_SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_DURATION: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([a-zµμ]+)\s*")
+
+
+def seconds(text: str) -> float:
+    """The duration written as "2ms", "350 us" or "0.1s"; raises PerfmodelError for anything else."""
+    match = _DURATION.fullmatch(text)
+    if match is None or match[2] not in _SECONDS:
+        raise PerfmodelError(f"{text!r} is not a duration; write a number with ns, us, ms or s, as in 2ms")
+    value = float(match[1]) * _SECONDS[match[2]]
+    if not (math.isfinite(value) and value > 0):
+        raise PerfmodelError(f"the duration {text!r} must be positive and finite")
+    return value

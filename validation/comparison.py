@@ -1,0 +1,199 @@
+"""Predictions joined with measurements: the rows, what they say together, and why a measurement lies below a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from perfmodel.errors import UnknownNameError
+from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.layers.dims import Dim
+from perfmodel.network import Network
+from perfmodel.networks.catalog import build, find
+from perfmodel.networks.entry import NetworkEntry
+from perfmodel.prediction import Prediction, predict
+from perfmodel.validation.timm import TimmRow
+from perfmodel.waterline import Limits, kernel_times
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Skipped(_Record):
+    """Measurements that were not compared, and why."""
+
+    reason: str
+    rows: tuple[str, ...]
+    """The rows' models, each with its line in the file: "densenet121:417"."""
+
+
+class ComparedRow(_Record):
+    """One measurement beside the model's figures for it; latencies are for the whole batch."""
+
+    model: str
+    network: str
+    family: str
+    resolution: int
+    batch: int
+    macs: int
+    dram_bytes: int
+    measured_latency_s: float
+    waterline_latency_s: float
+    bound_latency_s: float
+    ideal_latency_s: float
+    efficiency: float
+    """Computational efficiency measured: ideal latency / measured latency."""
+    below_bound: bool
+    below_waterline: str | None
+    """Why the measurement lies below the waterline, if it does."""
+
+    @classmethod
+    def of(cls, row: TimmRow, entry: NetworkEntry, prediction: Prediction, bound_latency_s: float) -> Self:
+        """A measurement and a prediction of the same network."""
+        measured = row.latency_s
+        return cls(
+            model=row.model,
+            network=entry.name,
+            family=entry.family,
+            resolution=row.resolution,
+            batch=row.batch,
+            macs=prediction.cost.macs,
+            dram_bytes=prediction.cost.dram_bytes,
+            measured_latency_s=measured,
+            waterline_latency_s=prediction.waterline_latency_s,
+            bound_latency_s=bound_latency_s,
+            ideal_latency_s=prediction.ideal_latency_s,
+            efficiency=prediction.ideal_latency_s / measured,
+            below_bound=measured < bound_latency_s,
+            below_waterline=explain(prediction, measured) if measured < prediction.waterline_latency_s else None,
+        )
+
+
+class Provenance(_Record):
+    """Where measurements come from and under which settings they were predicted."""
+
+    file: str
+    source: str
+    hardware: str
+    schedule: str
+    autocast: str
+    layout: str
+
+
+class Comparison(_Record):
+    """All rows of a file, and what they say together. Errors are fractions of the measurement, of the waterline's prediction."""
+
+    schema_version: int = 1
+    provenance: Provenance
+    n: int
+    mape: float
+    median_ape: float
+    p90_ape: float
+    max_ape: float
+    bias: float
+    spearman: float
+    """Rank correlation, over the rows' latency per image, of the waterline with the measurement."""
+    spearman_macs: float
+    """The same for MACs alone."""
+    below_waterline: int
+    below_bound: int
+    skipped: tuple[Skipped, ...]
+    rows: tuple[ComparedRow, ...]
+
+
+def explain(prediction: Prediction, measured_s: float) -> str:
+    """Which of the waterline's two strict assumptions the measurement breaks: the datasheet's clock, or every byte from DRAM."""
+    device, peak = prediction.device, prediction.peak
+    strict, loose = Limits.waterline(device, peak), Limits.bound(device, peak)
+
+    def latency_s(*, clock: bool, cache: bool) -> float:
+        limits = Limits(
+            peak_ops_per_s=(loose if clock else strict).peak_ops_per_s,
+            bandwidth_bytes_per_s=strict.bandwidth_bytes_per_s,
+            cached_bytes=(loose if cache else strict).cached_bytes,
+        )
+        return sum(time.latency_s for time in kernel_times(prediction.kernels, limits))
+
+    if measured_s >= latency_s(clock=True, cache=False):
+        return "clock above the datasheet's"
+    if measured_s >= latency_s(clock=False, cache=True):
+        return "tensors that stay in L2"
+    if measured_s >= latency_s(clock=True, cache=True):
+        return "clock above the datasheet's and tensors that stay in L2"
+    return "below the bound: another type, other work, or a wrong measurement"
+
+
+def compare(
+    rows: Sequence[TimmRow],
+    device: DeviceSpec,
+    provenance: Provenance,
+) -> Comparison:
+    """Predict every row whose network the catalogue has; the others are listed with the reason, never dropped.
+
+    Raises HardwareError where the device lacks what the bound needs, and MeasurementFileError is the reader's.
+    """
+    compared: list[ComparedRow] = []
+    skipped: dict[str, list[str]] = {}
+    for row in rows:
+        match = _matching(row)
+        if isinstance(match, str):
+            skipped.setdefault(match, []).append(f"{row.model}:{row.line}")
+            continue
+        entry, network = match
+        prediction = predict(
+            network, device, autocast=provenance.autocast, layout=provenance.layout, schedule=provenance.schedule, tier="bound"
+        )
+        compared.append(ComparedRow.of(row, entry, prediction, prediction.latency_s))
+    reasons = tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
+    return _summarised(compared, reasons, provenance)
+
+
+def _matching(row: TimmRow) -> tuple[NetworkEntry, Network] | str:
+    """The catalogue's network for a row, or why there is none."""
+    if row.model.startswith("tf_"):
+        return "TensorFlow's asymmetric padding runs as kernels of its own"
+    try:
+        entry = find(row.model)
+    except UnknownNameError:
+        return "not in the catalogue"
+    network = build(entry.name, batch=row.batch, resolution=row.resolution)
+    if not _same_params(network.params, row.params_millions):
+        ours = f"{network.params / 1e6:.2f} M"
+        return f"another variant: {row.params_millions:.2f} M parameters in the file, {ours} in the catalogue"
+    return entry, network
+
+
+def _same_params(params: Dim, printed_millions: float) -> bool:
+    return bool(abs(params / 1e6 - printed_millions) <= 0.0051)  # the file prints two decimals
+
+
+def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], provenance: Provenance) -> Comparison:
+    import numpy as np
+    from scipy.stats import spearmanr
+
+    from perfmodel.validation.timm import MeasurementFileError
+
+    if len(rows) < 2:
+        raise MeasurementFileError(f"{provenance.file} has {len(rows)} networks of the catalogue; a comparison needs at least 2")
+    measured = np.array([row.measured_latency_s / row.batch for row in rows])
+    waterline = np.array([row.waterline_latency_s / row.batch for row in rows])
+    macs = np.array([row.macs / row.batch for row in rows])
+    error = waterline / measured - 1
+    return Comparison(
+        provenance=provenance,
+        n=len(rows),
+        mape=float(np.mean(abs(error))),
+        median_ape=float(np.median(abs(error))),
+        p90_ape=float(np.quantile(abs(error), 0.9)),
+        max_ape=float(np.max(abs(error))),
+        bias=float(np.mean(error)),
+        spearman=float(spearmanr(waterline, measured).statistic),
+        spearman_macs=float(spearmanr(macs, measured).statistic),
+        below_waterline=sum(row.below_waterline is not None for row in rows),
+        below_bound=sum(row.below_bound for row in rows),
+        skipped=skipped,
+        rows=tuple(rows),
+    )
