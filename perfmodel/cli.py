@@ -378,10 +378,14 @@ def demo(
     run(output, batch=batch)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: runs a command and turns every fault of the input into one sentence and an exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(_guarded(lambda: app(given, prog_name="perfmodel", standalone_mode=False), debug="--debug" in given))
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; every fault of the input is one sentence on standard error."""
+    return _guarded(lambda: app(list(arguments), prog_name="perfmodel", standalone_mode=False), debug="--debug" in arguments)
+
+
+def main() -> None:
+    """Entry point of the command `perfmodel`."""
+    sys.exit(run(sys.argv[1:]))
 
 
 def _guarded(command: Callable[[], Any], *, debug: bool) -> int:

@@ -44,8 +44,8 @@ class Limits:
         HardwareError naming the figure where the device has no highest clock or no cache size.
         """
         return cls(
-            peak_ops_per_s=peak.ops_per_s * device.max_clock_ratio(peak),
-            bandwidth_bytes_per_s=device.memory.dram_bandwidth_bytes_per_s,
+            peak_ops_per_s=device.highest_ops_per_s(peak),
+            bandwidth_bytes_per_s=device.memory.highest_bandwidth_bytes_per_s,
             cached_bytes=device.memory.largest_cache_bytes or device.require("memory.l2_bytes"),
         )
 

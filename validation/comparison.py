@@ -112,7 +112,7 @@ def explain(prediction: Prediction, measured_s: float) -> str:
     def latency_s(*, clock: bool, cache: bool) -> float:
         limits = Limits(
             peak_ops_per_s=(loose if clock else strict).peak_ops_per_s,
-            bandwidth_bytes_per_s=strict.bandwidth_bytes_per_s,
+            bandwidth_bytes_per_s=(loose if cache else strict).bandwidth_bytes_per_s,
             cached_bytes=(loose if cache else strict).cached_bytes,
         )
         return sum(time.latency_s for time in kernel_times(prediction.kernels, limits))

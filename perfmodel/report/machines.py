@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from perfmodel.hardware.catalog import load, names
@@ -59,3 +60,76 @@ def device_table(device: DeviceSpec) -> Table:
     rows += [(f"measured.{m.quantity}", m.value, f"{m.kernel}; {m.where}, {m.date}, driver {m.driver}") for m in device.measured]
     about = f"{device.name}: {device.vendor} {device.architecture} {device.kind}, {device.released}"
     return Table(title=device.slug, columns=columns, rows=rows, before=(about,))
+
+
+_OPTIONAL = (
+    "chip.max_clock_hz",
+    "chip.registers_per_multiprocessor",
+    "chip.shared_memory_per_multiprocessor_bytes",
+    "chip.shared_memory_per_block_bytes",
+    "chip.max_threads_per_multiprocessor",
+    "memory.dram_bus_width_bits",
+    "memory.dram_transfers_per_s",
+    "board.power_w",
+    "board.launch_overhead_s",
+)
+
+
+def _or_none(ask: Callable[[], float]) -> float | None:
+    try:
+        return ask()
+    except HardwareError:
+        return None
+
+
+def _lacks(name: str, path: str) -> bool:
+    return _or_none(lambda: load(name).require(path)) is None
+
+
+def _cell(value: float | None, scale: float, digits: int = 4) -> str:
+    return "–" if value is None else f"{float(f'{value / scale:.{digits}g}'):g}"
+
+
+def _markdown_row(device: DeviceSpec) -> str:
+    dtype = next((d for d in ("fp16", "bf16") if any(p.dtype == d for p in device.peak)), "fp32")
+    peak = device.matrix_peak(dtype)
+    cells = [
+        f"`{device.slug}`",
+        device.name,
+        device.architecture,
+        f"{device.chip.multiprocessors} {device.chip.multiprocessor_name}",
+        f"{_cell(peak.ops_per_s, 1e12)} {dtype}{' (vector)' if peak.unit == 'vector' else ''}",
+        _cell(device.memory.dram_bandwidth_bytes_per_s, 1e9),
+        _cell(device.op_byte_ratio(dtype), 1, 3),
+        _cell(device.memory.largest_cache_bytes, 2**20),
+        _cell(_or_none(lambda: device.require("chip.max_clock_hz")), 1e9),
+        ", ".join(f"`{alias}`" for alias in device.aliases) or "–",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def catalog_markdown() -> str:
+    """One row per device, as Markdown."""
+    head = [
+        "name", "device", "architecture", "multiprocessors", "peak, 10¹² op/s", "DRAM, GB/s", "op:byte",
+        "largest cache, MiB", "highest clock, GHz", "aliases",
+    ]  # fmt: skip
+    rows = [_markdown_row(load(name)) for name in names()]
+    return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *rows])
+
+
+def missing_markdown() -> str:
+    """For each optional number the devices that lack it, as Markdown."""
+    rows = ["| number | absent for |", "| --- | --- |"]
+    for path in _OPTIONAL:
+        absent = [name for name in names() if _lacks(name, path)]
+        rows.append(f"| `{path}` | {_listed_names(absent)} |")
+    absent = [n for n in names() if load(n).memory.largest_cache_bytes is None]
+    rows.append(f"| any cache in front of the DRAM | {_listed_names(absent)} |")
+    return "\n".join(rows)
+
+
+def _listed_names(found: Sequence[str]) -> str:
+    if len(found) == len(names()):
+        return "every device"
+    return ", ".join(f"`{name}`" for name in found) or "none"

@@ -1,0 +1,83 @@
+"""Fill in the generated parts of README.md and docs/*.md: tables from the catalogues, and commands with the output they print.
+
+`python docs/generate.py` rewrites the files; tests/test_docs.py fails where a file differs from what this makes. Two kinds of block:
+
+    <!-- generated: NAME -->  …  <!-- end -->             a table made by the function NAME below
+    <!-- output: perfmodel … -->  …  <!-- end -->         the command and what it prints
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"<!-- (generated|output): ?(.+?) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def _tables() -> dict[str, Callable[[], str]]:
+        from perfmodel.layers.catalog import formulas_table
+    from perfmodel.networks.table import networks_table
+    from perfmodel.report.machines import catalog_markdown, missing_markdown
+    from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
+
+    return {
+        "devices": catalog_markdown,
+        "missing": missing_markdown,
+        "formulas": formulas_table,
+        "networks": networks_table,
+        "timm-summary": summary_table,
+        "timm-families": families_table,
+        "timm-rows": measurements_table,
+        "speed": speed_table,
+    }
+
+
+def _output(command: str) -> str:
+    """The command as typed, and what it prints, as a fenced block."""
+    from perfmodel.cli import run
+
+    words = shlex.split(command)
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = run(words[1:])
+    text = out.getvalue() + errors.getvalue()
+    ending = f"\n(exit code {code})" if code else ""
+    return f"```console\n$ {command}\n{text.rstrip()}{ending}\n```"
+
+
+def filled(text: str) -> str:
+    """`text` with every generated block made anew."""
+    tables = _tables()
+
+    def block(match: re.Match[str]) -> str:
+        kind, what = match[1], match[2].strip()
+        body = _output(what) if kind == "output" else tables[what]().rstrip()
+        separator = ":" if kind == "generated" and match[0].startswith("<!-- generated:" + what) else ": "
+        return f"<!-- {kind}{separator}{what} -->\n{body}\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def pages() -> list[Path]:
+    """README.md and every page under docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main() -> None:
+    """Rewrite what has changed."""
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            sys.stdout.write(f"rewrote {page.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()
