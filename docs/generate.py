@@ -21,7 +21,7 @@ BLOCK = re.compile(r"<!-- (generated|output): ?(.+?) -->\n.*?<!-- end -->", re.D
 
 
 def _tables() -> dict[str, Callable[[], str]]:
-        from perfmodel.layers.catalog import formulas_table
+    from perfmodel.layers.catalog import formulas_table
     from perfmodel.networks.table import networks_table
     from perfmodel.report.machines import catalog_markdown, missing_markdown
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
@@ -42,11 +42,14 @@ def _output(command: str) -> str:
     """The command as typed, and what it prints, as a fenced block."""
     from perfmodel.cli import run
 
-    words = shlex.split(command)
+    typed, _, head = command.partition(" | head -")
+    words = shlex.split(typed)
     out, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = run(words[1:])
     text = out.getvalue() + errors.getvalue()
+    if head:
+        text = "\n".join(text.splitlines()[: int(head)])
     ending = f"\n(exit code {code})" if code else ""
     return f"```console\n$ {command}\n{text.rstrip()}{ending}\n```"
 

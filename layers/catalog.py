@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+import sympy
+
 from perfmodel.layers import dims
 from perfmodel.layers.activation import ELEMENT_OPS, activation_formula
 from perfmodel.layers.arithmetic import ADD, BIAS_ADD, MULTIPLY, SCALE
 from perfmodel.layers.batch_norm import BATCH_NORM
 from perfmodel.layers.blocks.block import Block
+from perfmodel.layers.blocks.conv_residual import ConvResidual
 from perfmodel.layers.blocks.convfirst import ConvFirst
 from perfmodel.layers.blocks.convnext import ConvNeXtBlock
 from perfmodel.layers.blocks.mbconv import DepthwiseSeparable, FusedMBConv, MBConv
@@ -73,9 +76,50 @@ BLOCKS: Final[Mapping[str, type[Block]]] = MappingProxyType(
             MBConv,
             DepthwiseSeparable,
             FusedMBConv,
+            ConvResidual,
             ConvFirst,
             ConvNeXtBlock,
         )
     }
 )
 """Residual blocks by name."""
+
+_FACTOR_ORDER: Final = ("N", "C", "K", "P", "Q", "H", "W", "R", "S", "g")
+
+
+def formulas_table() -> str:
+    """Every layer's formula, then every symbol's meaning, as two Markdown tables: what docs/formulas.md prints."""
+    lines = [
+        "| layer | MACs | vector ops | special ops | elements read, per input | elements written | weights |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    symbols: set[sympy.Symbol] = set()
+    for name, formula in FORMULAS.items():
+        weights = [f"{weight.name} {_text(weight.elements)}" for weight in formula.weights]
+        cells = [
+            *map(_text, (formula.macs, formula.vector_ops, formula.special_ops)),
+            ", ".join(map(_text, formula.reads)),
+            _text(formula.writes),
+            ", ".join(weights) or "–",
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        symbols.update(formula.symbols)
+    lines += ["", "| symbol | meaning |", "| --- | --- |"]
+    lines += [f"| {symbol} | {dims.meaning(symbol)} |" for symbol in sorted(symbols, key=_rank)]
+    return "\n".join(lines) + "\n"
+
+
+def _rank(symbol: sympy.Expr) -> tuple[int, str]:
+    """Factors and tables name dimensions in the order of a tensor's and a filter's axes."""
+    return _FACTOR_ORDER.index(str(symbol).partition("_")[0]), str(symbol)
+
+
+def _text(expression: dims.Dim) -> str:
+    """A formula in plain text, for example `N·C·(H·W + 1)`."""
+    expression = sympy.sympify(expression)
+    if expression.is_Add:
+        return " + ".join(map(_text, expression.as_ordered_terms()))
+    if not expression.is_Mul:
+        return str(expression)
+    factors = sorted(expression.args, key=lambda x: (not x.is_number, x.is_Add, *(_rank(x) if x.is_Symbol else (0, ""))))
+    return "·".join(f"({_text(x)})" if x.is_Add else _text(x) for x in factors)

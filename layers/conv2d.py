@@ -67,10 +67,15 @@ class Conv2d(Layer):
             raise ShapeError(f"conv2d: padding must be four whole numbers of at least 0, not {self.padding}")
         if is_symbolic(self.in_channels, self.out_channels, self.group_width):
             return
-        if self.in_channels % self.group_width or self.out_channels % self.groups:
+        if self.in_channels % self.group_width:
             raise ShapeError(
-                f"conv2d: {self.in_channels} input and {self.out_channels} output channels do not divide into groups of "
-                f"{self.group_width} input channels; choose a group width that divides both"
+                f"conv2d: {self.in_channels} input channels do not divide into groups of {self.group_width}; "
+                "choose a group width that divides them"
+            )
+        if self.out_channels % self.groups:
+            raise ShapeError(
+                f"conv2d: {self.out_channels} output channels do not divide into the {self.groups} groups that {self.in_channels} "
+                f"input channels make at a group width of {self.group_width}; choose a multiple of {self.groups}"
             )
 
     @property

@@ -117,7 +117,7 @@ class GraphBuilder:
         return self.add(Input(shape=shape), name=name)
 
     def add(self, layer: Layer, *inputs: Tensor, name: str) -> Tensor:
-        """Append `layer`, reading `inputs`, under `name` within the current scope; raises ShapeError naming the layer where it does not fit."""
+        """Append `layer`, reading `inputs`, under `name` within the current scope; raises ShapeError naming the layer that does not fit."""
         full_name = self._qualified(name)
         shapes = tuple(tensor.shape for tensor in inputs)
         try:
@@ -155,7 +155,13 @@ class GraphBuilder:
                 self._scope.pop()
 
     def block(self, block: Block, x: Tensor, *, name: str) -> Tensor:
-        """Append all layers of a residual block under the scope `name` and remember which block they came from."""
+        """Append all layers of a residual block under the scope `name` and remember which block they came from.
+
+        A second block of one name is numbered, as layers are.
+        """
+        stem, number = name, 2
+        while ".".join([*self._scope, name]) in self._blocks:
+            name, number = f"{stem}_{number}", number + 1
         with self.scope(name):
             full_name = ".".join(self._scope)
             self._blocks[full_name] = block

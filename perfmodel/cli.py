@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+import typer.core
 
 from perfmodel.errors import PerfmodelError
 
@@ -26,8 +28,32 @@ INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 DEFAULT_TOP: Final = 20
 
+
+class Stopped(PerfmodelError):
+    """The run was ended from outside: by Ctrl-C, or by the reader of its output."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands whose interruptions are ours to report; typer would end the process without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # keep the interpreter from failing again when it flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Stopped("stopped, the reader of the output has gone", PIPE_CLOSED) from None
+        except KeyboardInterrupt:
+            raise Stopped("interrupted", INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="perfmodel",
+    cls=_Commands,
     help="How fast will a convolutional network run on a machine, what holds it back, and what should change?",
     no_args_is_help=True,
     add_completion=False,
@@ -35,7 +61,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-hardware_app = typer.Typer(help="The catalogue of machines, and how to describe one of your own.", no_args_is_help=True, rich_markup_mode=None)
+hardware_app = typer.Typer(
+    help="The catalogue of machines, and how to describe one of your own.", no_args_is_help=True, rich_markup_mode=None
+)
 plot_app = typer.Typer(help="Plots, written to a file: svg, png, pdf or html.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(hardware_app, name="hardware")
 app.add_typer(plot_app, name="plot")
@@ -59,11 +87,15 @@ Classes = Annotated[int, typer.Option(help="Number of classes.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of every tensor: fp32, tf32, fp16 (default), bf16, int8, fp8.")]
 Autocast = Annotated[str | None, typer.Option(help="fp16 or bf16: an fp32 network in automatic mixed precision.")]
 Layout = Annotated[str, typer.Option(help="nhwc or nchw: layout of tensors in memory.")]
-ScheduleName = Annotated[str, typer.Option("--schedule", help="eager, pointwise or layer; or a JSON file with the layers of each kernel.")]
+ScheduleName = Annotated[
+    str, typer.Option("--schedule", help="eager, pointwise or layer; or a JSON file with the layers of each kernel.")
+]
 Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that no measurement undercuts.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to print.")]
 Output = Annotated[Path | None, typer.Option(help="Write to this file instead of standard output (- is standard output).")]
-PlotFile = Annotated[Path, typer.Option("--output", metavar="FILE", help="File to write; its ending says the format: svg, png, pdf, html.")]
+PlotFile = Annotated[
+    Path, typer.Option("--output", metavar="FILE", help="File to write; its ending says the format: svg, png, pdf, html.")
+]
 
 
 @app.callback()
@@ -189,7 +221,8 @@ def predict(
         _emit_tables([kernel_table(prediction, top=top or None), kind_table(prediction)], fmt, output)
     if allowed_s is not None and prediction.latency_s > allowed_s:
         print(
-            f"perfmodel: over budget: {si(prediction.latency_s, 's')} is more than the {si(allowed_s, 's')} allowed", file=sys.stderr
+            f"perfmodel: over budget: {si(prediction.latency_s, 's')} is more than the {si(allowed_s, 's')} allowed",
+            file=sys.stderr,
         )
         raise typer.Exit(OVER_BUDGET)
     if strict and prediction.unsupported:
@@ -201,7 +234,9 @@ def predict(
 def compare(
     models: Models,
     hardware: Annotated[str, typer.Option("--hardware", metavar="DEV[,DEV…]", help="Machines, separated by commas.")],
-    schedules: Annotated[str, typer.Option("--schedule", help="Schedules, separated by commas; all by default.")] = "eager,pointwise,layer",
+    schedules: Annotated[
+        str, typer.Option("--schedule", help="Schedules, separated by commas; all by default.")
+    ] = "eager,pointwise,layer",
     batch: Batch = 1,
     resolution: Resolution = None,
     classes: Classes = 1000,
@@ -222,8 +257,10 @@ def compare(
         for schedule in _listed("--schedule", schedules)
     ]
     first = predictions[0]
-    title = f"batch {batch}, {first.precision}, {layout}, tier {tier}" if len(models) > 1 else conditions(first).replace(
-        f", schedule {first.schedule}", ""
+    title = (
+        f"batch {batch}, {first.precision}, {layout}, tier {tier}"
+        if len(models) > 1
+        else conditions(first).replace(f", schedule {first.schedule}", "")
     )
     _emit_tables([summary_table(predictions, title)], fmt, output)
 
@@ -288,7 +325,9 @@ def hardware_schema(output: Output = None) -> None:
 
 @app.command()
 def formula(
-    name: Annotated[str, typer.Argument(metavar="LAYER_OR_BLOCK", help="A layer or block: conv2d, depthwise_conv, mbconv, convfirst …")],
+    name: Annotated[
+        str, typer.Argument(metavar="LAYER_OR_BLOCK", help="A layer or block: conv2d, depthwise_conv, mbconv, convfirst …")
+    ],
     schedule: Annotated[str, typer.Option(help="eager, pointwise or layer (blocks only).")] = "layer",
     dtype: Annotated[str, typer.Option(help="Type of every tensor.")] = "fp16",
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
@@ -312,7 +351,9 @@ def plot_waterline(
     dtype: Dtype = None,
     autocast: Autocast = None,
     layout: Layout = "nhwc",
-    schedules: Annotated[str, typer.Option("--schedule", help="A schedule, or several separated by commas, one above the other.")] = "layer",
+    schedules: Annotated[
+        str, typer.Option("--schedule", help="A schedule, or several separated by commas, one above the other.")
+    ] = "layer",
     tier: Tier = "waterline",
 ) -> None:
     """One column per kernel: width its bytes, height its ops per byte; the space below the line is lost arithmetic."""
@@ -385,23 +426,17 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the command `perfmodel`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show × or µ still gets the answer
     sys.exit(run(sys.argv[1:]))
 
 
 def _guarded(command: Callable[[], Any], *, debug: bool) -> int:
     try:
         result = command()
-        sys.stdout.flush()
     except PerfmodelError as error:
         return _fail(error, str(error), error.exit_code, debug=debug)
-    except BrokenPipeError:
-        # the reader of our output has gone; keep the interpreter from failing again when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("perfmodel: stopped, the reader closed the pipe", file=sys.stderr)
-        return PIPE_CLOSED
-    except (KeyboardInterrupt, typer.Abort):
-        print("perfmodel: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except OSError as error:
         return _fail(error, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2, debug=debug)
     except Exception as error:
@@ -409,7 +444,10 @@ def _guarded(command: Callable[[], Any], *, debug: bool) -> int:
         message, code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
         if message is None or code is None:
             raise
-        return _fail(error, message() or "see perfmodel --help", code, debug=debug)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message())
+            return 0
+        return _fail(error, " ".join(message().split()) or "see perfmodel --help", code, debug=debug)
     return result if isinstance(result, int) else 0
 
 

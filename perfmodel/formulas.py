@@ -68,7 +68,9 @@ class WorkFormula:
 def large_activation_limit(ops: Dim, dram_bytes: Dim) -> Dim:
     """ops / bytes as N·H·W grows, at stride 1: the ratio of the coefficients of the highest power of the pixels."""
     pixels = {dims.H: dims.H * _LARGE, dims.W: dims.W * _LARGE}
-    numerator, denominator = (sympy.expand(sympy.sympify(x).subs(_STRIDE_1).subs(pixels, simultaneous=True)) for x in (ops, dram_bytes))
+    numerator, denominator = (
+        sympy.expand(sympy.sympify(x).subs(_STRIDE_1).subs(pixels, simultaneous=True)) for x in (ops, dram_bytes)
+    )
     degree = sympy.degree(denominator, _LARGE)
     return sympy.factor(sympy.cancel(numerator.coeff(_LARGE, degree) / denominator.coeff(_LARGE, degree)))
 
@@ -166,7 +168,8 @@ def formula_text(work: WorkFormula, *, latex: bool = False) -> str:
     ]
     if work.schedule is not None:
         lines.append(("the same, fused without halo", r"I_{\infty}^{\mathrm{fused}}", work.compulsory_limit))
-    under = "one kernel" if work.schedule is None else f"schedule {work.schedule}, {len(work.kernels)} kernels"
+    kernels_said = "1 kernel" if len(work.kernels) == 1 else f"{len(work.kernels)} kernels"
+    under = kernels_said if work.schedule is None else f"schedule {work.schedule}, {kernels_said}"
     meanings = [(str(symbol), dims.meaning(symbol)) for symbol in work.symbols]
     if latex:
         out = [f"% {work.name}: {under}, {work.precision}; ops = 2 · MACs", r"\begin{align*}"]

@@ -193,7 +193,9 @@ def place(
         bound_latency_s = sum(time.latency_s for time in within_bound)
         if tier == "bound":
             times = within_bound
-            assumptions.append("tier bound: peak at the highest clock; each kernel's bytes lowered by the largest cache in front of DRAM")
+            assumptions.append(
+                "tier bound: peak at the highest clock; each kernel's bytes lowered by the largest cache in front of DRAM"
+            )
     except HardwareError as error:
         if tier == "bound":
             raise

@@ -61,8 +61,8 @@ def _readers(operations: Sequence[Operation]) -> dict[str, int]:
     """How many operations read each tensor."""
     readers: dict[str, int] = {}
     for operation in operations:
-        for access in operation.reads:
-            readers[access.tensor] = readers.get(access.tensor, 0) + 1
+        for tensor in {access.tensor for access in operation.reads}:
+            readers[tensor] = readers.get(tensor, 0) + 1
     return readers
 
 
@@ -98,14 +98,18 @@ def _is_weight_cast(operation: Operation) -> bool:
     return all(access.role == "weight" for access in operation.reads)
 
 
+def _is_long_concat(operation: Operation) -> bool:
+    return operation.kind == "concat" and len(operation.reads) > MAX_FUSED_CONCAT
+
+
 def _pointwise(operations: Sequence[Operation]) -> list[list[Operation]]:
     """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer."""
 
     def may_join(operation: Operation, kernel: list[Operation], producer: Operation) -> bool:
         if producer.materialised or producer.role == "matrix" or _is_weight_cast(kernel[0]):
             return False
-        if operation.kind == "concat":
-            return len(operation.reads) <= MAX_FUSED_CONCAT
+        if _is_long_concat(operation) or _is_long_concat(producer):
+            return False
         return operation.role in ("elementwise", "norm", "reduction", "copy")
 
     return _fuse(operations, may_join)
@@ -217,6 +221,10 @@ def _by_partition(graph: Graph, operations: Sequence[Operation], partition: Part
                     heapq.heappush(ready, other)
     if len(order) < len(groups):
         stuck = next(index for index in range(len(groups)) if index not in order)
+        seen: list[int] = []
+        while stuck not in seen:  # the first that is stuck may wait behind the cycle; what it waits for leads into it
+            seen.append(stuck)
+            stuck = min(before[stuck])
         raise ScheduleError(
             f"kernel {stuck + 1} of the partition ({partition[stuck][0]}, …) waits for a kernel that waits for it; split it"
         )

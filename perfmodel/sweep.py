@@ -62,8 +62,8 @@ def sweep_block(
     """Waterline latency in seconds of each design of a block.
 
     `dimensions` gives every symbol of the block (see `block_function(kind).symbols`) as a number or an array; arrays broadcast against
-    each other, and the result has their common shape. Evaluated in chunks of CHUNK_DESIGNS. Raises PerfmodelError for a missing,
-    unknown or non-positive dimension.
+    each other, and the result has their common shape. Images have more than one pixel. Evaluated in chunks of CHUNK_DESIGNS. Raises
+    PerfmodelError for a missing, unknown or non-positive dimension.
 
     >>> from perfmodel.hardware.catalog import load
     >>> widths = np.array([32, 64, 128])
@@ -73,9 +73,13 @@ def sweep_block(
     function = block_function(kind, schedule, dtype)
     limits = Limits.waterline(device, device.matrix_peak(Precision(dtype=dtype).matrix))
     arrays = _checked(kind, function, dimensions)
-    shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    try:
+        shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise PerfmodelError(f"the dimensions of {kind} do not broadcast against each other: {shapes}") from None
     varying = {name: _flat(array, shape) for name, array in arrays.items() if array.size > 1}
-    fixed = {name: float(array.reshape(())) if array.ndim == 0 else float(array.flat[0]) for name, array in arrays.items() if array.size == 1}
+    fixed = {name: float(array.reshape(-1)[0]) for name, array in arrays.items() if array.size == 1}
     count = int(np.prod(shape))
     like = next(iter(varying.values()), np.empty(1))
     latency_s = np.empty_like(like, shape=count)  # of the inputs' own kind: NumPy's or CuPy's
@@ -100,8 +104,8 @@ def _checked(kind: str, function: BlockFunction, dimensions: Mapping[str, Array]
         raise PerfmodelError(f"{kind} needs the dimensions {', '.join(missing)}, too")
     arrays = {name: _as_float(name, value) for name, value in dimensions.items()}
     for name, array in arrays.items():
-        if array.size == 0 or not bool((array > 0).all()):
-            raise PerfmodelError(f"dimension {name} of {kind} must be positive everywhere and not empty")
+        if array.size == 0 or not bool(((array > 0) & (array < np.inf)).all()):
+            raise PerfmodelError(f"dimension {name} of {kind} must be positive and finite everywhere, and not empty")
     return arrays
 
 

@@ -10,6 +10,7 @@ from perfmodel.hardware import Measured
 
 PAGE = Path(__file__).parents[1] / "docs" / "hardware.md"
 
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 

@@ -110,4 +110,7 @@ def speed_table() -> str:
     found = speed_results()
     rows = [[row["what"], row["target"], row["measured"], row["spread"]] for row in found["rows"]]
     where = f"{found['machine']}, Python {found['python']}, sympy {found['sympy']}, NumPy {found['numpy']}, {found['date']}"
-    return _markdown(["what", "target", "median", "range"], rows) + f"\nMeasured by `python -m perfmodel.validation.speed` on {where}.\n"
+    return (
+        _markdown(["what", "target", "median", "range"], rows)
+        + f"\nMeasured by `python -m perfmodel.validation.speed` on {where}.\n"
+    )

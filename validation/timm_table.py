@@ -55,7 +55,9 @@ def main() -> int:
 
 def recorded() -> tuple[Comparison, ...]:
     """Every recorded comparison, in the order of its device and file."""
-    return tuple(Comparison.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*/timm-*.json")))
+    return tuple(
+        Comparison.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*/timm-*.json"))
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Block(ABC):
     @classmethod
     @abstractmethod
     def symbolic(cls) -> Self:
-        """The block with symbols for its dimensions: stride 1, as many channels out as in, 3×3 (7×7 for ConvNeXt). What `formula` prints."""
+        """The block with symbols for its dimensions, as `formula` prints it: stride 1, as many channels out as in, its usual kernel."""
 
     @property
     def has_identity(self) -> bool:

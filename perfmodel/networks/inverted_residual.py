@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from perfmodel.layers.blocks.block import Block
+from perfmodel.layers.blocks.conv_residual import ConvResidual
 from perfmodel.layers.blocks.mbconv import DepthwiseSeparable, FusedMBConv, MBConv
 from perfmodel.layers.graph import GraphBuilder, Tensor
-from perfmodel.networks.conv_residual import ConvResidual
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

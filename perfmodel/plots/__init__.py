@@ -1,19 +1,24 @@
 """Plots of predictions: waterline, roofline, efficiency gap; and saving them. Importing this package imports matplotlib."""
 
 from perfmodel.plots.columns import Column, columns
+from perfmodel.plots.gap import GapPoint, Skipped, gap_figure, gap_points, plot_gap
+from perfmodel.plots.roofline import plot_roofline, roofline_figure
 from perfmodel.plots.save import PlotError, save
-from perfmodel.plots.waterline import plot_waterline, plot_waterlines
+from perfmodel.plots.waterline import plot_waterline, plot_waterlines, waterline_figure
 
 __all__ = [
     "Column",
     "GapPoint",
-    "GapPoints",
     "PlotError",
+    "Skipped",
     "columns",
+    "gap_figure",
     "gap_points",
     "plot_gap",
     "plot_roofline",
     "plot_waterline",
     "plot_waterlines",
+    "roofline_figure",
     "save",
+    "waterline_figure",
 ]

@@ -1,4 +1,4 @@
-"""The geometry of the waterline plot, before anything is drawn: one column per kernel, and the water above those that end below the line."""
+"""The geometry of the waterline plot, before anything is drawn: one column per kernel, and the water between it and the line."""
 
 from __future__ import annotations
 

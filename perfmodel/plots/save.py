@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.plots import style
-from perfmodel.plots.waterline import TIP
 
 _SVG: Final = "http://www.w3.org/2000/svg"
 _XLINK: Final = "http://www.w3.org/1999/xlink"
@@ -77,7 +76,12 @@ def _description(figure: Figure) -> str:
 def _render(figure: Figure, kind: str, metadata: Mapping[str, str | None]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(
-        buffer, format=kind, dpi=style.DPI, bbox_inches="tight", pad_inches=_PAD_IN, metadata=dict(metadata)  # type: ignore[arg-type]
+        buffer,
+        format=kind,
+        dpi=style.DPI,
+        bbox_inches="tight",
+        pad_inches=_PAD_IN,
+        metadata=dict(metadata),
     )
     return buffer.getvalue()
 
@@ -92,7 +96,8 @@ def _pdf(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure) -> bytes:
-    return b'<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(_svg_tree(figure), encoding="utf-8") + b"\n"
+    text = ET.tostring(_svg_tree(figure), encoding="unicode")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'.encode()
 
 
 def _svg_tree(figure: Figure) -> ET.Element:
@@ -111,7 +116,7 @@ def _svg_tree(figure: Figure) -> ET.Element:
         root.insert(position, element)
     tips = {
         str(artist.get_gid()): str(artist.get_label()).removeprefix("_")
-        for artist in figure.findobj(lambda artist: (artist.get_gid() or "").startswith(TIP))
+        for artist in figure.findobj(lambda artist: (artist.get_gid() or "").startswith(style.TIP))
     }
     for group in root.iter(f"{{{_SVG}}}g"):
         tip = tips.get(group.get("id", ""))

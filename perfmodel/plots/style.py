@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import matplotlib.style
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from perfmodel.prediction import Prediction
 from perfmodel.waterline import Bound
@@ -30,6 +33,9 @@ CAPTION_PT: Final = 7.5
 
 DPI: Final = 160
 
+TIP: Final = "kernel-"
+"""Beginning of the ids of areas that carry a kernel's figures, which an SVG shows under the pointer."""
+
 RC: Final = {
     "svg.hashsalt": "perfmodel",
     "svg.fonttype": "path",
@@ -41,7 +47,7 @@ RC: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """How one thing is drawn everywhere. Lightness, hatch and marker differ between looks, so grey is enough to tell them apart."""
+    """How one thing is drawn everywhere. Lightness, hatch and marker differ between looks, so that grey tells them apart."""
 
     label: str
     color: str
@@ -97,6 +103,13 @@ def settle(ax: Axes) -> None:
     root_figure(ax).draw_without_rendering()
 
 
+def around(ax: Axes, x: float, y: float, side_pt: float) -> Bbox:
+    """The square around a point of the axes, in pixels; its side in points."""
+    at_x, at_y = ax.transData.transform((x, y))
+    side = side_pt * root_figure(ax).dpi / 72
+    return Bbox.from_bounds(at_x - side / 2, at_y - side / 2, side, side)
+
+
 def width_pt(ax: Axes) -> float:
     """Width of the axes in points."""
     return float(ax.get_window_extent().width) * 72 / root_figure(ax).dpi
@@ -104,35 +117,10 @@ def width_pt(ax: Axes) -> float:
 
 # -- words and numbers -------------------------------------------------------------------------------------------------
 
-_PREFIXES: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
-
-
-def prefix(value: float) -> tuple[float, str]:
-    """The decimal prefix that people read `value` with: (factor, letter)."""
-    return next(((factor, letter) for factor, letter in _PREFIXES if abs(value) >= factor * 0.9995), (1.0, ""))
-
-
-def quantity(value: float, unit: str) -> str:
-    """Three digits, prefix, unit: 0.00321, "s" → "3.21 ms"."""
-    factor, letter = prefix(value)
-    return f"{digits(value / factor)} {letter}{unit}"
-
 
 def digits(value: float) -> str:
-    """Three significant digits, never an exponent: 3.21, 206, 1152."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 99.95:
-        return f"{value:.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.1g}"
-
-
-def percent(fraction: float) -> str:
-    """0.615 → "61.5 %"; a share that is not zero never reads as zero."""
-    value = 100 * fraction
-    if 0 < value < 0.1:
-        return "< 0.1 %"
-    return f"{value:.0f} %" if value >= 99.95 or value == 0 else f"{value:.3g} %" if value >= 1 else f"{value:.1f} %"
+    """Three significant digits, or all of a larger number's: 3.21, 206, 1152."""
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def shorten(name: str, most: int = 30) -> str:
@@ -158,12 +146,18 @@ def conditions(prediction: Prediction) -> dict[str, str]:
     }
 
 
-def common(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:
-    """What all predictions share, and what each has of its own, in words; the network is left to the titles unless it differs."""
+def common(predictions: Sequence[Prediction], *, apart: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """What all predictions share, and what each has of its own, in words; without topics in `apart` and a shared network."""
     said = [conditions(prediction) for prediction in predictions]
-    shared = [topic for topic in said[0] if len({each[topic] for each in said}) == 1]
-    own = [[each[topic] for topic in each if topic not in shared] for each in said]
+    topics = [topic for topic in said[0] if topic not in apart]
+    shared = [topic for topic in topics if len({each[topic] for each in said}) == 1]
+    own = [[each[topic] for topic in topics if topic not in shared] for each in said]
     return [said[0][topic] for topic in shared if topic != "network"], own
+
+
+def count(number: int, noun: str) -> str:
+    """1 kernel, 2 kernels."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def sentence(parts: Sequence[str]) -> str:
@@ -176,12 +170,17 @@ def sentence(parts: Sequence[str]) -> str:
 
 def wrap(lines: Sequence[str], points: float, size_pt: float) -> str:
     """`lines` broken so that each fits into `points` at the font size."""
-    most = max(24, int(points / (0.545 * size_pt)))  # mean advance of DejaVu Sans
+    most = max(24, int(points / (0.52 * size_pt)))  # mean advance of DejaVu Sans
     return "\n".join(part for line in lines for part in textwrap.wrap(line, most) or [""])
 
 
-def header(ax: Axes, title: str, subtitle: Sequence[str], *, above_pt: float) -> None:
-    """Title and subtitle, left-aligned above the axes and above `above_pt` points that a legend takes."""
+def header(ax: Axes, title: str, subtitle: Sequence[str]) -> None:
+    """Title and subtitle, left-aligned above the axes and above its legend, if that stands there too."""
+    above_pt = 5.0
+    legend = ax.get_legend()
+    if legend is not None:
+        settle(ax)
+        above_pt += (legend.get_window_extent().y1 - ax.get_window_extent().y1) * 72 / root_figure(ax).dpi
     text = wrap(subtitle, width_pt(ax), SUBTITLE_PT)
     ax.annotate(
         text,
@@ -237,6 +236,14 @@ def dress(ax: Axes, xlabel: str, ylabel: str) -> None:
         spine.set_color("#888888")
 
 
+def log_ticks(axis: Axis, span: float, show: Callable[[float], str]) -> None:
+    """Ticks of a logarithmic axis: at every decade, and at 2 and 5 where it spans few."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 3000 else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
+    axis.set_minor_locator(LogLocator(subs=range(2, 10)))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def describe(ax: Axes, text: str) -> None:
     """Store the text alternative of a plot on its axes; `save` writes it into the file."""
     ax.set_label(text)
@@ -250,5 +257,3 @@ def description(ax: Axes) -> str:
 def caption_text(ax: Axes) -> str:
     """What the caption of a plot says, in one line."""
     return " ".join(text.get_text().replace("\n", " ") for text in ax.texts if text.get_gid() == "caption")
-
-

@@ -44,7 +44,17 @@ def _listed(device: DeviceSpec) -> tuple[Any, ...]:
         ratio = peak.ops_per_s / memory.dram_bandwidth_bytes_per_s
         rates = (peak.dtype, peak.accumulate, peak.ops_per_s, memory.dram_bandwidth_bytes_per_s, ratio)
         return (device.slug, device.name, device.released, *rates, memory.dram_bytes)
-    return (device.slug, device.name, device.released, None, None, None, memory.dram_bandwidth_bytes_per_s, None, memory.dram_bytes)
+    return (
+        device.slug,
+        device.name,
+        device.released,
+        None,
+        None,
+        None,
+        memory.dram_bandwidth_bytes_per_s,
+        None,
+        memory.dram_bytes,
+    )
 
 
 def device_table(device: DeviceSpec) -> Table:

@@ -21,7 +21,9 @@ def catalog_table() -> Table:
         Column(key="top1_percent", heading="top-1 %"),
         Column(key="weights", heading="published weights", right=False),
     )
-    return Table(title="networks (per image, 1000 classes)", columns=columns, rows=[_listed(entry) for entry in entries().values()])
+    return Table(
+        title="networks (per image, 1000 classes)", columns=columns, rows=[_listed(entry) for entry in entries().values()]
+    )
 
 
 def _listed(entry: NetworkEntry) -> tuple[Any, ...]:

@@ -96,7 +96,8 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
         f"{prediction.network.name} on {prediction.device.name}: {conditions(prediction)}",
         f"latency {duration(prediction.latency_s)} ({count(prediction.throughput_per_s)} images/s), computational efficiency "
         f"{percent(prediction.efficiency)}{gap}",
-        f"held by {prediction.bottleneck}: {held} of {len(prediction.times)} kernels are memory-bound and take {percent(memory)} of the time",
+        f"held by {prediction.bottleneck}: {held} of {len(prediction.times)} kernels are memory-bound and take {percent(memory)} of the "
+        "time",
         f"{count(prediction.network.params)} parameters, {count(prediction.cost.macs)} MACs ({count(prediction.cost.ops)} ops), "
         f"{size(prediction.cost.dram_bytes)} DRAM traffic, {intensity(prediction.cost.operational_intensity)} ops/byte; "
         f"the machine's op:byte ratio is {prediction.op_byte_ratio:.0f}",
@@ -137,7 +138,10 @@ def kind_table(prediction: Prediction) -> Table:
         values = (1, cost.macs, cost.dram_bytes, time.latency_s if time.bound_by == "memory" else 0.0, time.latency_s)
         row[:] = [total + value for total, value in zip(row, values, strict=True)]
     ordered = sorted(sums.items(), key=lambda item: -item[1][-1])
-    rows = [(kind, *row[:3], row[4], row[4] / total_s if total_s else 0.0, row[3] / row[4] if row[4] else 0.0) for kind, row in ordered]
+    rows = [
+        (kind, *row[:3], row[4], row[4] / total_s if total_s else 0.0, row[3] / row[4] if row[4] else 0.0)
+        for kind, row in ordered
+    ]
     return Table(
         title="by kind of kernel",
         columns=(

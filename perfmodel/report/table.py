@@ -62,15 +62,18 @@ def _as_text(table: Table, width: int | None, colour: bool) -> str:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    grid = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD)
+    grid = RichTable(header_style="bold", box=box.SIMPLE_HEAD)
     for column in table.columns:
         grid.add_column(column.heading, justify="right" if column.right else "left", overflow="fold", no_wrap=width is None)
     for row in table.shown():
         grid.add_row(*row)
     out = io.StringIO()
-    console = Console(file=out, width=width or _UNWRAPPED, force_terminal=colour, highlight=False, markup=False, no_color=not colour)
+    console = Console(
+        file=out, width=width or _UNWRAPPED, force_terminal=colour, highlight=False, markup=False, no_color=not colour
+    )
     for line in table.before:
         console.print(textwrap.fill(line, width or _TEXT_WIDTH, subsequent_indent="  "))
+    console.print(table.title, style="bold")
     console.print(grid)
     for line in table.after:
         console.print(textwrap.fill(line, width or _TEXT_WIDTH, subsequent_indent="  "))

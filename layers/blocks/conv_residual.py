@@ -22,7 +22,6 @@ class ConvResidual(Block):
     activation: str = "silu"
 
     def build(self, builder: GraphBuilder, x: Tensor) -> Tensor:
-        """Append the block's layers, reading `x`, and return its output."""
         y = builder.conv_norm(
             x, self.out_channels, kernel=self.kernel, stride=self.stride, activation=self.activation, name="conv", norm_name="bn1"
         )
@@ -30,5 +29,4 @@ class ConvResidual(Block):
 
     @classmethod
     def symbolic(cls) -> Self:
-        """Stride 1, as many channels out as in, 3×3."""
         return cls(in_channels=C, out_channels=C)
