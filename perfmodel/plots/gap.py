@@ -263,7 +263,8 @@ def _names(ax: Axes, families: dict[str, list[GapPoint]], recipes: dict[str, str
             placed.take(style.around(ax, x, point.top1_percent, _MARKER_PT))
     for index, point in every:
         color = _series(index)[0]
-        text = f"{point.name} $^{{{recipes[point.recipe]}}}$"
+        name = style.plain(point.name).replace("$", r"\$")
+        text = f"{name} $^{{{recipes[point.recipe]}}}$"
         for dx, dy, ha, va in (
             (6, 0, "left", "center"),
             (5, -3, "left", "top"),
@@ -282,6 +283,7 @@ def _names(ax: Axes, families: dict[str, list[GapPoint]], recipes: dict[str, str
                     fontsize=style.LABEL_PT,
                     color=color,
                     family=style.FONT,
+                    parse_math=True,
                     zorder=6,
                     path_effects=halo,
                     gid="name",
@@ -339,19 +341,7 @@ def _legend(ax: Axes, families: Sequence[str]) -> None:
                 label=label,
             )
         )
-    columns = max(1, min(6, int(style.width_pt(ax) // 112)))
-    ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        borderaxespad=0.3,
-        ncols=columns,
-        frameon=False,
-        prop={"family": style.FONT, "size": style.LABEL_PT + 0.5},
-        handlelength=3.0,
-        columnspacing=1.6,
-        borderpad=0.1,
-    )
+    style.legend_above(ax, handles, (6, 5, 4, 3, 2, 1), handle_length=3.0)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

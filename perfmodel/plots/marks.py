@@ -74,7 +74,7 @@ def without_ops(predictions: Sequence[Prediction]) -> list[WithoutOps]:
         held = [time for time in prediction.times if time.kernel.cost.ops == 0]
         if held:
             share = sum(time.latency_s for time in held) / prediction.latency_s if prediction.latency_s else 0.0
-            who = f"{style.sentence(words) or prediction.network.name}: " if len(predictions) > 1 else ""
+            who = f"{style.sentence(words) or style.plain(prediction.network.name)}: " if len(predictions) > 1 else ""
             said = f"{who}no matrix operations: {style.count(len(held), 'kernel')}, {percent(share)} of the time"
             found.append(WithoutOps(said=said, share=share))
     return found

@@ -185,7 +185,7 @@ def _network(ax: Axes, prediction: Prediction, index: int, shown: Sequence[Predi
         )
         placed.take(style.around(ax, at, rate, 7.0))
     _, own = style.common(shown)
-    who = f"{style.sentence(own[index]) or prediction.network.name}: " if len(shown) > 1 else ""
+    who = f"{style.sentence(own[index]) or style.plain(prediction.network.name)}: " if len(shown) > 1 else ""
     peak = prediction.peak.ops_per_s
     for rate, said in (
         (alone, f"{who}one roofline on the totals, {percent(alone / peak)} of peak"),
@@ -229,7 +229,7 @@ def _beside(ax: Axes, said: str, at: tuple[float, float], color: str, placed: La
 def _roof_names(ax: Axes, shown: Sequence[Prediction], placed: Labels) -> None:
     roofs = _roofs(shown)
     for roof, prediction in roofs.items():
-        who = f"{prediction.device.name}, " if len(roofs) > 1 else ""
+        who = f"{style.plain(prediction.device.name)}, " if len(roofs) > 1 else ""
         for dy in (4.0, 9.0, 14.0, 19.0):
             said = f"{who}{prediction.peak.dtype} peak {si(roof.peak_ops_per_s, 'op/s')}"
             text = _roof_name(ax, said, (float(ax.get_xlim()[1]), roof.peak_ops_per_s))
@@ -354,20 +354,8 @@ def _words(ax: Axes, shown: Sequence[Prediction]) -> None:
         )
         for share in SHARES
     ]
-    ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        borderaxespad=0.7,
-        ncols=5 if style.width_pt(ax) > 440 else 2,
-        frameon=False,
-        prop={"family": style.FONT, "size": style.LABEL_PT + 0.5},
-        handletextpad=1.2,
-        columnspacing=2.4,
-        labelspacing=1.0,
-        borderpad=0.5,
-    )
-    names = " and ".join(dict.fromkeys(prediction.network.name for prediction in shown))
+    style.legend_above(ax, handles, (5, 3, 2, 1), row_gap=1.0)
+    names = " and ".join(dict.fromkeys(style.plain(prediction.network.name) for prediction in shown))
     first = shown[0]
     subtitle = (
         f"{si(first.latency_s, 's')} at batch {first.network.batch}; one roofline on the totals would say"

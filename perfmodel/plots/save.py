@@ -125,7 +125,19 @@ def _svg_tree(figure: Figure) -> ET.Element:
             title = ET.Element(f"{{{_SVG}}}title")
             title.text = tip
             group.insert(0, title)
+    _make_ids_unique(root)
     return root
+
+
+def _make_ids_unique(root: ET.Element) -> None:
+    """Number repeated ids: several texts of one kind carry one name."""
+    seen: dict[str, int] = {}
+    for element in root.iter():
+        name = element.get("id")
+        if name is not None:
+            seen[name] = seen.get(name, 0) + 1
+            if seen[name] > 1:
+                element.set("id", f"{name}-n{seen[name]}")
 
 
 _PAGE: Final = """<!DOCTYPE html>

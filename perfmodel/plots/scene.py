@@ -114,7 +114,7 @@ class Scene:
 
     def figures(self, column: Column) -> str:
         """One column's figures, in a line."""
-        return (
+        return style.plain(
             f"{column.kernel.name} ({column.kernel.kind}): {si(column.time.latency_s, 's')}, {percent(self.share(column))}"
             f" of the time, {column.bound}-bound; {si(column.ops, 'op')}, {si(column.width_bytes, 'B')},"
             f" {style.digits(column.height_ops_per_byte)} ops per byte"
@@ -149,4 +149,4 @@ def stages(work: Sequence[Column]) -> list[tuple[str, list[Column]]]:
 
 def _stage(column: Column, depth: int) -> str:
     where = column.kernel.block or (column.kernel.layers[0] if column.kernel.layers else column.kernel.name)
-    return ".".join(where.split(".")[:depth])
+    return style.plain(".".join(where.split(".")[:depth]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,6 +38,7 @@ TIP: Final = "kernel-"
 """Beginning of the ids of areas that carry a kernel's figures, which an SVG shows under the pointer."""
 
 RC: Final = {
+    "text.parse_math": False,  # a name with a dollar sign is no formula
     "svg.hashsalt": "perfmodel",
     "svg.fonttype": "path",
     "hatch.linewidth": 0.5,
@@ -123,8 +125,14 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
-def shorten(name: str, most: int = 30) -> str:
+def plain(name: str) -> str:
+    """A name with what cannot be printed, and no XML may hold, replaced."""
+    return "".join(character if character.isprintable() else "?" for character in name)
+
+
+def shorten(name: str, most: int) -> str:
     """A long name with its middle left out: its end says more than its beginning."""
+    name = plain(name)
     if len(name) <= most:
         return name
     head = most // 3
@@ -135,8 +143,8 @@ def conditions(prediction: Prediction) -> dict[str, str]:
     """What a prediction holds for, in words, by topic."""
     size = prediction.network.resolution
     return {
-        "network": prediction.network.name,
-        "hardware": prediction.device.name,
+        "network": plain(prediction.network.name),
+        "hardware": plain(prediction.device.name),
         "batch": f"batch {prediction.network.batch}",
         "resolution": f"{size} × {size} pixels",
         "type": str(prediction.precision),
@@ -194,10 +202,11 @@ def header(ax: Axes, title: str, subtitle: Sequence[str]) -> None:
         family=FONT,
         linespacing=1.3,
         annotation_clip=False,
+        gid="subtitle",
     )
     rows = text.count("\n") + 1 if text else 0
     ax.set_title(
-        title,
+        plain(title),
         loc="left",
         fontsize=TITLE_PT,
         fontweight="bold",
@@ -205,6 +214,29 @@ def header(ax: Axes, title: str, subtitle: Sequence[str]) -> None:
         family=FONT,
         pad=above_pt + rows * SUBTITLE_PT * 1.45 + 3,
     )
+
+
+def legend_above(
+    ax: Axes, handles: Sequence[Artist], columns: Sequence[int], *, handle_length: float = 1.8, row_gap: float = 0.5
+) -> None:
+    """A legend above the axes, in the first of these numbers of columns in which it is no wider than the axes."""
+    for count_of_columns in columns:
+        legend = ax.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            borderaxespad=0.4,
+            ncols=count_of_columns,
+            frameon=False,
+            prop={"family": FONT, "size": LABEL_PT + 0.5},
+            handlelength=handle_length,
+            columnspacing=1.6,
+            labelspacing=row_gap,
+            borderpad=0.1,
+        )
+        # A legend wider than the axes would make the layout engine narrow the axes, without end.
+        if legend.get_window_extent().width <= ax.get_window_extent().width:
+            return
 
 
 def caption(ax: Axes, lines: Sequence[str], *, below_pt: float = 40) -> None:
@@ -246,7 +278,7 @@ def log_ticks(axis: Axis, span: float, show: Callable[[float], str]) -> None:
 
 def describe(ax: Axes, text: str) -> None:
     """Store the text alternative of a plot on its axes; `save` writes it into the file."""
-    ax.set_label(text)
+    ax.set_label(plain(text))
 
 
 def description(ax: Axes) -> str:

@@ -47,7 +47,7 @@ def plot_waterline(prediction: Prediction, ax: Axes | None = None, *, cut: float
         _frame(ax, scene)
         style.settle(ax)
         _legend(ax, scene)
-        title = f"{prediction.network.name}: {si(scene.latency_s, 's')} at batch {prediction.network.batch}"
+        title = f"{style.plain(prediction.network.name)}: {si(scene.latency_s, 's')} at batch {prediction.network.batch}"
         style.header(ax, title, [scene.summary])
         style.caption(ax, [scene.conditions, *scene.reading])
         style.describe(ax, scene.description)
@@ -84,8 +84,8 @@ def plot_waterlines(predictions: Sequence[Prediction], *, cut: float | None = CU
             hidden = " and ".join(percent(scene.hidden) for scene in scenes)
             said.append(f"Columns cut at {style.digits(limit)} ops per byte (zigzag): {hidden} of the ops lie above the cut.")
         style.caption(panels[-1], said)
-        names = " and ".join(dict.fromkeys(prediction.network.name for prediction in predictions))
-        figure.suptitle(names, x=0.01, ha="left", fontsize=style.TITLE_PT + 1, fontweight="bold", color=style.INK)
+        names = " and ".join(dict.fromkeys(style.plain(prediction.network.name) for prediction in predictions))
+        figure.suptitle(style.plain(names), x=0.01, ha="left", fontsize=style.TITLE_PT + 1, fontweight="bold", color=style.INK)
         style.settle(panels[0])
         for panel, scene in zip(panels, scenes, strict=True):
             _details(panel, scene, labels)
@@ -222,18 +222,7 @@ def _legend(ax: Axes, scene: Scene | None = None) -> None:
             facecolor=WATER.color, edgecolor=WATER.hatch_color, hatch=WATER.hatch, linewidth=0, label="water: unused arithmetic"
         )
     )
-    ax.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        borderaxespad=0.3,
-        ncols=3 if style.width_pt(ax) > 480 else 1,
-        frameon=False,
-        prop={"family": style.FONT, "size": style.LABEL_PT + 0.5},
-        handlelength=1.8,
-        columnspacing=1.6,
-        borderpad=0.1,
-    )
+    style.legend_above(ax, handles, (3, 2, 1))
 
 
 def _details(ax: Axes, scene: Scene, labels: int) -> None:
