@@ -63,7 +63,8 @@ class Conv2d(Layer):
             dilation=self.dilation,
             group_width=self.group_width,
         )
-        if any(pad < 0 for pad in self._padding):
+        sides: tuple[object, ...] = self._padding
+        if len(sides) != 4 or any(not isinstance(pad, int) or pad < 0 for pad in sides):
             raise ShapeError(f"conv2d: padding must be four whole numbers of at least 0, not {self.padding}")
         if is_symbolic(self.in_channels, self.out_channels, self.group_width):
             return

@@ -5,23 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-import sympy
+from perfmodel.layers.dims import maximum
 
 OPS_PER_MAC = 2
 """A multiply-accumulate is one multiplication and one addition. The only place where MACs become ops."""
 
 Quantity = Any
 """int | float | numpy.ndarray | sympy.Expr: sympy has no type information, so the checker can hold no more than this."""
-
-
-def _maximum(left: Quantity, right: Quantity) -> Quantity:
-    if isinstance(left, sympy.Basic) or isinstance(right, sympy.Basic):
-        return sympy.Max(left, right)
-    if isinstance(left, int | float) and isinstance(right, int | float):
-        return max(left, right)
-    import numpy as np
-
-    return np.maximum(left, right)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +42,7 @@ class Cost:
         if not isinstance(other, Cost):
             return NotImplemented
         total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost) if f.name != "workspace_bytes"}
-        return Cost(**total, workspace_bytes=_maximum(self.workspace_bytes, other.workspace_bytes))
+        return Cost(**total, workspace_bytes=maximum(self.workspace_bytes, other.workspace_bytes))
 
     def __radd__(self, other: object) -> Cost:
         return self if other == 0 else NotImplemented  # sum() starts from 0
@@ -85,7 +75,7 @@ class Cost:
 
     @property
     def operational_intensity(self) -> Quantity:
-        """Ops per DRAM byte; 0 for no work at all."""
+        """Ops per DRAM byte; 0 where nothing is moved."""
         if isinstance(self.dram_bytes, int | float) and self.dram_bytes == 0:
             return 0.0
         return self.ops / self.dram_bytes

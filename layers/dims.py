@@ -5,6 +5,7 @@ A dimension is a positive whole number, a NumPy or CuPy array of them (many desi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import sympy
@@ -77,6 +78,26 @@ def numbered(stem: sympy.Symbol, count: int) -> tuple[sympy.Symbol, ...]:
 def is_symbolic(*dims: Dim) -> bool:
     """Whether any of `dims` is a sympy expression that is not a plain number."""
     return any(isinstance(dim, sympy.Basic) and not dim.is_number for dim in dims)
+
+
+def maximum(left: Dim, right: Dim) -> Dim:
+    """The larger of two numbers, expressions, or arrays (elementwise; a CuPy array answers on its GPU)."""
+    return _extreme(left, right, sympy.Max, max, "maximum")
+
+
+def minimum(left: Dim, right: Dim) -> Dim:
+    """The smaller of two numbers, expressions, or arrays."""
+    return _extreme(left, right, sympy.Min, min, "minimum")
+
+
+def _extreme(left: Dim, right: Dim, symbolic: Callable[..., Dim], number: Callable[..., Dim], array: str) -> Dim:
+    if isinstance(left, sympy.Basic) or isinstance(right, sympy.Basic):
+        return symbolic(left, right)
+    if isinstance(left, int | float) and isinstance(right, int | float):
+        return number(left, right)
+    import numpy as np
+
+    return getattr(np, array)(left, right)
 
 
 def output_size(size: Dim, kernel: int, stride: int, padding: int, dilation: int) -> Dim:

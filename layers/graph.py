@@ -120,6 +120,10 @@ class GraphBuilder:
         """Append `layer`, reading `inputs`, under `name` within the current scope; raises ShapeError naming the layer that does not fit."""
         full_name = self._qualified(name)
         shapes = tuple(tensor.shape for tensor in inputs)
+        if len(shapes) != len(layer.formula.inputs):
+            raise ShapeError(
+                f"layer {full_name}: {layer.kind} reads {len(layer.formula.inputs)} tensors but was given {len(shapes)}"
+            )
         try:
             shape = layer.output_shape(*shapes)
         except ShapeError as error:

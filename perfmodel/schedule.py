@@ -94,19 +94,11 @@ def _fuse(
     return groups
 
 
-def _is_weight_cast(operation: Operation) -> bool:
-    return all(access.role == "weight" for access in operation.reads)
-
-
-def _is_long_concat(operation: Operation) -> bool:
-    return operation.kind == "concat" and len(operation.reads) > MAX_FUSED_CONCAT
-
-
 def _pointwise(operations: Sequence[Operation]) -> list[list[Operation]]:
     """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer."""
 
     def may_join(operation: Operation, kernel: list[Operation], producer: Operation) -> bool:
-        if producer.materialised or producer.role == "matrix" or _is_weight_cast(kernel[0]):
+        if producer.materialised or producer.role == "matrix":
             return False
         if _is_long_concat(operation) or _is_long_concat(producer):
             return False

@@ -36,18 +36,22 @@ def small_block(kind: str, in_channels: int = 8, out_channels: int = 8, stride: 
     return BLOCKS[kind](in_channels=in_channels, out_channels=out_channels, stride=stride, **fields)
 
 
-MATRIX = ["conv", "depthwise", "grouped", "strided", "biased", "linear"]
-LOCAL = ["bn", "relu", "silu", "scale", "add", "square"]
-OTHER = ["layer_norm", "softmax", "max_pool", "average_pool", "adaptive", "mean", "se", "concat", "upsample"]
+_KINDS = [
+    *("conv", "conv_norm", "depthwise", "grouped", "strided", "biased", "linear"),
+    *("bn", "relu", "silu", "scale", "add", "square"),
+    *("layer_norm", "softmax", "max_pool", "average_pool", "adaptive", "mean", "se", "concat", "upsample"),
+]
 
 
-def grow(draw: st.DrawFn, builder: GraphBuilder, tensors: list[Tensor], kind: str) -> Tensor:
+def _grow(draw: st.DrawFn, builder: GraphBuilder, tensors: list[Tensor], kind: str) -> Tensor:
     """Append a layer of `kind` to any tensor, the latest ones most often; what does not fit becomes an activation."""
     x = tensors[-1 - draw(st.integers(0, min(3, len(tensors) - 1)))]
     channels, size = x.shape.C, min(x.shape.H, x.shape.W)
     match kind:
         case "conv":
             return builder.conv(x, draw(st.sampled_from([4, 8])), kernel=draw(st.sampled_from([1, 3])))
+        case "conv_norm":
+            return builder.conv_norm(x, 4, kernel=3, activation=draw(st.sampled_from([None, "relu", "silu"])))
         case "depthwise":
             return builder.conv(x, channels, kernel=3, group_width=1)
         case "grouped":
@@ -97,8 +101,8 @@ def graphs(draw: st.DrawFn) -> Graph:
     """Any network: branches, joins, dead ends, several results."""
     builder = GraphBuilder()
     tensors = [builder.input(Shape(draw(st.integers(1, 2)), 4, draw(st.integers(2, 6)), draw(st.integers(2, 6))))]
-    for kind in draw(st.lists(st.sampled_from(MATRIX + LOCAL + OTHER), min_size=1, max_size=14)):
-        tensors.append(grow(draw, builder, tensors, kind))
+    for kind in draw(st.lists(st.sampled_from(_KINDS), min_size=1, max_size=14)):
+        tensors.append(_grow(draw, builder, tensors, kind))
     return builder.graph()
 
 
@@ -112,10 +116,7 @@ def block_networks(draw: st.DrawFn) -> Graph:
         same = kind in ("convnext", "conv_residual")  # these have neither stride nor another width
         stride = 1 if same or x.shape.H < 4 else draw(st.integers(1, 2))
         out_channels = x.shape.C if same else draw(st.sampled_from([8, 16]))
-        fields = dict(BLOCK_FIELDS[kind])
-        if kind == "depthwise_separable":
-            fields["hidden_channels"] = x.shape.C
-        block = BLOCKS[kind](in_channels=x.shape.C, out_channels=out_channels, stride=stride, **fields)
+        block = small_block(kind, x.shape.C, out_channels, stride)
         x = builder.block(block, x, name=f"blocks.{number}")
     builder.linear(builder.add(GlobalAveragePool(), x, name="mean"), 10)
     return builder.graph()

@@ -1,5 +1,8 @@
 """Graphs of layers: names, shapes, blocks, what they add up to, and what they refuse."""
 
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +11,7 @@ from perfmodel.errors import UnknownNameError
 from perfmodel.layers.activation import Activation
 from perfmodel.layers.arithmetic import Add, Multiply
 from perfmodel.layers.batch_norm import BatchNorm
+from perfmodel.layers.blocks.block import Block
 from perfmodel.layers.blocks.convfirst import ConvFirst
 from perfmodel.layers.blocks.convnext import ConvNeXtBlock
 from perfmodel.layers.blocks.mbconv import DepthwiseSeparable, FusedMBConv, MBConv
@@ -23,6 +27,8 @@ from perfmodel.layers.linear import Linear
 from perfmodel.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
 from perfmodel.layers.upsample import Upsample
 from tests.brute_force import examples
+
+odd = st.sampled_from([1, 3, 5, 7])
 
 
 def start(channels: int = 4, size: int = 8) -> tuple[GraphBuilder, Tensor]:
@@ -164,6 +170,43 @@ def test_blocks_of_one_name_stay_apart() -> None:
         assert next(node.name for node in graph.nodes.values() if node.block == name) == f"{name}.conv1"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twice(Block):
+    """Two blocks in one."""
+
+    kind: ClassVar[str] = "twice"
+
+    def build(self, builder: GraphBuilder, x: Tensor) -> Tensor:
+        for name in ("first", "second"):
+            x = builder.block(BasicBlock(in_channels=self.in_channels, out_channels=self.out_channels), x, name=name)
+        return builder.activation(x, "relu", name="last")
+
+    @classmethod
+    def symbolic(cls) -> Self:
+        return cls(in_channels=C, out_channels=C)
+
+
+def test_a_layer_belongs_to_the_innermost_of_nested_blocks() -> None:
+    builder, x = start()
+    builder.block(Twice(in_channels=4, out_channels=4), x, name="outer")
+    graph = builder.graph()
+    assert {name: block.kind for name, block in graph.blocks.items()} == {
+        "outer": "twice",
+        "outer.first": "basic",
+        "outer.second": "basic",
+    }
+    assert graph.nodes["outer.first.conv1"].block == "outer.first"
+    assert graph.nodes["outer.second.act"].block == "outer.second"
+    assert graph.nodes["outer.last"].block == "outer"
+
+
+@examples(50)
+@given(st.tuples(odd, odd), st.tuples(st.integers(1, 3), st.integers(1, 3)), st.integers(1, 9))
+def test_default_padding_keeps_the_size(kernel: tuple[int, int], dilation: tuple[int, int], size: int) -> None:
+    layer = Conv2d(in_channels=1, out_channels=1, kernel=kernel, dilation=dilation)
+    assert layer.output_shape(Shape(1, 1, size, size)) == Shape(1, 1, size, size)
+
+
 @pytest.mark.parametrize(
     ("block", "identity"),
     [
@@ -215,7 +258,9 @@ def test_squeeze_and_excitation_is_scoped() -> None:
         (Multiply(), [Shape(2, 4, 8, 8), Shape(2, 4, 8, 1)], "must be of the same shape or 2×4×1×1"),
         (Multiply(), [Shape(2, 4, 8, 8), Shape(1, 4, 1, 1)], "2×4×8×8 cannot be multiplied by 1×4×1×1"),
         (Concat(inputs=2), [Shape(2, 4, 8, 8), Shape(2, 3, 8, 7)], "2×4×8×8 and 2×3×8×7 differ in more than their channels"),
-        (Concat(inputs=3), [Shape(2, 4, 8, 8), Shape(2, 3, 8, 8)], "concat of 3 tensors was given 2"),
+        (Concat(inputs=3), [Shape(2, 4, 8, 8), Shape(2, 3, 8, 8)], "concat reads 3 tensors but was given 2"),
+        (Add(), [Shape(2, 4, 8, 8)], "add reads 2 tensors but was given 1"),
+        (Activation(function="relu"), [Shape(2, 4, 8, 8)] * 2, "activation reads 1 tensors but was given 2"),
         (
             Conv2d(in_channels=4, out_channels=4, kernel=(9, 9), padding=(0, 0, 0, 0)),
             [Shape(2, 4, 8, 8)],
@@ -249,6 +294,8 @@ def test_a_layer_that_does_not_fit_is_named_with_its_dimensions(layer: Layer, sh
         ({"stride": (1, 0)}, "stride must be a positive whole number, not 0"),
         ({"dilation": (0, 1)}, "dilation must be a positive whole number, not 0"),
         ({"padding": (0, 0, -1, 0)}, "padding must be four whole numbers of at least 0"),
+        ({"padding": (1, 1)}, "padding must be four whole numbers of at least 0, not (1, 1)"),
+        ({"padding": (0.5, 0, 0, 0)}, "padding must be four whole numbers of at least 0"),
     ],
 )
 def test_impossible_convolutions_are_refused(arguments: dict[str, object], sentence: str) -> None:

@@ -27,6 +27,7 @@ from perfmodel.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAve
 from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.upsample import Upsample
 from tests.brute_force import ACTIVATIONS, COMPUTE, EPSILON, Array, Scalar, Tally, check_counts, examples, make_weights
+from tests.small_networks import small_block
 
 sizes = st.integers(1, 7)
 batches = st.integers(1, 2)
@@ -124,6 +125,13 @@ def test_extent_read_counts_the_rows_that_some_tap_reads(window: tuple[int, ...]
         if 0 <= start + tap * dilation < size:
             touched[start + tap * dilation] = 1
     assert extent_read(size, kernel, stride, before, dilation, outputs) == sum(touched)
+
+
+def test_windows_that_see_padding_only_read_nothing() -> None:
+    assert extent_read(2, kernel=1, stride=5, padding_before=3, dilation=1, outputs=1) == 0
+    assert extent_read(2, kernel=1, stride=1, padding_before=3, dilation=1, outputs=1) == 0
+    assert extent_read(2, kernel=2, stride=1, padding_before=3, dilation=1, outputs=2) == 0
+    assert extent_read(2, kernel=2, stride=1, padding_before=3, dilation=1, outputs=3) == 1
 
 
 @examples(40)
@@ -336,29 +344,15 @@ def test_squeeze_and_excitation(shape: Shape, squeezed: int) -> None:
     assert graph.params == 2 * shape.C * squeezed + shape.C + squeezed
 
 
-SMALL_BLOCKS = {
-    "basic": {},
-    "bottleneck": {"hidden_channels": 2},
-    "resnext": {"hidden_channels": 4, "group_width": 2},
-    "regnety": {"hidden_channels": 4, "group_width": 2, "se_channels": 1},
-    "mbconv": {"hidden_channels": 8, "group_width": 2, "se_channels": 2},
-    "depthwise_separable": {"hidden_channels": 4, "se_channels": 1},
-    "fused_mbconv": {"hidden_channels": 8},
-    "conv_residual": {},
-    "convfirst": {"hidden_channels": 8, "group_width": 2},
-    "convnext": {"hidden_channels": 8},
-}
-
-
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_blocks_are_the_sum_of_their_layers(kind: str) -> None:
     builder = GraphBuilder()
-    x = builder.input(Shape(1, 4, 5, 3))
-    builder.block(BLOCKS[kind](in_channels=4, out_channels=4, **SMALL_BLOCKS[kind]), x, name="block")
+    x = builder.input(Shape(1, 8, 4, 3))
+    builder.block(small_block(kind), x, name="block")
     graph = builder.graph()
-    results = computed_graph(graph, values((1, 4, 5, 3)))
+    results = computed_graph(graph, values((1, 8, 4, 3)))
     (output,) = graph.outputs
-    assert results[output].shape == (1, 4, 5, 3)
+    assert results[output].shape == (1, 8, 4, 3)
 
 
 def test_every_layer_kind_is_computed() -> None:

@@ -1,4 +1,4 @@
-"""Schedules: which kernels each one launches, in which types, what they move; and the laws that hold for any network."""
+"""Schedules: which kernels each one launches, in which types, what they move."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,6 @@ import pytest
 from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.layers.arithmetic import Multiply
 from perfmodel.layers.batch_norm import BatchNorm
-from perfmodel.layers.blocks.block import Block
 from perfmodel.layers.blocks.squeeze_excitation import squeeze_excitation
 from perfmodel.layers.catalog import BLOCKS
 from perfmodel.layers.concat import Concat
@@ -20,6 +19,7 @@ from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.upsample import Upsample
 from perfmodel.precision import Precision
 from perfmodel.schedule import PLANNED, SCHEDULES, Access, Kernel, ScheduleError, find, kernels
+from tests.small_networks import small_block
 
 FP32 = Precision(dtype="fp32")
 FP16 = Precision(dtype="fp16")
@@ -274,13 +274,9 @@ LAYER = {
 }
 
 
-def block_of(kind: str, in_channels: int = 8, out_channels: int = 8, stride: int = 1) -> Block:
-    return BLOCKS[kind](in_channels=in_channels, out_channels=out_channels, stride=stride, **BLOCK_FIELDS[kind])
-
-
 def graph_of(kind: str) -> Graph:
     builder, x = start()
-    builder.block(block_of(kind), x, name="block")
+    builder.block(small_block(kind), x, name="block")
     return builder.graph()
 
 
@@ -353,8 +349,8 @@ def convnext_types() -> list[str]:
 
 def test_autocast_leaves_these_types_on_the_edges_of_convnext() -> None:
     builder, x = start()
-    x = builder.block(block_of("convnext"), x, name="block")
-    x = builder.block(block_of("convnext"), x, name="second")
+    x = builder.block(small_block("convnext"), x, name="block")
+    x = builder.block(small_block("convnext"), x, name="second")
     run = typed(kernels(builder.graph(), AUTOCAST, "eager"))
     assert run[: len(convnext_types())] == convnext_types()
     assert run[len(convnext_types()) :] == [line.replace("block.", "second.") for line in convnext_types()]
@@ -363,7 +359,7 @@ def test_autocast_leaves_these_types_on_the_edges_of_convnext() -> None:
 def test_autocast_leaves_these_types_on_the_edges_of_a_residual_block() -> None:
     builder, x = start()
     x = builder.conv_norm(x, 8, kernel=3, activation="relu", name="stem", norm_name="stem.bn")
-    builder.block(block_of("basic"), x, name="block")
+    builder.block(small_block("basic"), x, name="block")
     assert typed(kernels(builder.graph(), AUTOCAST, "eager")) == [
         "stem.cast: fp32 -> fp16",
         "stem.weight.cast: fp32 -> fp16",

@@ -1,13 +1,16 @@
 """What holds for the kernels of any network under any schedule or partition."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.concat import Concat
+from perfmodel.layers.dims import Shape
 from perfmodel.layers.element import ELEMENT_BYTES
-from perfmodel.layers.graph import Graph
+from perfmodel.layers.graph import Graph, GraphBuilder
 from perfmodel.layers.pooling import GlobalAveragePool
 from perfmodel.precision import Precision
 from perfmodel.schedule import SCHEDULES, Kernel, ScheduleError, kernels
@@ -91,19 +94,19 @@ def check_run(graph: Graph, run: tuple[Kernel, ...]) -> None:
     assert len(results) == len(graph.outputs)
 
 
-@examples(150)
+@examples(300)
 @given(graphs(), precisions, st.sampled_from(sorted(SCHEDULES)), st.sampled_from(["nhwc", "nchw"]))
 def test_kernels_do_all_the_work_in_an_order_that_can_run(graph: Graph, precision: Precision, schedule: str, layout: str) -> None:
     check_run(graph, kernels(graph, precision, schedule, layout=layout))
 
 
-@examples(100)
+@examples(200)
 @given(graphs(), st.sampled_from(sorted(SCHEDULES)), st.sampled_from(sorted(PURE)))
 def test_no_schedule_moves_less_than_the_compulsory_traffic(graph: Graph, schedule: str, size: int) -> None:
     assert traffic(kernels(graph, PURE[size], schedule)) >= size * compulsory_elements(graph)
 
 
-@examples(100)
+@examples(200)
 @given(graphs())
 def test_fusion_never_adds_traffic_to_eager(graph: Graph) -> None:
     """In one type that needs no casts: fp32, where no norm is materialised."""
@@ -112,7 +115,7 @@ def test_fusion_never_adds_traffic_to_eager(graph: Graph) -> None:
     assert layer <= eager
 
 
-@examples(60)
+@examples(120)
 @given(graphs())
 def test_fusion_keeps_the_arithmetic_and_folding_lowers_it(graph: Graph) -> None:
     def arithmetic(schedule: str) -> tuple[int, int]:
@@ -122,45 +125,54 @@ def test_fusion_keeps_the_arithmetic_and_folding_lowers_it(graph: Graph) -> None
     counts = graph.counts.values()
     as_counted = (sum(count.vector_ops for count in counts), sum(count.special_ops for count in counts))
     assert arithmetic("eager") == arithmetic("pointwise") == as_counted
-    assert arithmetic("layer") <= as_counted
     folded = folded_norms(graph)
-    saved = sum(graph.counts[norm].special_ops for norm in folded)
-    assert arithmetic("layer")[1] == as_counted[1] - saved
+    # a folded norm is gone, and its convolution has a bias to add
+    biases = [graph.counts[layer].writes for layer in folded.values() if not graph.nodes[layer].layer.bias]
+    vector_ops = as_counted[0] - sum(graph.counts[norm].vector_ops for norm in folded) + sum(biases)
+    special_ops = as_counted[1] - sum(graph.counts[norm].special_ops for norm in folded)
+    assert arithmetic("layer") == (vector_ops, special_ops)
+    assert vector_ops <= as_counted[0]
 
 
-@examples(60)
+@examples(120)
 @given(block_networks(), st.sampled_from(sorted(PURE)))
 def test_networks_of_residual_blocks_move_least_with_the_ideal_library(graph: Graph, size: int) -> None:
     run = {schedule: kernels(graph, PURE[size], schedule) for schedule in SCHEDULES}
     for each in run.values():
         check_run(graph, each)
     assert traffic(run["layer"]) < traffic(run["pointwise"])
-    assert traffic(run["pointwise"]) < traffic(run["eager"]) or size == 2  # a materialised norm can cost what fusion saves
+    if size == 4:  # in fp16 a materialised norm can cost what fusion saves
+        assert traffic(run["pointwise"]) < traffic(run["eager"])
     assert len(run["layer"]) <= len(run["pointwise"]) <= len(run["eager"])
 
 
-@pytest.mark.parametrize("case", ["diamond", "mean", "concat"])
-def test_the_ideal_library_can_move_more_than_pointwise_fusion(case: str) -> None:
-    """Its epilogues follow one reader at one size; pointwise fusion also takes what forks and joins again, means, concatenations."""
-    builder, x = start()
+@pytest.mark.parametrize(
+    ("case", "layer", "pointwise"),
+    [  # tensors of the input's size that each kernel moves
+        ("diamond", [2, 2], [2]),
+        ("mean", [2, 1], [1]),
+        ("concat", [2, 2, 4], [2, 4]),
+    ],
+)
+def test_the_ideal_library_can_move_more_than_pointwise_fusion(case: str, layer: list[int], pointwise: list[int]) -> None:
+    """Epilogues follow one reader at one size; pointwise fusion also takes what forks and joins again, means, concatenations."""
+    builder = GraphBuilder()
+    x = builder.input(Shape(2, 8, 6, 6))
+    tensor, mean = 4 * x.shape.elements, 0
+    y = builder.activation(x, "relu", name="a")
     if case == "diamond":
-        y = builder.activation(x, "relu")
         builder.residual(builder.activation(y, "sigmoid"), y)
-        layer, pointwise = [2, 3], [2]  # tensors of the input's size moved by each kernel
     elif case == "mean":
-        builder.add(GlobalAveragePool(), builder.activation(x, "relu"), name="mean")
-        layer, pointwise = [2, 1], [1]
+        builder.add(GlobalAveragePool(), y, name="mean")
+        mean = 4 * 2 * 8
     else:
-        builder.add(Concat(inputs=2), builder.activation(x, "relu"), builder.activation(x, "silu"), name="cat")
-        layer, pointwise = [2, 2, 4], [1, 3]
+        builder.add(Concat(inputs=2), y, builder.activation(x, "silu"), name="cat")
     graph = builder.graph()
-    tensor = 4 * SMALL.elements
-    small = 4 * SMALL.N * SMALL.C if case == "mean" else 0
-    run = kernels(graph, FP32, "layer")
-    assert traffic(run) > traffic(kernels(graph, FP32, "pointwise"))
-    assert traffic(run) == tensor * (4 if case == "diamond" else sum(layer)) + small
-    assert len(run) == len(layer)
-    assert len(kernels(graph, FP32, "pointwise")) <= len(pointwise)
+    for schedule, tensors in (("layer", layer), ("pointwise", pointwise)):
+        moved = [kernel.cost.dram_bytes for kernel in kernels(graph, FP32, schedule)]
+        moved[-1] -= mean
+        assert moved == [tensor * count for count in tensors]
+    assert sum(layer) > sum(pointwise)
 
 
 def units(graph: Graph) -> list[list[str]]:
@@ -190,10 +202,10 @@ def partitioned_graphs(draw: st.DrawFn) -> tuple[Graph, list[list[str]], list[li
     return graph, parts, joined
 
 
-@examples(100)
+@examples(200)
 @given(partitioned_graphs(), precisions, st.randoms(use_true_random=False))
 def test_any_partition_into_consecutive_layers_runs(
-    case: tuple[Graph, list[list[str]], list[list[str]]], precision: Precision, random: object
+    case: tuple[Graph, list[list[str]], list[list[str]]], precision: Precision, shuffler: random.Random
 ) -> None:
     graph, parts, joined = case
     run = kernels(graph, precision, parts)
@@ -201,14 +213,14 @@ def test_any_partition_into_consecutive_layers_runs(
     assert len(run) == len(parts)
     shuffled = [list(part) for part in parts]
     for part in [shuffled, *shuffled]:
-        random.shuffle(part)
+        shuffler.shuffle(part)
     again = kernels(graph, precision, shuffled)
     check_run(graph, again)
     assert traffic(again) == traffic(run)
     assert traffic(kernels(graph, precision, joined)) <= traffic(run)
 
 
-@examples(60)
+@examples(120)
 @given(graphs(), st.sampled_from(sorted(PURE)))
 def test_one_kernel_for_everything_moves_the_compulsory_traffic(graph: Graph, size: int) -> None:
     (kernel,) = kernels(graph, PURE[size], [[layer for unit in units(graph) for layer in unit]])
@@ -216,14 +228,14 @@ def test_one_kernel_for_everything_moves_the_compulsory_traffic(graph: Graph, si
     assert kernel.cost.macs == graph.macs
 
 
-@examples(60)
+@examples(120)
 @given(graphs(), precisions)
 def test_the_layers_of_the_library_schedule_are_a_partition_that_gives_it_back(graph: Graph, precision: Precision) -> None:
     run = kernels(graph, precision, "layer")
     assert sorted(kernels(graph, precision, [kernel.layers for kernel in run]), key=str) == sorted(run, key=str)
 
 
-@examples(60)
+@examples(120)
 @given(graphs(), st.data())
 def test_any_partition_runs_or_is_refused_as_cyclic(graph: Graph, data: st.DataObject) -> None:
     pieces = units(graph)
