@@ -94,6 +94,10 @@ def _fuse(
     return groups
 
 
+def _is_long_concat(operation: Operation) -> bool:
+    return operation.kind == "concat" and len(operation.reads) > MAX_FUSED_CONCAT
+
+
 def _pointwise(operations: Sequence[Operation]) -> list[list[Operation]]:
     """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer."""
 

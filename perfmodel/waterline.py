@@ -12,6 +12,7 @@ from typing import Literal
 
 from perfmodel.hardware.spec import DeviceSpec, Peak
 from perfmodel.layers.cost import Quantity
+from perfmodel.layers.dims import maximum
 from perfmodel.schedule import Kernel
 
 Bound = Literal["arithmetic", "memory"]
@@ -55,23 +56,11 @@ class Limits:
 
     def memory_s(self, dram_bytes: Quantity) -> Quantity:
         """Time of the DRAM traffic alone."""
-        return _at_least_zero(dram_bytes - self.cached_bytes) / self.bandwidth_bytes_per_s
+        return maximum(dram_bytes - self.cached_bytes, 0.0) / self.bandwidth_bytes_per_s
 
     def latency_s(self, ops: Quantity, dram_bytes: Quantity) -> Quantity:
         """Roofline of one kernel, max(ops / peak, bytes / bandwidth); numbers or arrays of them."""
-        return _maximum(self.arithmetic_s(ops), self.memory_s(dram_bytes))
-
-
-def _maximum(left: Quantity, right: Quantity) -> Quantity:
-    if isinstance(left, int | float) and isinstance(right, int | float):
-        return max(left, right)
-    import numpy as np
-
-    return np.maximum(left, right)  # a CuPy array answers this itself, on its GPU
-
-
-def _at_least_zero(value: Quantity) -> Quantity:
-    return _maximum(value, 0.0)
+        return maximum(self.arithmetic_s(ops), self.memory_s(dram_bytes))
 
 
 def waterline_s(limits: Limits, kernels: Sequence[tuple[Quantity, Quantity]]) -> Quantity:

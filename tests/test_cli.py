@@ -36,7 +36,13 @@ def command(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def as_process(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        [sys.executable, "-m", "perfmodel", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **options
+        [sys.executable, "-m", "perfmodel", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
     )
 
 

@@ -21,6 +21,7 @@ FLOORS = {
     "perfmodel.network": 2,
     "perfmodel.networks": 3,
     "perfmodel.lowering": 3,
+    "perfmodel.machine": 3,
     "perfmodel.schedule": 4,
     "perfmodel.waterline": 5,
     "perfmodel.formulas": 6,

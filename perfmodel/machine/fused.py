@@ -1,0 +1,521 @@
+"""Fused programs: from the steps of a block (or a chain of blocks) and a tiling to a program of the tensor machine.
+
+Two ways to walk the image. *Tiles*: the output is cut into rectangles; each loads its input with the halo that its convolutions need,
+and recomputes what neighbours compute, too. *Rows*: depth first, the image is done in groups of whole rows; ring buffers keep the rows
+that the next group needs again, so that nothing is loaded or computed twice. Either way a pair of matrix products with a wide tensor
+between them runs in chunks of its channels, which then never exist all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from perfmodel.layers.conv2d import Conv2d
+from perfmodel.layers.dims import Dim, Shape, minimum
+from perfmodel.layers.graph import Graph
+from perfmodel.layers.layer_norm import LayerNorm
+from perfmodel.layers.pooling import GlobalAveragePool
+from perfmodel.machine.program import (
+    ACCUMULATOR_BYTES,
+    Allocate,
+    Buffer,
+    Convolve,
+    Copy,
+    For,
+    Free,
+    GlobalTensor,
+    Load,
+    Map,
+    Node,
+    Normalise,
+    Program,
+    Reduce,
+    Region,
+    Store,
+    Zero,
+)
+from perfmodel.machine.span import Loop, Span, hull, tiles, window
+from perfmodel.machine.steps import FusionError, Step, steps_of
+
+Mode = Literal["tiles", "rows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """How a fused program walks the image; sizes may be arrays (many tilings at once) or symbols."""
+
+    mode: Mode
+    rows: Dim
+    """Output rows of a tile, or of a group of rows."""
+    columns: Dim
+    """Output columns of a tile; mode rows takes whole rows whatever it says."""
+    chunk: Dim
+    """Channels done at a time: a multiple of every group width."""
+    resident_weights: bool
+    """Weights are loaded once and stay in local memory; otherwise each tile loads them chunk by chunk."""
+
+
+def fused_programs(
+    graph: Graph, layers: Sequence[str], tiling: Tiling, *, element_bytes: int, name: str = "block"
+) -> tuple[Program, ...]:
+    """The programs that carry out `layers` of `graph`: one; or two, where a global mean must be known before the rest can start.
+
+    Raises FusionError for layers that have no fused form.
+    """
+    steps = steps_of(graph, layers)
+    means = [index for index, step in enumerate(steps) if isinstance(step.layer, GlobalAveragePool)]
+    if not means:
+        return (_Compiler(name, steps, tiling, element_bytes).program(),)
+    if len(means) > 1:
+        raise FusionError(f"{name} has {len(means)} global means; fuse the parts between them by themselves")
+    split = means[0]
+    head = _Compiler(f"{name}, up to its mean", steps[:split], tiling, element_bytes, mean=True)
+    tail = _Compiler(f"{name}, from its mean on", steps[split:], tiling, element_bytes)
+    return (head.program(), tail.program())
+
+
+class _Compiler:
+    """Emits one program. `_need` has the rows and columns of each tensor that a turn works on; `_buffer` where each tensor lies."""
+
+    def __init__(self, name: str, steps: Sequence[Step], tiling: Tiling, element_bytes: int, *, mean: bool = False) -> None:
+        if not steps:
+            raise FusionError(f"{name} has no layers before its global mean; leave it on schedule layer")
+        self._name = name
+        self._tiling = tiling
+        self._bytes = element_bytes
+        self._mean = mean
+        gated = next((index for index, step in enumerate(steps) if step.gate), 0) if _has_mean(steps) else 0
+        if _has_mean(steps) and not gated:
+            raise FusionError(f"{name} does not gate a tensor with its global mean; leave it on schedule layer")
+        self._small = steps[:gated]
+        self._steps = steps[gated:]
+        self._names: dict[str, str] = {}
+        self._final = self._steps[-1]
+        self._tensors: dict[str, GlobalTensor] = {}
+        self._buffer: dict[str, str] = {}
+        self._need: dict[str, tuple[Span, Span]] = {}
+        self._shapes: dict[str, Shape] = {}
+        self._images = Loop(counter="n", count=self._final.shape.N, parallel=True, what="images")
+        self._loops: list[Loop] = []
+
+    # -- what each turn needs --------------------------------------------------------------------------------------
+
+    def program(self) -> Program:
+        self._find_shapes()
+        self._find_needs()
+        gate = self._gate_statements()
+        body: list[Node] = []
+        nests = self._nests()
+        self._emit_inputs(body)
+        for index, nest in enumerate(nests):
+            self._emit_nest(nest, body)
+            self._free_after(nests, index, body)
+        rings = [Allocate(buffer=buffer) for buffer in self._rings()]
+        inner: tuple[Node, ...] = tuple(body)
+        for loop in reversed(self._loops):
+            inner = (For(loop=loop, body=inner),)
+        per_image = (*gate, *rings, *inner)
+        weights = [t for t in self._tensors.values() if t.role == "weight"] if self._tiling.resident_weights else []
+        return Program(
+            name=self._name,
+            tensors=tuple(self._tensors.values()),
+            body=(*self._resident(weights), For(loop=self._images, body=per_image)),
+            remarks=(self._remark(),),
+        )
+
+    def _remark(self) -> str:
+        tiling = self._tiling
+        walk = (
+            f"tiles of {tiling.rows}×{tiling.columns}" if tiling.mode == "tiles" else f"depth first, {tiling.rows} rows at a time"
+        )
+        weights = "resident" if tiling.resident_weights else "loaded for each tile"
+        return f"{walk}; channels in chunks of {tiling.chunk}; weights {weights}"
+
+    def _find_shapes(self) -> None:
+        for step in (*self._small, *self._steps):
+            self._shapes[step.name] = step.shape
+            self._shapes.setdefault(step.source, step.source_shape)
+            for epilogue in step.epilogue:
+                if epilogue.function == "add":
+                    self._shapes.setdefault(epilogue.operand, step.shape)
+
+    def _find_needs(self) -> None:
+        shape, tiling = self._final.shape, self._tiling
+        parallel = tiling.mode == "tiles" and not self._small
+        rows_loop, rows = tiles(
+            "i", shape.H, tiling.rows, parallel=parallel, what="tiles of rows" if tiling.mode == "tiles" else "groups of rows"
+        )
+        self._loops = [rows_loop]
+        columns = Span(extent=shape.W)
+        if tiling.mode == "tiles":
+            columns_loop, columns = tiles("j", shape.W, tiling.columns, parallel=parallel, what="tiles of columns")
+            self._loops.append(columns_loop)
+        self._need[self._final.name] = (rows, columns)
+        for step in reversed(self._steps):
+            own = self._need[step.name]
+            for operand in _operands(step):
+                self._widen(operand, own)
+            self._widen(step.source, self._windows(step, own))
+
+    def _widen(self, tensor: str, need: tuple[Span, Span]) -> None:
+        known = self._need.get(tensor)
+        self._need[tensor] = need if known is None else (hull(known[0], need[0]), hull(known[1], need[1]))
+
+    def _windows(self, step: Step, own: tuple[Span, Span]) -> tuple[Span, Span]:
+        if not isinstance(step.layer, Conv2d):
+            return own
+        layer = step.layer
+        padding = layer.padding or (0, 0, 0, 0)
+        first, second = (
+            window(
+                span,
+                kernel=layer.kernel[axis],
+                stride=layer.stride[axis],
+                padding_before=padding[2 * axis],
+                dilation=layer.dilation[axis],
+                extent=(step.source_shape.H, step.source_shape.W)[axis],
+            )
+            for axis, span in enumerate(own)
+        )
+        return first, second
+
+    def _new(self, tensor: str) -> tuple[Span, Span]:
+        """The rows and columns of a tensor that a turn loads or computes: all it needs, or in mode rows those that are new."""
+        rows, columns = self._need[tensor]
+        return (replace(rows, rolling=True), columns) if self._tiling.mode == "rows" else (rows, columns)
+
+    # -- where tensors lie -----------------------------------------------------------------------------------------
+
+    def _readers(self, tensor: str) -> list[Step]:
+        return [step for step in self._steps if tensor == step.source or tensor in _operands(step)]
+
+    def _is_ring(self, tensor: str) -> bool:
+        """Whether a tensor's rows outlive their turn: a later turn's window, or a reader that lags behind, still needs them."""
+        if self._tiling.mode != "rows":
+            return False
+        readers = self._readers(tensor)
+        spatial = any(isinstance(r.layer, Conv2d) and r.source == tensor and r.layer.kernel[0] > 1 for r in readers)
+        return spatial or len(readers) > 1
+
+    def _rings(self) -> list[Buffer]:
+        return [self._ring(tensor) for tensor in self._need if self._is_ring(tensor)]
+
+    def _ring(self, tensor: str) -> Buffer:
+        rows, columns = self._need[tensor]
+        oldest: Dim = 0
+        for step in self._readers(tensor):
+            reader = self._need[step.name][0]
+            first_new = reader.hi_offset - reader.slope
+            if step.source == tensor and isinstance(step.layer, Conv2d):
+                oldest = minimum(oldest, first_new * step.layer.stride[0] - (step.layer.padding or (0,))[0])
+            if tensor in _operands(step) or not isinstance(step.layer, Conv2d):
+                oldest = minimum(oldest, first_new)
+        kept = replace(rows, lo_offset=oldest)
+        channels = Span(extent=self._shapes[tensor].C)
+        return Buffer(
+            name=self._tile_name(tensor), holds=Region(spans=(channels, kept, columns)), element_bytes=self._bytes, ring=True
+        )
+
+    def _short(self, full: str, short: str) -> str:
+        """A name for local memory: short where that tells it apart from the others, whole otherwise."""
+        if full not in self._names:
+            self._names[full] = short if short not in self._names.values() else full.replace(".", "_")
+        return self._names[full]
+
+    def _tile_name(self, tensor: str) -> str:
+        return self._short(f"{tensor}.tile", f"{tensor.rpartition('.')[2] or tensor}_tile")
+
+    def _weight_name(self, weight: GlobalTensor) -> str:
+        return self._short(weight.name, "_".join(weight.name.split(".")[-2:]))
+
+    def _tile(self, tensor: str, body: list[Node]) -> str:
+        """Where a tensor's tile lies; allocates it unless it is a ring, which outlives the turn."""
+        name = self._tile_name(tensor)
+        self._buffer[tensor] = name
+        if not self._is_ring(tensor):
+            region = Region(spans=(Span(extent=self._shapes[tensor].C), *self._new(tensor)))
+            body.append(Allocate(buffer=Buffer(name=name, holds=region, element_bytes=self._bytes)))
+        return name
+
+    def _free_after(self, nests: Sequence[Sequence[Step]], index: int, body: list[Node]) -> None:
+        later = {tensor for nest in nests[index + 1 :] for step in nest for tensor in (step.source, *_operands(step))}
+        used = {tensor for step in nests[index] for tensor in (step.source, *_operands(step))}
+        for tensor in sorted(used - later):
+            if (
+                tensor in self._buffer
+                and not self._is_ring(tensor)
+                and self._buffer[tensor] not in _buffers_of(later, self._buffer)
+            ):
+                body.append(Free(buffer=self._buffer.pop(tensor)))
+
+    # -- global tensors and weights --------------------------------------------------------------------------------
+
+    def _global(
+        self, name: str, role: Literal["input", "output", "weight", "sums"], shape: tuple[Dim, ...], size: int
+    ) -> GlobalTensor:
+        return self._tensors.setdefault(name, GlobalTensor(name=name, role=role, shape=shape, element_bytes=size))
+
+    def _activation(self, tensor: str, role: Literal["input", "output"]) -> GlobalTensor:
+        return self._global(tensor, role, tuple(self._shapes[tensor]), self._bytes)
+
+    def _weight_of(self, step: Step) -> GlobalTensor:
+        layer = step.layer
+        if not isinstance(layer, Conv2d):
+            raise FusionError(f"{step.name} is no convolution")
+        return self._global(f"{step.name}.weight", "weight", (step.shape.C, layer.group_width, *layer.kernel), self._bytes)
+
+    def _vector(self, name: str, channels: Dim) -> GlobalTensor:
+        return self._global(name, "weight", (channels,), self._bytes)
+
+    def _resident(self, weights: Sequence[GlobalTensor]) -> list[Node]:
+        body: list[Node] = []
+        for tensor in weights:
+            region = Region(spans=tuple(Span(extent=size) for size in tensor.shape))
+            body += self._fetch(tensor, region)
+        return body
+
+    def _fetch(self, tensor: GlobalTensor, region: Region) -> list[Node]:
+        buffer = Buffer(name=self._weight_name(tensor), holds=region, element_bytes=tensor.element_bytes)
+        return [Allocate(buffer=buffer), Load(buffer=buffer.name, tensor=tensor, region=region)]
+
+    def _ready(self, tensor: GlobalTensor, spans: tuple[Span, ...], body: list[Node]) -> str:
+        """The local buffer with that part of a weight: resident, or fetched here."""
+        if not self._tiling.resident_weights:
+            body += self._fetch(tensor, Region(spans=spans))
+        return self._weight_name(tensor)
+
+    # -- statements ------------------------------------------------------------------------------------------------
+
+    def _emit_inputs(self, body: list[Node]) -> None:
+        made = {step.name for step in (*self._small, *self._steps)}
+        gated = {step.source for step in self._steps if step.gate}
+        for tensor in self._need:
+            if tensor in made or tensor in gated:
+                continue
+            source = self._activation(tensor, "input")
+            where = Region(spans=(Span(extent=self._shapes[tensor].C), *self._new(tensor)))
+            body.append(Load(buffer=self._tile(tensor, body), tensor=source, region=where))
+
+    def _nests(self) -> list[list[Step]]:
+        """Steps that share a loop over chunks of channels: from where the chunk begins to the product that sums over it."""
+        nests: list[list[Step]] = []
+        left = list(self._steps)
+        while left:
+            last = left.pop()
+            nest = [last]
+            can_sum = isinstance(last.layer, Conv2d) and not last.is_channelwise
+            stores_chunks = last is self._final and self._mean
+            if (can_sum or (stores_chunks and last.is_channelwise)) and not last.gate:
+                self._extend_back(nest, left)
+            nests.insert(0, nest)
+        return nests
+
+    def _extend_back(self, nest: list[Step], left: list[Step]) -> None:
+        while left:
+            first, candidate = nest[0], left[-1]
+            chained = first.source == candidate.name and len(self._readers(candidate.name)) == 1
+            chained = chained and candidate.name not in _operands(first)
+            if not chained or self._is_ring(candidate.name) or not isinstance(candidate.layer, Conv2d):
+                return
+            if len(nest) > 1 and not first.is_channelwise:
+                return  # the chunk begins at a full product
+            if candidate.gate:
+                return
+            nest.insert(0, left.pop())
+
+    def _emit_nest(self, nest: list[Step], body: list[Node]) -> None:
+        last = nest[-1]
+        if isinstance(last.layer, LayerNorm):
+            self._emit_norm(last, body)
+        elif last is self._final and self._mean:
+            self._emit_chunks(nest, body)
+        elif len(nest) > 1 or last.gate:
+            self._emit_sum(nest, body)
+        else:
+            self._emit_single(last, body)
+
+    def _chunks(self, channels: Dim) -> tuple[Loop, Span]:
+        return tiles("h", channels, self._tiling.chunk, parallel=False, what="chunks of channels")
+
+    def _emit_single(self, step: Step, body: list[Node]) -> None:
+        """One product, its outputs chunk by chunk unless its weights are resident."""
+        target = self._tile(step.name, body)
+        inner: list[Node] = []
+        if self._tiling.resident_weights:
+            self._emit_product(step, self._buffer[step.source], target, Span(extent=step.shape.C), inner)
+            body += inner
+        else:
+            loop, channels = self._chunks(step.shape.C)
+            self._emit_product(step, self._buffer[step.source], target, channels, inner)
+            body.append(For(loop=loop, body=tuple(inner)))
+        if step is self._final:
+            self._emit_store(step, target, Span(extent=step.shape.C), body)
+
+    def _emit_product(self, step: Step, source: str, target: str, channels: Span, body: list[Node]) -> None:
+        layer = step.layer
+        if not isinstance(layer, Conv2d):
+            raise FusionError(f"{step.name} cannot be done in chunks of channels")
+        taps = (Span(extent=layer.kernel[0]), Span(extent=layer.kernel[1]))
+        weight = self._ready(self._weight_of(step), (channels, Span(extent=layer.group_width), *taps), body)
+        region = Region(spans=(channels, *self._new(step.name)))
+        extents = (step.source_shape.H, step.source_shape.W)
+        body.append(Convolve(target=target, source=source, weight=weight, layer=layer, region=region, source_extents=extents))
+        self._emit_epilogue(step, target, region, body)
+
+    def _emit_epilogue(self, step: Step, target: str, region: Region, body: list[Node]) -> None:
+        for epilogue in step.epilogue:
+            operand = ""
+            if epilogue.function in ("bias", "scale"):
+                operand = self._ready(self._vector(epilogue.operand, step.shape.C), region.spans[:1], body)
+            elif epilogue.function == "add":
+                operand = self._buffer[epilogue.operand]
+            body.append(Map(function=epilogue.function, target=target, region=region, operand=operand))
+
+    def _emit_norm(self, step: Step, body: list[Node]) -> None:
+        """In place: nobody else reads what is normalised."""
+        if len(self._readers(step.source)) > 1 or self._is_ring(step.source) or self._is_ring(step.name):
+            raise FusionError(f"{step.name} normalises a tensor that others read, too; leave it on schedule layer")
+        target = self._buffer[step.source]
+        channels = Span(extent=step.shape.C)
+        vectors = [
+            self._ready(self._vector(f"{step.name}.{name}", step.shape.C), (channels,), body) for name in ("weight", "bias")
+        ]
+        region = Region(spans=(channels, *self._new(step.name)))
+        body.append(Normalise(target=target, region=region, weight=vectors[0], bias=vectors[1]))
+        self._emit_epilogue(step, target, region, body)
+        self._buffer[step.name] = target
+        del self._buffer[step.source]
+        if step is self._final:
+            self._emit_store(step, target, channels, body)
+
+    def _emit_links(self, links: Sequence[Step], channels: Span, body: list[Node]) -> str:
+        """The steps of a chunk before its last: each a tile of that chunk's channels. Returns the last one's buffer."""
+        source = self._buffer.get(links[0].source, "")
+        for step in links:
+            target = f"{self._tile_name(step.name)}_chunk"
+            region = Region(spans=(channels, *self._new(step.name)))
+            body.append(Allocate(buffer=Buffer(name=target, holds=region, element_bytes=self._bytes)))
+            self._emit_product(step, source, target, channels, body)
+            source = target
+        return source
+
+    def _emit_sum(self, nest: list[Step], body: list[Node]) -> None:
+        """Chunks of a wide tensor, and the product that sums over them into an accumulator."""
+        *links, last = nest
+        layer = last.layer
+        if not isinstance(layer, Conv2d):
+            raise FusionError(f"{last.name} cannot sum over chunks of channels")
+        rows, columns = self._new(last.name)
+        outputs = Span(extent=last.shape.C)
+        region = Region(spans=(outputs, rows, columns))
+        accumulator = f"{self._tile_name(last.name)}_sum"
+        body.append(Allocate(buffer=Buffer(name=accumulator, holds=region, element_bytes=ACCUMULATOR_BYTES)))
+        body.append(Zero(buffer=accumulator, region=region))
+        loop, channels = self._chunks(last.source_shape.C)
+        inner: list[Node] = []
+        source = self._emit_links(links, channels, inner) if links else self._emit_gated(last, channels, inner)
+        taps = (Span(extent=layer.kernel[0]), Span(extent=layer.kernel[1]))
+        weight = self._ready(self._weight_of(last), (outputs, channels, *taps), inner)
+        extents = (last.source_shape.H, last.source_shape.W)
+        inner.append(
+            Convolve(
+                target=accumulator,
+                source=source,
+                weight=weight,
+                layer=layer,
+                region=region,
+                source_extents=extents,
+                inputs=channels,
+            )
+        )
+        body.append(For(loop=loop, body=tuple(inner)))
+        self._emit_epilogue(last, accumulator, region, body)
+        if last is self._final:
+            self._emit_store(last, accumulator, outputs, body)
+            return
+        target = self._tile(last.name, body)
+        body.append(Copy(target=target, source=accumulator, region=region))
+        body.append(Free(buffer=accumulator))
+
+    def _emit_gated(self, step: Step, channels: Span, body: list[Node]) -> str:
+        """A chunk of a tensor in global memory, times its gate."""
+        target = f"{self._tile_name(step.source)}_chunk"
+        region = Region(spans=(channels, *self._need[step.source]))
+        body.append(Allocate(buffer=Buffer(name=target, holds=region, element_bytes=self._bytes)))
+        body.append(Load(buffer=target, tensor=self._activation(step.source, "input"), region=region))
+        body.append(Map(function="gate", target=target, region=region, operand=self._buffer[step.gate]))
+        return target
+
+    def _emit_chunks(self, nest: list[Step], body: list[Node]) -> None:
+        """Chunks of a wide tensor that is stored, and summed over pixels for its mean."""
+        last = nest[-1]
+        loop, channels = self._chunks(last.shape.C)
+        inner: list[Node] = []
+        source = self._emit_links(nest, channels, inner)
+        region = Region(spans=(channels, *self._new(last.name)))
+        one = Span(extent=1)
+        pixel = Region(spans=(channels, one, one))
+        sums = self._global(f"{last.name}.sums", "sums", (last.shape.N, last.shape.C, 1, 1), ACCUMULATOR_BYTES)
+        partial = f"{self._tile_name(last.name)}_sums"
+        inner.append(Allocate(buffer=Buffer(name=partial, holds=pixel, element_bytes=ACCUMULATOR_BYTES)))
+        inner.append(Reduce(target=partial, source=source, region=region))
+        inner.append(Store(buffer=partial, tensor=sums, region=pixel, add=True))
+        inner.append(Store(buffer=source, tensor=self._activation(last.name, "output"), region=region))
+        body.append(For(loop=loop, body=tuple(inner)))
+
+    def _emit_store(self, step: Step, buffer: str, channels: Span, body: list[Node]) -> None:
+        region = Region(spans=(channels, *self._new(step.name)))
+        body.append(Store(buffer=buffer, tensor=self._activation(step.name, "output"), region=region))
+
+    # -- the gate of a squeeze-and-excitation ------------------------------------------------------------------------
+
+    def _gate_statements(self) -> list[Node]:
+        """Once per image, before its tiles: the mean from the stored sums, and the small products that make the gate."""
+        body: list[Node] = []
+        one = Span(extent=1)
+        for step in self._small:
+            channels = Span(extent=step.shape.C)
+            pixel = Region(spans=(channels, one, one))
+            target = f"{self._tile_name(step.name)}"
+            self._buffer[step.name] = target
+            body.append(Allocate(buffer=Buffer(name=target, holds=pixel, element_bytes=ACCUMULATOR_BYTES)))
+            if isinstance(step.layer, GlobalAveragePool):
+                shape = step.source_shape
+                sums = self._global(f"{step.source}.sums", "input", (shape.N, shape.C, 1, 1), ACCUMULATOR_BYTES)
+                body.append(Load(buffer=target, tensor=sums, region=pixel))
+                body.append(Map(function="divide", target=target, region=pixel, divisor=shape.H * shape.W))
+                continue
+            inner: list[Node] = []
+            if self._tiling.resident_weights:
+                self._emit_pixel(step, target, channels, inner)
+                body += inner
+            else:
+                loop, part = self._chunks(step.shape.C)
+                self._emit_pixel(step, target, part, inner)
+                body.append(For(loop=loop, body=tuple(inner)))
+        return body
+
+    def _emit_pixel(self, step: Step, target: str, channels: Span, body: list[Node]) -> None:
+        layer = step.layer
+        if not isinstance(layer, Conv2d):
+            raise FusionError(f"{step.name} cannot stand between a global mean and its gate")
+        one = Span(extent=1)
+        weight = self._ready(self._weight_of(step), (channels, Span(extent=layer.group_width), one, one), body)
+        region = Region(spans=(channels, one, one))
+        source = self._buffer[step.source]
+        body.append(Convolve(target=target, source=source, weight=weight, layer=layer, region=region, source_extents=(1, 1)))
+        self._emit_epilogue(step, target, region, body)
+
+
+def _has_mean(steps: Sequence[Step]) -> bool:
+    return isinstance(steps[0].layer, GlobalAveragePool)
+
+
+def _operands(step: Step) -> tuple[str, ...]:
+    return tuple(epilogue.operand for epilogue in step.epilogue if epilogue.function == "add")
+
+
+def _buffers_of(tensors: set[str], buffers: dict[str, str]) -> set[str]:
+    return {buffers[tensor] for tensor in tensors if tensor in buffers}

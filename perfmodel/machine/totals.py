@@ -1,0 +1,86 @@
+"""What a program costs, derived from the program itself: exact for every size, in numbers, arrays or symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from perfmodel.layers.dims import Dim, maximum
+from perfmodel.machine.program import Allocate, Charge, For, Free, Node, Program, ProgramError, Statement
+from perfmodel.machine.span import Loop, Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Arithmetic, elements moved per tensor, and local memory, of a whole program."""
+
+    macs: Dim
+    vector_ops: Dim
+    special_ops: Dim
+    loaded: Mapping[str, Dim]
+    """Elements loaded of each global tensor, re-reads counted each time."""
+    stored: Mapping[str, Dim]
+    """Elements stored of each global tensor."""
+    peak_local_bytes: Dim
+    """The most local memory that is held at any time."""
+
+
+def totals(program: Program) -> Totals:
+    """Sum every statement's charges over the loops around it.
+
+    A charge is a product of lengths of spans; each span depends on one loop, so the sum over all loops is the product of the sums over
+    each. Raises ProgramError, naming the statement, where a statement uses a loop that is not around it, or two spans of one loop.
+    """
+    sums: dict[tuple[str, str], Dim] = {}
+    for loops, statement in program.statements():
+        for charge in statement.charges():
+            key = (charge.of, charge.tensor)
+            sums[key] = sums.get(key, 0) + _total(program, statement, loops, charge)
+    moved = {of: {tensor: total for (kind, tensor), total in sums.items() if kind == of} for of in ("loaded", "stored")}
+    return Totals(
+        macs=sums.get(("macs", ""), 0),
+        vector_ops=sums.get(("vector_ops", ""), 0),
+        special_ops=sums.get(("special_ops", ""), 0),
+        loaded=moved["loaded"],
+        stored=moved["stored"],
+        peak_local_bytes=_peak(program.body, {}, 0)[1],
+    )
+
+
+def _total(program: Program, statement: Statement, loops: tuple[Loop, ...], charge: Charge) -> Dim:
+    around = {id(loop) for loop in loops}
+    for span in charge.spans:
+        if span.loop is not None and id(span.loop) not in around:
+            raise ProgramError(f"program {program.name}: '{statement.text()}' uses the loop over {span.loop.what} outside of it")
+    product = charge.amount
+    for span in charge.spans:
+        if span.loop is None:
+            product = product * span.total()
+    for loop in loops:
+        product = product * _over(program, statement, loop, [span for span in charge.spans if span.loop is loop])
+    return product
+
+
+def _over(program: Program, statement: Statement, loop: Loop, spans: list[Span]) -> Dim:
+    if not spans:
+        return loop.count
+    if len(spans) > 1:
+        raise ProgramError(
+            f"program {program.name}: '{statement.text()}' has two spans of the loop over {loop.what}; its cost is not a product"
+        )
+    return spans[0].total()
+
+
+def _peak(body: tuple[Node, ...], live: dict[str, Dim], most: Dim) -> tuple[dict[str, Dim], Dim]:
+    """(what is held after `body`, the most that was held), given what is held before it."""
+    for node in body:
+        if isinstance(node, For):
+            _, most = _peak(node.body, dict(live), most)
+        elif isinstance(node, Allocate):
+            live[node.buffer.name] = node.buffer.bytes
+            most = maximum(most, sum(live.values()))
+        elif isinstance(node, Free):
+            if node.buffer not in live:
+                raise ProgramError(f"'{node.text()}' gives back what is not held")
+            del live[node.buffer]
+    return live, most
