@@ -88,7 +88,7 @@ Dtype = Annotated[str | None, typer.Option(help="Type of every tensor: fp32, tf3
 Autocast = Annotated[str | None, typer.Option(help="fp16 or bf16: an fp32 network in automatic mixed precision.")]
 Layout = Annotated[str, typer.Option(help="nhwc or nchw: layout of tensors in memory.")]
 ScheduleName = Annotated[
-    str, typer.Option("--schedule", help="eager, pointwise or layer; or a JSON file with the layers of each kernel.")
+    str, typer.Option("--schedule", help="eager, pointwise, layer or block; or a JSON file with the layers of each kernel.")
 ]
 Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that no measurement undercuts.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to print.")]
@@ -328,7 +328,7 @@ def formula(
     name: Annotated[
         str, typer.Argument(metavar="LAYER_OR_BLOCK", help="A layer or block: conv2d, depthwise_conv, mbconv, convfirst …")
     ],
-    schedule: Annotated[str, typer.Option(help="eager, pointwise or layer (blocks only).")] = "layer",
+    schedule: Annotated[str, typer.Option(help="eager, pointwise, layer or block (blocks only).")] = "layer",
     dtype: Annotated[str, typer.Option(help="Type of every tensor.")] = "fp16",
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
     output: Output = None,

@@ -11,7 +11,7 @@ from perfmodel.errors import PerfmodelError
 from perfmodel.prediction import Prediction, predict
 from perfmodel.report.predictions import headline, kind_table, summary_table
 from perfmodel.report.table import Column, Table, duration, intensity, render
-from perfmodel.schedule import SCHEDULES
+from perfmodel.schedule import NAMES
 from perfmodel.units import percent
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(output: Path, *, batch: int) -> None:
     written: list[Path] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        cases = [(device, model, schedule) for device in DEVICES for model in MODELS for schedule in SCHEDULES]
+        cases = [(device, model, schedule) for device in DEVICES for model in MODELS for schedule in NAMES]
         task = progress.add_task("predicting", total=len(cases))
         for device, model, schedule in cases:
             progress.update(task, description=f"predicting {model} on {device}, {schedule}")
@@ -71,7 +71,7 @@ def _plots(batch: int) -> dict[str, Callable[[], Figure]]:
 
     def waterline(model: str, device: str) -> Callable[[], Figure]:
         return lambda: waterline_figure(
-            *(predict(model, device, batch=batch, resolution=RESOLUTION, schedule=name) for name in SCHEDULES)
+            *(predict(model, device, batch=batch, resolution=RESOLUTION, schedule=name) for name in NAMES)
         )
 
     def gap(device: str) -> Callable[[], Figure]:
@@ -89,7 +89,8 @@ def _said(predictions: list[Prediction], batch: int) -> list[str]:
     texts = []
     for device in DEVICES:
         on_device = [prediction for prediction in predictions if prediction.device.slug == device]
-        about = f"{on_device[0].device.name}: how long, by the waterline (batch {batch}, {RESOLUTION}×{RESOLUTION}, {on_device[0].precision})"
+        under = f"batch {batch}, {RESOLUTION}×{RESOLUTION}, {on_device[0].precision}"
+        about = f"{on_device[0].device.name}: how long, by the waterline ({under})"
         texts.append(_text(summary_table(on_device, about)))
         texts.append(_text(_gaps(on_device)))
     for model in MODELS:
@@ -121,7 +122,7 @@ def _gaps(predictions: list[Prediction]) -> Table:
         columns=(
             Column(key="model", heading="model", right=False),
             Column(key="ideal_latency_s", heading="ideal", show=duration),
-            *(Column(key=name, heading=name, show=gap) for name in SCHEDULES),
+            *(Column(key=name, heading=name, show=gap) for name in NAMES),
         ),
         rows=rows,
     )

@@ -9,6 +9,7 @@ from typing import Final
 import sympy
 
 from perfmodel.errors import UnknownNameError
+from perfmodel.kernel import Kernel
 from perfmodel.layers import dims
 from perfmodel.layers.catalog import BLOCKS, CONV2D_CASES, FORMULAS
 from perfmodel.layers.cost import Cost
@@ -16,7 +17,7 @@ from perfmodel.layers.dims import Dim, Shape
 from perfmodel.layers.element import element_bytes
 from perfmodel.layers.graph import GraphBuilder
 from perfmodel.precision import Precision
-from perfmodel.schedule import Kernel, kernels
+from perfmodel.schedule import kernels
 
 _STRIDE_1: Final = {dims.P: dims.H, dims.Q: dims.W, dims.H_r: dims.H, dims.W_r: dims.W, dims.H_f: dims.H, dims.W_f: dims.W}
 _LARGE: Final = sympy.Symbol("large", positive=True)

@@ -25,7 +25,8 @@ from perfmodel.layers.pooling import MaxPool
 from perfmodel.layers.softmax import Softmax
 from perfmodel.precision import Precision
 
-TensorRole = Literal["activation", "weight"]
+TensorRole = Literal["activation", "weight", "halo"]
+"""halo: what a fused kernel reads of an activation beyond reading it once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

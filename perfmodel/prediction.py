@@ -9,13 +9,15 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.fusion import NOT_FUSED
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec, Document, HardwareError, Peak
-from perfmodel.layers.cost import Cost
+from perfmodel.kernel import Kernel
+from perfmodel.layers.cost import OPS_PER_MAC, Cost
 from perfmodel.network import Network
 from perfmodel.networks.catalog import build
 from perfmodel.precision import Precision
-from perfmodel.schedule import Kernel, Partition, find, kernels
+from perfmodel.schedule import Partition, check, kernels
 from perfmodel.waterline import Bound, KernelTime, Limits, kernel_times
 
 if TYPE_CHECKING:
@@ -61,8 +63,23 @@ class Prediction:
 
     @functools.cached_property
     def cost(self) -> Cost:
-        """The whole network's arithmetic and traffic."""
+        """What the kernels do in all; a fused program may compute a halo more than once, so its MACs can exceed the network's."""
         return sum((kernel.cost for kernel in self.kernels), Cost())
+
+    @property
+    def ops(self) -> int:
+        """Operations of the network: 2 · its MACs, however often a schedule computes them."""
+        return OPS_PER_MAC * int(self.network.macs)
+
+    @property
+    def recomputed_ops(self) -> int:
+        """Operations that fused programs do beyond the network's."""
+        return int(self.cost.ops) - self.ops
+
+    @property
+    def operational_intensity(self) -> float:
+        """Operations of the network per byte of DRAM traffic."""
+        return self.ops / self.cost.dram_bytes if self.cost.dram_bytes else 0.0
 
     @property
     def latency_s(self) -> float:
@@ -72,7 +89,7 @@ class Prediction:
     @property
     def ideal_latency_s(self) -> float:
         """ops / peak: the latency at a computational efficiency of 1."""
-        return float(self.cost.ops) / self.peak.ops_per_s
+        return self.ops / self.peak.ops_per_s
 
     @property
     def efficiency(self) -> float:
@@ -163,12 +180,19 @@ def predict(
         raise UnknownNameError("tier", tier, TIERS)
     precision = Precision.of(dtype, autocast)
     if isinstance(schedule, str):
-        find(schedule)
+        schedule = check(schedule)
     device = hardware if isinstance(hardware, DeviceSpec) else load(hardware)
     peak = device.matrix_peak(precision.matrix)
     network = model if isinstance(model, Network) else build(model, batch=batch, resolution=resolution)
     return place(
-        network, device, precision, peak, kernels(network.graph, precision, schedule, layout=layout), schedule, layout, tier
+        network,
+        device,
+        precision,
+        peak,
+        kernels(network.graph, precision, schedule, layout=layout, device=device),
+        schedule,
+        layout,
+        tier,
     )
 
 
@@ -186,7 +210,7 @@ def place(
     waterline = Limits.waterline(device, peak)
     on_waterline = kernel_times(work, waterline)
     bound_latency_s: float | None = None
-    assumptions = [*_assumptions(device, precision, peak, schedule, layout)]
+    assumptions = [*_assumptions(device, precision, peak, schedule, layout), *_unfused(work)]
     times = on_waterline
     try:
         within_bound = kernel_times(work, Limits.bound(device, peak))
@@ -231,6 +255,19 @@ def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule:
     if layout == "nchw" and schedule != "eager":
         said.append("layout nchw changes the kernels of schedule eager only")
     return tuple(said)
+
+
+def _unfused(work: Sequence[Kernel]) -> tuple[str, ...]:
+    """Which kernels of schedule `block` are not fused programs: layers outside of blocks, and blocks that could not be fused."""
+    if not any(kernel.tiling for kernel in work):
+        return ()
+    outside = [kernel.name for kernel in work if kernel.tiling is None]
+    said = [f"on schedule layer, being in no block: {', '.join(outside)}"] if outside else []
+    blocks: dict[str, dict[str | None, None]] = {}
+    for kernel in work:
+        if kernel.tiling and kernel.tiling.startswith(NOT_FUSED):
+            blocks.setdefault(kernel.tiling.removeprefix(NOT_FUSED), {})[kernel.block] = None
+    return (*said, *(f"on schedule layer, {why}: {', '.join(map(str, names))}" for why, names in blocks.items()))
 
 
 def _cited(document: Document) -> str:

@@ -45,6 +45,7 @@ class KernelRecord(_Record):
     bound_by: str
     latency_s: float
     share: float
+    tiling: str | None
     reads: list[AccessRecord]
     writes: list[AccessRecord]
 
@@ -71,13 +72,17 @@ class KernelRecord(_Record):
             bound_by=time.bound_by,
             latency_s=time.latency_s,
             share=time.latency_s / total_s if total_s else 0.0,
+            tiling=kernel.tiling,
             reads=accesses[0],
             writes=accesses[1],
         )
 
 
 class PredictionRecord(_Record):
-    """A whole prediction. Latencies are for the whole batch; `macs` are multiply-accumulates and `ops` = 2 · `macs`."""
+    """A whole prediction. Latencies are for the whole batch; `macs` are multiply-accumulates and `ops` = 2 · `macs`.
+
+    Those of the prediction are the network's; those of a kernel are what it executes, which in a fused program may count a halo twice.
+    """
 
     schema_version: int
     model: str
@@ -127,13 +132,13 @@ class PredictionRecord(_Record):
             schedule=prediction.schedule,
             tier=prediction.tier,
             params=prediction.network.params,
-            macs=cost.macs,
-            ops=cost.ops,
+            macs=prediction.network.macs,
+            ops=prediction.ops,
             vector_ops=cost.vector_ops,
             special_ops=cost.special_ops,
             dram_bytes_read=cost.dram_bytes_read,
             dram_bytes_written=cost.dram_bytes_written,
-            operational_intensity=cost.operational_intensity,
+            operational_intensity=prediction.operational_intensity,
             ideal_latency_s=prediction.ideal_latency_s,
             latency_s=total_s,
             latency_low_s=None,

@@ -10,6 +10,9 @@ from typing import Final
 import sympy
 
 from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.fusion import fuse_blocks
+from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.kernel import Kernel
 from perfmodel.layers.cost import Cost
 from perfmodel.layers.graph import Graph
 from perfmodel.lowering import COMPILED, EAGER, LIBRARY, Access, Operation, Stack, lower
@@ -19,7 +22,9 @@ Partition = Sequence[Sequence[str]]
 """A user's own schedule: the layers of each kernel, by name."""
 
 LAYOUTS: Final = ("nhwc", "nchw")
-PLANNED: Final = ("block", "auto")
+BLOCK: Final = "block"
+"""The schedule whose kernels depend on the device: each residual block is one fused program, or two around a global mean."""
+PLANNED: Final = ("auto",)
 """Schedules of the design that this version does not have yet."""
 
 MAX_FUSED_CONCAT: Final = 8
@@ -28,20 +33,6 @@ MAX_FUSED_CONCAT: Final = 8
 
 class ScheduleError(PerfmodelError):
     """A schedule that does not exist, or a partition that does not fit its network."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
-    """One launch: the operations it carries out, the tensors it reads and writes in DRAM, and their cost."""
-
-    name: str
-    kind: str
-    layers: tuple[str, ...]
-    block: str | None
-    reads: tuple[Access, ...]
-    writes: tuple[Access, ...]
-    cost: Cost
-    """Its bytes are the sum over `reads` and `writes`, exactly."""
 
 
 Grouping = Callable[[Sequence[Operation]], list[list[Operation]]]
@@ -70,21 +61,19 @@ def _one_each(operations: Sequence[Operation]) -> list[list[Operation]]:
     return [[operation] for operation in operations]
 
 
-def _fuse(
-    operations: Sequence[Operation], may_join: Callable[[Operation, list[Operation], Operation], bool]
-) -> list[list[Operation]]:
+def _fuse(operations: Sequence[Operation], may_join: Callable[[Operation, Operation], bool]) -> list[list[Operation]]:
     """Greedy fusion in execution order.
 
-    An operation joins the latest kernel that it depends on, if `may_join(operation, kernel, producer)` allows it (`producer` is the
-    operation of that kernel whose result it reads); otherwise it starts a kernel. All of its other inputs then come from that kernel or
-    from earlier ones, so the kernels can run in order.
+    An operation joins the latest kernel that it depends on, if `may_join(operation, producer)` allows it (`producer` is the operation of
+    that kernel whose result it reads); otherwise it starts a kernel. All of its other inputs then come from that kernel or from earlier
+    ones, so the kernels can run in order.
     """
     groups: list[list[Operation]] = []
     origin: dict[str, tuple[int, Operation]] = {}
     for operation in operations:
         producers = [origin[access.tensor] for access in operation.reads if access.tensor in origin]
         latest = max((index for index, _ in producers), default=-1)
-        if latest >= 0 and all(may_join(operation, groups[latest], producer) for index, producer in producers if index == latest):
+        if latest >= 0 and all(may_join(operation, producer) for index, producer in producers if index == latest):
             groups[latest].append(operation)
         else:
             latest = len(groups)
@@ -101,7 +90,7 @@ def _is_long_concat(operation: Operation) -> bool:
 def _pointwise(operations: Sequence[Operation]) -> list[list[Operation]]:
     """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer."""
 
-    def may_join(operation: Operation, kernel: list[Operation], producer: Operation) -> bool:
+    def may_join(operation: Operation, producer: Operation) -> bool:
         if producer.materialised or producer.role == "matrix":
             return False
         if _is_long_concat(operation) or _is_long_concat(producer):
@@ -115,12 +104,12 @@ def _layer(operations: Sequence[Operation]) -> list[list[Operation]]:
     """An ideal per-layer library: what follows a convolution elementwise, at its own size and for it alone, is its epilogue."""
     readers = _readers(operations)
 
-    def may_join(operation: Operation, kernel: list[Operation], producer: Operation) -> bool:
+    def may_join(operation: Operation, producer: Operation) -> bool:
         return (
             operation.role in ("elementwise", "norm")
             and operation.shape == producer.shape
             and readers[producer.writes[0].tensor] == 1
-            and kernel[0].role in ("matrix", "elementwise", "norm", "reduction")
+            and producer.role in ("matrix", "elementwise", "norm", "reduction")
         )
 
     return _fuse(operations, may_join)
@@ -148,34 +137,50 @@ SCHEDULES: Final = {
 }
 
 
-def find(name: str) -> Schedule:
-    """The schedule of that name; raises ScheduleError for one that is planned, UnknownNameError otherwise."""
+NAMES: Final = (*SCHEDULES, BLOCK)
+"""Every schedule by name, from the most kernels to the fewest."""
+
+
+def check(name: str) -> str:
+    """The name of a schedule as it is spelled here; raises ScheduleError for one that is planned, UnknownNameError otherwise."""
     key = name.lower()
     if key in PLANNED:
-        raise ScheduleError(f"schedule {key!r} is not available in this version; use one of {', '.join(SCHEDULES)}")
-    try:
-        return SCHEDULES[key]
-    except KeyError:
-        raise UnknownNameError("schedule", name, SCHEDULES) from None
+        raise ScheduleError(f"schedule {key!r} is not available in this version; use one of {', '.join(NAMES)}")
+    if key not in NAMES:
+        raise UnknownNameError("schedule", name, NAMES)
+    return key
 
 
 def kernels(
-    graph: Graph, precision: Precision, schedule: str | Partition = "layer", *, layout: str = "nhwc"
+    graph: Graph,
+    precision: Precision,
+    schedule: str | Partition = "layer",
+    *,
+    layout: str = "nhwc",
+    device: DeviceSpec | None = None,
 ) -> tuple[Kernel, ...]:
     """The kernels of `graph` in the order they run, each with the tensors it moves.
 
-    `schedule` is a name, or a partition: the layers of each kernel (then folding and types are those of schedule `layer`). Raises
-    ScheduleError or UnknownNameError.
+    `schedule` is a name, or a partition: the layers of each kernel (then folding and types are those of schedule `layer`). Schedule
+    `block` needs the `device` for which its programs are tiled. Raises ScheduleError, UnknownNameError, or HardwareError where the
+    device has no figure for its local memory.
     """
     if layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS)
-    if isinstance(schedule, str):
-        rule = find(schedule)
-        operations = lower(graph, precision, rule.stack, layout=layout)
-        groups = rule.group(operations)
-    else:
+    if not isinstance(schedule, str):
         operations = lower(graph, precision, LIBRARY, layout=layout)
-        groups = _by_partition(graph, operations, schedule)
+        return _of_groups(_by_partition(graph, operations, schedule))
+    key = check(schedule)
+    rule = SCHEDULES["layer" if key == BLOCK else key]
+    by_layer = _of_groups(rule.group(lower(graph, precision, rule.stack, layout=layout)))
+    if key != BLOCK:
+        return by_layer
+    if device is None:
+        raise ScheduleError("schedule 'block' is tiled for a device; name one")
+    return fuse_blocks(graph, by_layer, precision, device)
+
+
+def _of_groups(groups: Sequence[Sequence[Operation]]) -> tuple[Kernel, ...]:
     needed = _read_by_others(groups)
     return tuple(_kernel(group, needed[index]) for index, group in enumerate(groups))
 

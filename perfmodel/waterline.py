@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from perfmodel.hardware.spec import DeviceSpec, Peak
+from perfmodel.kernel import Kernel
 from perfmodel.layers.cost import Quantity
 from perfmodel.layers.dims import maximum
-from perfmodel.schedule import Kernel
 
 Bound = Literal["arithmetic", "memory"]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from perfmodel.hardware.catalog import load, names
 from perfmodel.hardware.spec import HardwareError
 from perfmodel.layers.cost import Cost
-from perfmodel.schedule import Kernel
+from perfmodel.kernel import Kernel
 from perfmodel.waterline import KernelTime, Limits, kernel_times, waterline_s
 
 RATES = st.floats(1e9, 1e16)

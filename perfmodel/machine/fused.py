@@ -1,8 +1,9 @@
 """Fused programs: from the steps of a block (or a chain of blocks) and a tiling to a program of the tensor machine.
 
 Two ways to walk the image. *Tiles*: the output is cut into rectangles; each loads its input with the halo that its convolutions need,
-and recomputes what neighbours compute, too. *Rows*: depth first, the image is done in groups of whole rows; ring buffers keep the rows
-that the next group needs again, so that nothing is loaded or computed twice. Either way a pair of matrix products with a wide tensor
+and recomputes what neighbours compute, too. *Rows*: depth first, each strip of columns is done in groups of rows; ring buffers keep the
+rows that the next group needs again, so that nothing is loaded or computed twice but at the borders of strips, and nothing at all where
+one strip is the whole image. Either way a pair of matrix products with a wide tensor
 between them runs in chunks of its channels, which then never exist all at once.
 """
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
 
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.dims import Dim, Shape, minimum
@@ -50,7 +53,7 @@ class Tiling:
     rows: Dim
     """Output rows of a tile, or of a group of rows."""
     columns: Dim
-    """Output columns of a tile; mode rows takes whole rows whatever it says."""
+    """Output columns of a tile, or of a strip."""
     chunk: Dim
     """Channels done at a time: a multiple of every group width."""
     resident_weights: bool
@@ -73,7 +76,12 @@ def fused_programs(
     split = means[0]
     head = _Compiler(f"{name}, up to its mean", steps[:split], tiling, element_bytes, mean=True)
     tail = _Compiler(f"{name}, from its mean on", steps[split:], tiling, element_bytes)
-    return (head.program(), tail.program())
+    programs = (head.program(), tail.program())
+    stored = {tensor.name for tensor in programs[0].tensors} | (set(graph.nodes) - set(layers))
+    for tensor in programs[1].tensors:
+        if tensor.role == "input" and tensor.name not in stored:
+            raise FusionError(f"{name} needs {tensor.name} after its global mean, but it is not in global memory then")
+    return programs
 
 
 class _Compiler:
@@ -91,6 +99,9 @@ class _Compiler:
             raise FusionError(f"{name} does not gate a tensor with its global mean; leave it on schedule layer")
         self._small = steps[:gated]
         self._steps = steps[gated:]
+        for step in self._steps:
+            if step.gate and step.gate not in {small.name for small in self._small}:
+                raise FusionError(f"{step.name} is gated by {step.gate}, which no global mean makes; leave it on schedule layer")
         self._names: dict[str, str] = {}
         self._final = self._steps[-1]
         self._tensors: dict[str, GlobalTensor] = {}
@@ -112,23 +123,25 @@ class _Compiler:
         for index, nest in enumerate(nests):
             self._emit_nest(nest, body)
             self._free_after(nests, index, body)
-        rings = [Allocate(buffer=buffer) for buffer in self._rings()]
-        inner: tuple[Node, ...] = tuple(body)
-        for loop in reversed(self._loops):
-            inner = (For(loop=loop, body=inner),)
-        per_image = (*gate, *rings, *inner)
+        outer, inner = self._loops
+        rings = [Allocate(buffer=buffer) for buffer in self._rings()]  # they outlive the turns of the inner loop
+        walk = For(loop=outer, body=(*rings, For(loop=inner, body=tuple(body))))
+        per_image = (*gate, walk)
         weights = [t for t in self._tensors.values() if t.role == "weight"] if self._tiling.resident_weights else []
         return Program(
             name=self._name,
             tensors=tuple(self._tensors.values()),
             body=(*self._resident(weights), For(loop=self._images, body=per_image)),
             remarks=(self._remark(),),
+            layers=frozenset(layer for step in (*self._small, *self._steps) for layer in step.layers),
         )
 
     def _remark(self) -> str:
         tiling = self._tiling
         walk = (
-            f"tiles of {tiling.rows}×{tiling.columns}" if tiling.mode == "tiles" else f"depth first, {tiling.rows} rows at a time"
+            f"tiles of {tiling.rows}×{tiling.columns}"
+            if tiling.mode == "tiles"
+            else f"depth first, strips of {tiling.columns} columns, {tiling.rows} rows at a time"
         )
         weights = "resident" if tiling.resident_weights else "loaded for each tile"
         return f"{walk}; channels in chunks of {tiling.chunk}; weights {weights}"
@@ -143,17 +156,23 @@ class _Compiler:
 
     def _find_needs(self) -> None:
         shape, tiling = self._final.shape, self._tiling
-        parallel = tiling.mode == "tiles" and not self._small
+        by_tiles = tiling.mode == "tiles"
+        whole_image = bool(self._small)  # one processor makes the gate and then does its image
         rows_loop, rows = tiles(
-            "i", shape.H, tiling.rows, parallel=parallel, what="tiles of rows" if tiling.mode == "tiles" else "groups of rows"
+            "i",
+            shape.H,
+            tiling.rows,
+            parallel=by_tiles and not whole_image,
+            what="tiles of rows" if by_tiles else "groups of rows",
         )
-        self._loops = [rows_loop]
-        columns = Span(extent=shape.W)
-        if tiling.mode == "tiles":
-            columns_loop, columns = tiles("j", shape.W, tiling.columns, parallel=parallel, what="tiles of columns")
-            self._loops.append(columns_loop)
+        columns_loop, columns = tiles(
+            "j", shape.W, tiling.columns, parallel=not whole_image, what="tiles of columns" if by_tiles else "strips of columns"
+        )
+        self._loops = [rows_loop, columns_loop] if by_tiles else [columns_loop, rows_loop]
         self._need[self._final.name] = (rows, columns)
         for step in reversed(self._steps):
+            if step.name not in self._need:
+                raise FusionError(f"{self._name} has two results, {step.name} and {self._final.name}; fuse what makes one")
             own = self._need[step.name]
             for operand in _operands(step):
                 self._widen(operand, own)
@@ -161,6 +180,11 @@ class _Compiler:
 
     def _widen(self, tensor: str, need: tuple[Span, Span]) -> None:
         known = self._need.get(tensor)
+        for old, new in zip(known or need, need, strict=True):
+            if np.any(old.slope != new.slope):
+                raise FusionError(
+                    f"{tensor} in {self._name} is read by branches of different strides; leave it on schedule layer"
+                )
         self._need[tensor] = need if known is None else (hull(known[0], need[0]), hull(known[1], need[1]))
 
     def _windows(self, step: Step, own: tuple[Span, Span]) -> tuple[Span, Span]:
@@ -204,7 +228,7 @@ class _Compiler:
 
     def _ring(self, tensor: str) -> Buffer:
         rows, columns = self._need[tensor]
-        oldest: Dim = 0
+        oldest: Dim = minimum(0, rows.hi_offset - rows.slope)  # what one turn adds; a stride may skip rows
         for step in self._readers(tensor):
             reader = self._need[step.name][0]
             first_new = reader.hi_offset - reader.slope
@@ -305,9 +329,9 @@ class _Compiler:
         while left:
             last = left.pop()
             nest = [last]
-            can_sum = isinstance(last.layer, Conv2d) and not last.is_channelwise
             stores_chunks = last is self._final and self._mean
-            if (can_sum or (stores_chunks and last.is_channelwise)) and not last.gate:
+            joins = isinstance(last.layer, Conv2d) and last.is_channelwise == stores_chunks  # sums over chunks, or keeps them
+            if joins and not last.gate:
                 self._extend_back(nest, left)
             nests.insert(0, nest)
         return nests
@@ -319,8 +343,8 @@ class _Compiler:
             chained = chained and candidate.name not in _operands(first)
             if not chained or self._is_ring(candidate.name) or not isinstance(candidate.layer, Conv2d):
                 return
-            if len(nest) > 1 and not first.is_channelwise:
-                return  # the chunk begins at a full product
+            if (len(nest) > 1 or first.is_channelwise) and not first.keeps_channels:
+                return  # the chunk begins at a full product, or where channels become others
             if candidate.gate:
                 return
             nest.insert(0, left.pop())
@@ -486,6 +510,7 @@ class _Compiler:
                 sums = self._global(f"{step.source}.sums", "input", (shape.N, shape.C, 1, 1), ACCUMULATOR_BYTES)
                 body.append(Load(buffer=target, tensor=sums, region=pixel))
                 body.append(Map(function="divide", target=target, region=pixel, divisor=shape.H * shape.W))
+                self._emit_epilogue(step, target, pixel, body)
                 continue
             inner: list[Node] = []
             if self._tiling.resident_weights:

@@ -308,6 +308,8 @@ class Program:
     tensors: tuple[GlobalTensor, ...]
     body: tuple[Node, ...]
     remarks: tuple[str, ...] = field(default=())
+    layers: frozenset[str] = field(default=frozenset())
+    """The network's layers that it carries out."""
 
     def tensor(self, name: str) -> GlobalTensor:
         """A global tensor by name; raises ProgramError."""

@@ -7,12 +7,11 @@ them (many tilings at once) and sympy expressions alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
 
 import sympy
 
-from perfmodel.layers.dims import Dim, maximum, minimum
+from perfmodel.layers.dims import Dim, is_symbolic, maximum, minimum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +23,13 @@ class Loop:
     parallel: bool
     what: str
     """What it runs over, for people."""
+    turns: Dim = None
+    """extent / tile, not rounded: how often it would run if tiles always fitted; `count` if not given."""
+
+    @property
+    def interior_count(self) -> Dim:
+        """The count for tiles that always fit."""
+        return self.count if self.turns is None else self.turns
 
 
 def ceil_div(left: Dim, right: Dim) -> Dim:
@@ -92,6 +98,18 @@ class Span:
         ends = clipped_sum(count, self.slope, self.hi_offset, self.reach)
         return ends - clipped_sum(count, self.slope, self.lo_offset, self.extent)
 
+    def interior_total(self) -> Dim:
+        """The same if tiles always fitted and none was clipped at an edge: the limit of a large image."""
+        if self.loop is None or self.rolling:
+            return self.extent
+        return self.loop.interior_count * (self.hi_offset - self.lo_offset)
+
+    def touched(self) -> Dim:
+        """How many places it covers in all, each counted once."""
+        if self.loop is None:
+            return self.extent
+        return minimum(self.total(), replace(self, rolling=True).total())
+
     def capacity(self) -> Dim:
         """The most it can cover at any turn, as a buffer for it is sized: its unclipped length, at most the axis."""
         if self.loop is None:
@@ -123,13 +141,10 @@ def _factor(value: Dim) -> str:
     return f"({text})" if any(sign in text for sign in "+-") else text
 
 
-WHOLE: Final = Span
-"""Span(extent=n) covers a whole axis."""
-
-
 def tiles(counter: str, extent: Dim, tile: Dim, *, parallel: bool, what: str) -> tuple[Loop, Span]:
     """A loop over tiles of an axis, and the part of the axis that each covers; the last may be smaller."""
-    loop = Loop(counter=counter, count=ceil_div(extent, tile), parallel=parallel, what=what)
+    turns = extent / tile if is_symbolic(extent, tile) else None
+    loop = Loop(counter=counter, count=ceil_div(extent, tile), parallel=parallel, what=what, turns=turns)
     return loop, Span(extent=extent, loop=loop, slope=tile, lo_offset=0, hi_offset=tile, reach=extent)
 
 

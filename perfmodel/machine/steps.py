@@ -50,6 +50,11 @@ class Step:
         """Whether each group of outputs needs only its own group of inputs, so that channels can be done in chunks all the way."""
         return isinstance(self.layer, Conv2d) and self.layer.conv_class in ("depthwise_conv", "grouped_conv")
 
+    @property
+    def keeps_channels(self) -> bool:
+        """Whether the same channels that go in come out."""
+        return self.is_channelwise and bool(self.source_shape.C == self.shape.C)
+
 
 def steps_of(graph: Graph, names: Sequence[str]) -> tuple[Step, ...]:
     """The steps that carry out the layers `names` of `graph`, in order. Raises FusionError for a layer that fits none."""
@@ -69,6 +74,9 @@ class _Reader:
     def read(self) -> tuple[Step, ...]:
         for name in self._names:
             self._take(self._graph.nodes[name])
+        for name in self._gated:
+            if any(reader.name not in self._steps for reader in self._graph.consumers[name]) or not self._graph.consumers[name]:
+                raise FusionError(f"layer {name} (multiply) does not gate a convolution alone; leave it on schedule layer")
         return tuple(self._steps.values())
 
     def _tensor(self, name: str) -> str:
@@ -100,6 +108,10 @@ class _Reader:
         source, gate = self._tensor(node.inputs[0]), ""
         if node.inputs[0] in self._gated:
             source, gate = self._gated[node.inputs[0]]
+            if not isinstance(layer, Conv2d) or layer.conv_class not in ("conv", "pointwise_conv"):
+                raise FusionError(
+                    f"layer {node.name} reads a gated tensor but is no full convolution; leave it on schedule layer"
+                )
         if isinstance(layer, Conv2d):
             layer = replace(layer, bias=False)
         self._steps[node.name] = Step(

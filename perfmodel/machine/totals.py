@@ -25,17 +25,18 @@ class Totals:
     """The most local memory that is held at any time."""
 
 
-def totals(program: Program) -> Totals:
+def totals(program: Program, *, interior: bool = False) -> Totals:
     """Sum every statement's charges over the loops around it.
 
     A charge is a product of lengths of spans; each span depends on one loop, so the sum over all loops is the product of the sums over
-    each. Raises ProgramError, naming the statement, where a statement uses a loop that is not around it, or two spans of one loop.
+    each. `interior` leaves out what happens at the edges of the image, which gives the short formulas of a large one. Raises
+    ProgramError, naming the statement, where a statement uses a loop that is not around it, or two spans of one loop.
     """
     sums: dict[tuple[str, str], Dim] = {}
     for loops, statement in program.statements():
         for charge in statement.charges():
             key = (charge.of, charge.tensor)
-            sums[key] = sums.get(key, 0) + _total(program, statement, loops, charge)
+            sums[key] = sums.get(key, 0) + _total(program, statement, loops, charge, interior=interior)
     moved = {of: {tensor: total for (kind, tensor), total in sums.items() if kind == of} for of in ("loaded", "stored")}
     return Totals(
         macs=sums.get(("macs", ""), 0),
@@ -47,7 +48,7 @@ def totals(program: Program) -> Totals:
     )
 
 
-def _total(program: Program, statement: Statement, loops: tuple[Loop, ...], charge: Charge) -> Dim:
+def _total(program: Program, statement: Statement, loops: tuple[Loop, ...], charge: Charge, *, interior: bool) -> Dim:
     around = {id(loop) for loop in loops}
     for span in charge.spans:
         if span.loop is not None and id(span.loop) not in around:
@@ -57,18 +58,19 @@ def _total(program: Program, statement: Statement, loops: tuple[Loop, ...], char
         if span.loop is None:
             product = product * span.total()
     for loop in loops:
-        product = product * _over(program, statement, loop, [span for span in charge.spans if span.loop is loop])
+        spans = [span for span in charge.spans if span.loop is loop]
+        product = product * _over(program, statement, loop, spans, interior=interior)
     return product
 
 
-def _over(program: Program, statement: Statement, loop: Loop, spans: list[Span]) -> Dim:
+def _over(program: Program, statement: Statement, loop: Loop, spans: list[Span], *, interior: bool) -> Dim:
     if not spans:
-        return loop.count
+        return loop.interior_count if interior else loop.count
     if len(spans) > 1:
         raise ProgramError(
             f"program {program.name}: '{statement.text()}' has two spans of the loop over {loop.what}; its cost is not a product"
         )
-    return spans[0].total()
+    return spans[0].interior_total() if interior else spans[0].total()
 
 
 def _peak(body: tuple[Node, ...], live: dict[str, Dim], most: Dim) -> tuple[dict[str, Dim], Dim]:

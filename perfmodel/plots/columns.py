@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfmodel.kernel import Kernel
 from perfmodel.prediction import Prediction
-from perfmodel.schedule import Kernel
 from perfmodel.waterline import Bound, KernelTime, Limits, kernel_times
 
 

@@ -56,9 +56,9 @@ class Scene:
 
     @property
     def efficiency(self) -> float:
-        """Columns / (columns + water)."""
+        """Columns / (columns + water), without what fused programs compute a second time."""
         full = self.ops + self.water_ops
-        return self.ops / full if full else 0.0
+        return (self.ops - self.prediction.recomputed_ops) / full if full else 0.0
 
     @property
     def hidden(self) -> float:

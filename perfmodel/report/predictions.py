@@ -62,9 +62,9 @@ def summary_row(prediction: Prediction) -> tuple[Any, ...]:
         prediction.device.slug,
         prediction.schedule,
         len(prediction.kernels),
-        prediction.cost.macs,
+        prediction.network.macs,
         prediction.cost.dram_bytes,
-        prediction.cost.operational_intensity,
+        prediction.operational_intensity,
         prediction.latency_s,
         prediction.throughput_per_s,
         prediction.efficiency,
@@ -92,16 +92,19 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
         f"bound {'–' if prediction.bound_latency_s is None else duration(prediction.bound_latency_s)}",
     ]
     gap = f", an efficiency gap of {1 / prediction.efficiency:.1f}×" if prediction.efficiency else ""
+    extra = prediction.recomputed_ops
+    recomputed = (f"fused programs compute {percent(extra / prediction.ops)} of the ops again, in halos",) if extra else ()
     return (
         f"{prediction.network.name} on {prediction.device.name}: {conditions(prediction)}",
         f"latency {duration(prediction.latency_s)} ({count(prediction.throughput_per_s)} images/s), computational efficiency "
         f"{percent(prediction.efficiency)}{gap}",
         f"held by {prediction.bottleneck}: {held} of {len(prediction.times)} kernels are memory-bound and take {percent(memory)} of the "
         "time",
-        f"{count(prediction.network.params)} parameters, {count(prediction.cost.macs)} MACs ({count(prediction.cost.ops)} ops), "
-        f"{size(prediction.cost.dram_bytes)} DRAM traffic, {intensity(prediction.cost.operational_intensity)} ops/byte; "
+        f"{count(prediction.network.params)} parameters, {count(prediction.network.macs)} MACs ({count(prediction.ops)} ops), "
+        f"{size(prediction.cost.dram_bytes)} DRAM traffic, {intensity(prediction.operational_intensity)} ops/byte; "
         f"the machine's op:byte ratio is {prediction.op_byte_ratio:.0f}",
         "; ".join(limits),
+        *recomputed,
     )
 
 

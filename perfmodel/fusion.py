@@ -1,0 +1,145 @@
+"""Schedule `block`: each residual block of a network as a fused program of the tensor machine, tiled for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.kernel import Kernel
+from perfmodel.layers.blocks.block import Block
+from perfmodel.layers.cost import Cost
+from perfmodel.layers.dims import Shape
+from perfmodel.layers.element import element_bytes
+from perfmodel.layers.graph import Graph
+from perfmodel.lowering import Access, TensorRole
+from perfmodel.machine.steps import FusionError
+from perfmodel.precision import Precision
+from perfmodel.tiling import Choice, Machine, Movement, TilingError, choose
+
+SUMS_DTYPE: Final = "fp32"
+NOT_FUSED: Final = "not fused: "
+"""How the `tiling` of a kernel starts that kept schedule `layer`; the reason follows."""
+
+
+def fuse_blocks(graph: Graph, by_layer: Sequence[Kernel], precision: Precision, device: DeviceSpec) -> tuple[Kernel, ...]:
+    """Replace the kernels of schedule `layer` that belong to a block by those of its fused programs.
+
+    A block that has no fused form, or of which no tiling fits the local memory, keeps its kernels, and their `tiling` says why. Raises
+    HardwareError where the device has no figure for its local memory.
+    """
+    machine = Machine.of(device, precision.matrix)
+    members: dict[str, list[Kernel]] = {}
+    for kernel in by_layer:
+        if kernel.block is not None:
+            members.setdefault(kernel.block, []).append(kernel)
+    chosen: dict[tuple[Block, Shape], tuple[Choice, ...] | str] = {}
+    fused: list[Kernel] = []
+    for kernel in by_layer:
+        name = kernel.block
+        if name is None:
+            fused.append(kernel)
+            continue
+        if kernel is not members[name][0]:
+            continue  # done with the first of its block
+        layers = [layer for layer, node in graph.nodes.items() if node.block == name]
+        if {layer for member in members[name] for layer in member.layers} != set(layers):
+            fused += _unfused(members[name], "shares a kernel with layers outside of the block")
+            continue
+        key = (graph.blocks[name], graph.nodes[layers[0]].input_shapes[0])
+        if key not in chosen:
+            chosen[key] = _choose(graph, layers, machine, precision, name)
+        choices = chosen[key]
+        if isinstance(choices, str):
+            fused += _unfused(members[name], choices)
+        else:
+            fused += _kernels(name, graph.blocks[name], choices, members[name], layers)
+    return tuple(fused)
+
+
+def _choose(graph: Graph, layers: Sequence[str], machine: Machine, precision: Precision, name: str) -> tuple[Choice, ...] | str:
+    try:
+        return choose(graph, layers, machine, element_bytes=element_bytes(precision.matrix_storage), name=name)
+    except (FusionError, TilingError) as error:
+        return str(error).removeprefix(f"{name}: ")
+
+
+def _unfused(kernels: Sequence[Kernel], why: str) -> list[Kernel]:
+    return [replace(kernel, tiling=f"{NOT_FUSED}{why}") for kernel in kernels]
+
+
+def _kernels(
+    name: str, block: Block, choices: Sequence[Choice], members: Sequence[Kernel], layers: Sequence[str]
+) -> list[Kernel]:
+    """The kernels of a block's programs. What enters and leaves it has the names and types that its layers' kernels give it."""
+    made = {access.tensor for kernel in members for access in kernel.writes}
+    entering = next(a for kernel in members for a in kernel.reads if a.role == "activation" and a.tensor not in made)
+    leaving = members[-1].writes[0]
+    inner = next(a.dtype for kernel in members for a in kernel.reads if a.role == "weight")
+    weight_dtypes = {a.tensor: a.dtype for kernel in members for a in kernel.reads if a.role == "weight"}
+    between = {tensor.name for choice in choices[:-1] for tensor in choice.program.tensors if tensor.role in ("output", "sums")}
+    kernels = []
+    for index, choice in enumerate(choices):
+        last = index == len(choices) - 1
+        reads: list[Access] = []
+        writes: list[Access] = []
+        for movement in choice.movements:
+            tensor = movement.tensor.name
+            dtype = SUMS_DTYPE if tensor.endswith(".sums") else inner
+            match movement.kind:
+                case "weight":
+                    reads.append(
+                        Access(tensor=tensor, elements=movement.elements, dtype=weight_dtypes.get(tensor, inner), role="weight")
+                    )
+                case "input" | "halo" if tensor in between:
+                    reads.append(Access(tensor=tensor, elements=movement.elements, dtype=dtype, role=_role(movement)))
+                case "input" | "halo":
+                    outside = Access(
+                        tensor=entering.tensor, elements=movement.elements, dtype=entering.dtype, role=_role(movement)
+                    )
+                    reads.append(outside)
+                case "output" if last:
+                    writes.append(Access(tensor=leaving.tensor, elements=movement.elements, dtype=leaving.dtype))
+                case _:
+                    writes.append(Access(tensor=tensor, elements=movement.elements, dtype=dtype))
+        suffix = "" if len(choices) == 1 else (".from_mean" if last else ".to_mean")
+        kernels.append(_kernel(f"{name}{suffix}", name, block, choice, [a for a in reads if a.elements], writes, layers))
+    return kernels
+
+
+def _role(movement: Movement) -> TensorRole:
+    return "halo" if movement.kind == "halo" else "activation"
+
+
+def _kernel(
+    name: str,
+    block_name: str,
+    block: Block,
+    choice: Choice,
+    reads: Sequence[Access],
+    writes: Sequence[Access],
+    layers: Sequence[str],
+) -> Kernel:
+    def read(role: TensorRole) -> int:
+        return sum(access.bytes for access in reads if access.role == role)
+
+    return Kernel(
+        name=name,
+        kind=block.kind,
+        layers=tuple(layer for layer in layers if layer in choice.program.layers),
+        block=block_name,
+        reads=tuple(reads),
+        writes=tuple(writes),
+        cost=Cost(
+            macs=choice.totals.macs,
+            vector_ops=choice.totals.vector_ops,
+            special_ops=choice.totals.special_ops,
+            read_activation_bytes=read("activation"),
+            read_weight_bytes=read("weight"),
+            read_halo_bytes=read("halo"),
+            written_activation_bytes=sum(access.bytes for access in writes),
+            workspace_bytes=choice.totals.peak_local_bytes,
+        ),
+        tiling=f"{choice.program.remarks[0]}: {choice.reason}",
+    )
