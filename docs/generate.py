@@ -23,6 +23,7 @@ BLOCK = re.compile(r"<!-- (generated|output): ?(.+?) -->\n.*?<!-- end -->", re.D
 def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.layers.catalog import formulas_table
     from perfmodel.networks.table import networks_table
+    from perfmodel.report.fusion import points_table, schedules_table
     from perfmodel.report.machines import catalog_markdown, missing_markdown
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
 
@@ -31,6 +32,8 @@ def _tables() -> dict[str, Callable[[], str]]:
         "missing": missing_markdown,
         "formulas": formulas_table,
         "networks": networks_table,
+        "fusion-points": points_table,
+        "fusion-networks": schedules_table,
         "timm-summary": summary_table,
         "timm-families": families_table,
         "timm-rows": measurements_table,
@@ -72,8 +75,19 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def _images() -> None:
+    """Draw the pictures that the pages show."""
+    from perfmodel.plots.save import save
+    from perfmodel.plots.waterline import waterline_figure
+    from perfmodel.prediction import predict
+
+    layered, fused = (predict("convfirstnet_tiny", "h200", batch=128, resolution=224, schedule=name) for name in ("layer", "block"))
+    save(waterline_figure(layered, fused), ROOT / "docs" / "images" / "waterline-convfirstnet-tiny.png")
+
+
 def main() -> None:
     """Rewrite what has changed."""
+    _images()
     for page in pages():
         before = page.read_text(encoding="utf-8")
         after = filled(before)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Final
 
 import sympy
 
+from perfmodel.errors import UnknownNameError
 from perfmodel.layers import dims
 from perfmodel.layers.activation import ELEMENT_OPS, activation_formula
 from perfmodel.layers.arithmetic import ADD, BIAS_ADD, MULTIPLY, SCALE
@@ -21,7 +23,7 @@ from perfmodel.layers.blocks.residual import BasicBlock, Bottleneck, RegNetYBloc
 from perfmodel.layers.concat import concat_formula
 from perfmodel.layers.conv2d import conv2d_formula
 from perfmodel.layers.copy import COPY
-from perfmodel.layers.layer import Formula
+from perfmodel.layers.layer import Formula, ShapeError
 from perfmodel.layers.layer_norm import LAYER_NORM
 from perfmodel.layers.linear import linear_formula
 from perfmodel.layers.pooling import ADAPTIVE_AVERAGE_POOL, GLOBAL_AVERAGE_POOL, pool_formula
@@ -65,6 +67,10 @@ CONV2D_CASES: Final = MappingProxyType(
 )
 """What distinguishes the cases of conv2d, as substitutions into its formula."""
 
+MOST_CHANNELS: Final = 2**16
+MOST_KERNEL: Final = 99
+"""What `block_of` accepts: far beyond any network, and small enough that byte counts stay exact."""
+
 BLOCKS: Final[Mapping[str, type[Block]]] = MappingProxyType(
     {
         block.kind: block
@@ -83,6 +89,51 @@ BLOCKS: Final[Mapping[str, type[Block]]] = MappingProxyType(
     }
 )
 """Residual blocks by name."""
+
+
+def block_of(kind: str, channels: int, *, expansion: int = 4, group_width: int = 8, kernel: int | None = None) -> Block:
+    """The block of that name with `channels` in and out at stride 1: its `symbolic` form with numbers for the symbols.
+
+    `expansion` (hidden channels ÷ channels) and `group_width` count where the block has such a choice. A bottleneck narrows as ResNet's and
+    ResNeXt's do (4 and 2 times), and squeeze-and-excitation squeezes to a quarter. `kernel` None is the block's usual one.
+
+    >>> block_of("convfirst", 64, expansion=6).hidden_channels, block_of("bottleneck", 256).hidden_channels
+    (384, 64)
+
+    Raises UnknownNameError, and ShapeError for numbers that the block cannot have. That groups divide their channels is checked by `build`.
+    """
+    known = BLOCKS.get(kind.lower())
+    if known is None:
+        raise UnknownNameError("block", kind, BLOCKS)
+    for what, value in (("channels", channels), ("expansion", expansion), ("group width", group_width)):
+        if type(value) is not int or not 1 <= value <= MOST_CHANNELS:
+            raise ShapeError(f"{known.kind}: {what} must be a whole number from 1 to {MOST_CHANNELS}, not {value!r}")
+    block = known.symbolic()
+    narrowing = block.in_channels / dims.K if sympy.sympify(block.in_channels).has(dims.K) else 1
+    if channels % narrowing:
+        raise ShapeError(
+            f"{known.kind}: {channels} channels cannot be narrowed {narrowing} times; choose a multiple of {narrowing}"
+        )
+    numbers = {
+        dims.C: channels,
+        dims.K: channels // narrowing,
+        dims.e: expansion,
+        dims.g: group_width,
+        dims.C_se: max(1, channels // 4),
+    }
+    chosen = {
+        field.name: int(value.subs(numbers)) for field in fields(block) if isinstance(value := getattr(block, field.name), sympy.Expr)
+    }
+    if kernel is not None:
+        if not hasattr(block, "kernel"):
+            if kernel != 3:
+                raise ShapeError(f"{known.kind}: its kernels are 3×3 and cannot be {kernel}×{kernel}; leave the kernel out")
+        elif type(kernel) is not int or not 1 <= kernel <= MOST_KERNEL or kernel % 2 == 0:
+            raise ShapeError(f"{known.kind}: the kernel must be an odd number from 1 to {MOST_KERNEL}, not {kernel!r}")
+        else:
+            chosen["kernel"] = kernel
+    return replace(block, **chosen)
+
 
 _FACTOR_ORDER: Final = ("N", "C", "K", "P", "Q", "H", "W", "R", "S", "g")
 

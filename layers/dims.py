@@ -59,6 +59,9 @@ H_f = _symbol("H_f", "height of the factor (1: one per channel)")
 W_f = _symbol("W_f", "width of the factor (1: one per channel)")
 C_se = _symbol("C_se", "squeezed channels of the squeeze-and-excitation")
 s = _symbol("s", "stride")
+p = _symbol("p", "output rows of a tile")
+q = _symbol("q", "output columns of a tile")
+k = _symbol("k", "channels that are done at a time")
 
 
 def meaning(symbol: sympy.Symbol) -> str:

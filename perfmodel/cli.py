@@ -234,9 +234,7 @@ def predict(
 def compare(
     models: Models,
     hardware: Annotated[str, typer.Option("--hardware", metavar="DEV[,DEV…]", help="Machines, separated by commas.")],
-    schedules: Annotated[
-        str, typer.Option("--schedule", help="Schedules, separated by commas; all by default.")
-    ] = "eager,pointwise,layer",
+    schedules: Annotated[str | None, typer.Option("--schedule", help="Schedules, separated by commas; all by default.")] = None,
     batch: Batch = 1,
     resolution: Resolution = None,
     classes: Classes = 1000,
@@ -254,7 +252,7 @@ def compare(
         _predict(model, device, batch, resolution, classes, dtype, autocast, layout, schedule, tier)
         for device in _listed("--hardware", hardware)
         for model in models
-        for schedule in _listed("--schedule", schedules)
+        for schedule in (_schedules_on(device) if schedules is None else _listed("--schedule", schedules))
     ]
     first = predictions[0]
     title = (
@@ -263,6 +261,20 @@ def compare(
         else conditions(first).replace(f", schedule {first.schedule}", "")
     )
     _emit_tables([summary_table(predictions, title)], fmt, output)
+
+
+def _schedules_on(device: str) -> list[str]:
+    """Every schedule that a machine has the figures for."""
+    from perfmodel.hardware.catalog import load
+    from perfmodel.hardware.spec import HardwareError
+    from perfmodel.schedule import BLOCK, NAMES
+
+    try:
+        load(device).require("chip.shared_memory_per_block_bytes")
+    except HardwareError as error:
+        print(f"perfmodel: without schedule {BLOCK}: {error}", file=sys.stderr)
+        return [name for name in NAMES if name != BLOCK]
+    return list(NAMES)
 
 
 def _listed(option: str, text: str) -> list[str]:
@@ -334,6 +346,13 @@ def formula(
     output: Output = None,
 ) -> None:
     """MACs, bytes, operational intensity and its limit, as formulas."""
+    from perfmodel.schedule import BLOCK, check
+
+    if check(schedule) == BLOCK:
+        from perfmodel.fused_formulas import fused_text
+
+        _emit(fused_text(name, dtype=dtype, latex=latex), output)
+        return
     from perfmodel.formulas import formula as work_formula
     from perfmodel.formulas import formula_text
 

@@ -17,6 +17,7 @@ from perfmodel.lowering import Access, TensorRole
 from perfmodel.machine.steps import FusionError
 from perfmodel.precision import Precision
 from perfmodel.tiling import Choice, Machine, Movement, TilingError, choose
+from perfmodel.units import si
 
 SUMS_DTYPE: Final = "fp32"
 NOT_FUSED: Final = "not fused: "
@@ -26,8 +27,8 @@ NOT_FUSED: Final = "not fused: "
 def fuse_blocks(graph: Graph, by_layer: Sequence[Kernel], precision: Precision, device: DeviceSpec) -> tuple[Kernel, ...]:
     """Replace the kernels of schedule `layer` that belong to a block by those of its fused programs.
 
-    A block that has no fused form, or of which no tiling fits the local memory, keeps its kernels, and their `tiling` says why. Raises
-    HardwareError where the device has no figure for its local memory.
+    A block that has no fused form, of which no tiling fits the local memory, or whose best tiling recomputes so much that it would be
+    slower, keeps its kernels, and their `tiling` says why. Raises HardwareError where the device has no figure for its local memory.
     """
     machine = Machine.of(device, precision.matrix)
     members: dict[str, list[Kernel]] = {}
@@ -53,9 +54,20 @@ def fuse_blocks(graph: Graph, by_layer: Sequence[Kernel], precision: Precision, 
         choices = chosen[key]
         if isinstance(choices, str):
             fused += _unfused(members[name], choices)
+            continue
+        candidate = _kernels(name, graph.blocks[name], choices, members[name], layers)
+        alone_s, fused_s = (sum(_time_s(k, machine) for k in work) for work in (members[name], candidate))
+        if fused_s > alone_s * (1 + 1e-9):
+            fused += _unfused(members[name], f"fused in {si(machine.local_bytes, 'B')} of local memory it would be slower")
         else:
-            fused += _kernels(name, graph.blocks[name], choices, members[name], layers)
+            fused += candidate
     return tuple(fused)
+
+
+def _time_s(kernel: Kernel, machine: Machine) -> float:
+    """Waterline time."""
+    arithmetic_s = kernel.cost.ops / machine.peak_ops_per_s
+    return float(max(arithmetic_s, kernel.cost.dram_bytes / machine.bandwidth_bytes_per_s))
 
 
 def _choose(graph: Graph, layers: Sequence[str], machine: Machine, precision: Precision, name: str) -> tuple[Choice, ...] | str:

@@ -75,15 +75,15 @@ class Movement:
         return self.elements * self.tensor.element_bytes
 
 
-def movements(program: Program, total: Totals, cache_bytes: float) -> tuple[Movement, ...]:
+def movements(program: Program, total: Totals, cache_bytes: float, *, interior: bool = False) -> tuple[Movement, ...]:
     """What a program's loads and stores move in DRAM.
 
     Activations are charged for every load. Weights are charged once if they are resident or all of them fit the cache, else for every
-    load. Sums over tiles live in the cache and are charged once.
+    load. Sums over tiles live in the cache and are charged once. `interior` as in `totals`.
     """
     weights = [tensor for tensor in program.tensors if tensor.role == "weight"]
-    cached = sum(tensor.elements * tensor.element_bytes for tensor in weights) <= cache_bytes
-    touched = _touched(program)
+    cached = cache_bytes == math.inf or sum(tensor.elements * tensor.element_bytes for tensor in weights) <= cache_bytes
+    touched = _touched(program, interior=interior)
     found: list[Movement] = []
     for tensor in program.tensors:
         if tensor.role == "weight":
@@ -109,14 +109,14 @@ def parallel_turns(program: Program) -> Dim:
     return product
 
 
-def _touched(program: Program) -> dict[str, Dim]:
+def _touched(program: Program, *, interior: bool) -> dict[str, Dim]:
     """Elements of each input that are loaded at all, each counted once."""
     found: dict[str, Dim] = {}
     for _, statement in program.statements():
         if isinstance(statement, Load) and statement.tensor.role == "input":
             elements = statement.tensor.shape[0]
             for span in statement.region.spans:
-                elements = elements * span.touched()
+                elements = elements * (span.extent if interior else span.touched())
             found[statement.tensor.name] = elements
     return found
 
@@ -209,18 +209,26 @@ def _grid(graph: Graph, layers: Sequence[str]) -> list[tuple[int, int, int]]:
 
 
 def choose(
-    graph: Graph, layers: Sequence[str], machine: Machine, *, element_bytes: int, name: str = "block"
+    graph: Graph,
+    layers: Sequence[str],
+    machine: Machine,
+    *,
+    element_bytes: int,
+    name: str = "block",
+    tile: tuple[int, int] | None = None,
 ) -> tuple[Choice, ...]:
     """For each program that carries out `layers`, the tiling with the least waterline time that fits the local memory.
 
     Among equals the one that keeps most processors busy, then the one with the least DRAM traffic, the fewest MACs, the fewest bytes
-    loaded in all, the largest tile, the widest chunk. Raises FusionError for layers without a fused form and TilingError where nothing
-    fits.
+    loaded in all, the largest tile, the widest chunk. With `tile`, only tiles of that many rows and columns are considered. Raises
+    FusionError for layers without a fused form and TilingError where nothing fits.
     """
     found = candidates(graph, layers, machine, element_bytes=element_bytes, name=name)
     choices = []
     for index, costed in enumerate(found):
         fits = costed.local_bytes <= machine.local_bytes
+        if tile is not None:
+            fits &= (costed.by_rows == 0) & (costed.rows == tile[0]) & (costed.columns == tile[1])
         if not fits.any():
             raise TilingError(
                 f"{name}: no tiling fits {si(machine.local_bytes, 'B')} of local memory; the smallest needs "

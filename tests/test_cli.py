@@ -167,11 +167,11 @@ def test_compare_is_side_by_side(command: Run) -> None:
     )
     rows = json.loads(out)
     assert code == 0
-    assert len(rows) == 2 * 2 * 3
+    assert len(rows) == 2 * 2 * 4
     for row in rows:
         prediction = predict(row["model"], row["hardware"], batch=8, schedule=row["schedule"])
         assert row["latency_s"] == prediction.latency_s
-        assert row["macs"] == prediction.cost.macs
+        assert row["macs"] == prediction.network.macs
         assert row["dram_bytes"] == prediction.cost.dram_bytes
 
 
@@ -261,7 +261,8 @@ FAULTS = [
     (("predict", "resnet5", "--hardware", "h200"), "unknown model 'resnet5'; did you mean resnet50"),
     (("predict", "resnet50", "--hardware", "h20"), "did you mean h200"),
     (("predict", "resnet50", "--hardware", "h200", "--schedule", "eagre"), "did you mean eager"),
-    (("predict", "resnet50", "--hardware", "h200", "--schedule", "block"), "not available in this version"),
+    (("predict", "resnet50", "--hardware", "h200", "--schedule", "auto"), "not available in this version"),
+    (("predict", "resnet50", "--hardware", "m1-ultra", "--schedule", "block"), "chip.shared_memory_per_block_bytes"),
     (("predict", "resnet50", "--hardware", "h200", "--tier", "expected"), "not available in this version"),
     (("predict", "resnet50", "--hardware", "h200", "--dtype", "fp17"), "did you mean fp16"),
     (("predict", "resnet50", "--hardware", "a100", "--dtype", "fp8"), "a100"),

@@ -18,7 +18,9 @@ from perfmodel.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
 from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.upsample import Upsample
 from perfmodel.precision import Precision
-from perfmodel.schedule import PLANNED, SCHEDULES, Access, Kernel, ScheduleError, find, kernels
+from perfmodel.kernel import Kernel
+from perfmodel.lowering import Access
+from perfmodel.schedule import NAMES, PLANNED, SCHEDULES, ScheduleError, check, kernels
 from tests.small_networks import small_block
 
 FP32 = Precision(dtype="fp32")
@@ -808,16 +810,17 @@ def test_a_partition_may_not_part_a_convolution_from_its_norm() -> None:
 
 
 def test_schedules_are_found_whatever_their_case() -> None:
-    assert find("Layer") is SCHEDULES["layer"]
-    assert all(find(name).name == name for name in SCHEDULES)
+    assert check("Layer") == "layer"
+    assert all(check(name) == name for name in NAMES)
+    assert all(rule.name == name for name, rule in SCHEDULES.items())
 
 
 def test_unknown_and_planned_schedules_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="did you mean pointwise"):
-        find("pointwize")
+        check("pointwize")
     for name in PLANNED:
         with pytest.raises(ScheduleError, match="not available in this version"):
-            find(name)
+            check(name)
     with pytest.raises(UnknownNameError, match="unknown layout 'nwhc'; did you mean nhwc"):
         kernels(chain(), FP16, "layer", layout="nwhc")
 

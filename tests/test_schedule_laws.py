@@ -13,7 +13,8 @@ from perfmodel.layers.element import ELEMENT_BYTES
 from perfmodel.layers.graph import Graph, GraphBuilder
 from perfmodel.layers.pooling import GlobalAveragePool
 from perfmodel.precision import Precision
-from perfmodel.schedule import SCHEDULES, Kernel, ScheduleError, kernels
+from perfmodel.kernel import Kernel
+from perfmodel.schedule import SCHEDULES, ScheduleError, kernels
 from tests.brute_force import examples
 from tests.small_networks import block_networks, graphs
 

@@ -31,7 +31,7 @@ from perfmodel.machine.program import (
     Store,
     Zero,
 )
-from perfmodel.machine.span import Loop, Span
+from perfmodel.machine.span import Span
 
 Array = npt.NDArray[np.float64]
 LAYER_NORM_EPSILON: Final = 1e-6
@@ -84,7 +84,16 @@ class _Local:
         self.data: Array = np.full(extents, np.nan)
         self.held = np.zeros(extents, dtype=bool)
 
+    def _inside(self, where: tuple[slice, ...], fault: Callable[[str], ProgramError]) -> None:
+        shape = self.held.shape
+        if len(where) != len(shape):
+            raise fault(f"touches {len(where)} axes of {self.buffer.name}, which has {len(shape)}")
+        for axis, (part, size) in enumerate(zip(where, shape, strict=True)):
+            if part.stop > size:
+                raise fault(f"reaches {part.stop} along axis {axis} of {self.buffer.name}, which has {size}")
+
     def write(self, where: tuple[slice, ...], value: Array | float, fault: Callable[[str], ProgramError]) -> None:
+        self._inside(where, fault)
         if self.buffer.ring and where[1].stop > where[1].start:
             self.held[:, : max(0, where[1].stop - self.capacity[1])] = False  # the newest rows lie over the oldest
         self.data[where] = value
@@ -96,6 +105,7 @@ class _Local:
                 raise fault(f"{self.buffer.name} holds at most {most} along axis {axis}, not {places[-1] - places[0] + 1}")
 
     def read(self, where: tuple[slice, ...], fault: Callable[[str], ProgramError]) -> Array:
+        self._inside(where, fault)
         if not self.held[where].all():
             raise fault(f"reads a part of {self.buffer.name} that was not written, or is no longer held")
         return self.data[where]
@@ -117,7 +127,7 @@ class Interpreter:
         self._given = dict(tensors)
         self._locals: dict[str, _Local] = {}
         self._turns: dict[int, int] = {}
-        self._image: Loop | None = None
+        self._now = ""
         self._written: dict[str, npt.NDArray[np.bool_]] = {}
 
     def run(self) -> dict[str, Array]:
@@ -151,6 +161,8 @@ class Interpreter:
             del self._locals[name]
 
     def _range(self, span: Span) -> slice:
+        if span.loop is not None and id(span.loop) not in self._turns:
+            raise ProgramError(f"program {self.program.name}: '{self._now}' uses the loop over {span.loop.what} outside of it")
         turn = 0 if span.loop is None else self._turns[id(span.loop)]
         lo, hi = int(span.lo(turn)), int(span.hi(turn))
         return slice(lo, max(lo, hi))
@@ -175,8 +187,11 @@ class Interpreter:
         def fault(what: str) -> ProgramError:
             return ProgramError(f"program {self.program.name}: '{statement.text()}' {what}")
 
+        self._now = statement.text()
         match statement:
             case Allocate():
+                if statement.buffer.name in self._locals:
+                    raise fault("sets aside what is already held")
                 self._locals[statement.buffer.name] = _Local(statement.buffer)
                 held = sum(int(local.buffer.bytes) for local in self._locals.values())
                 self.counters.peak_local_bytes = max(self.counters.peak_local_bytes, held)
@@ -204,21 +219,23 @@ class Interpreter:
             case Reduce():
                 self._reduce(statement, fault)
 
-    def _global(self, tensor: GlobalTensor) -> Array:
-        return self._given[tensor.name] if tensor.name in self._given else self.outputs[tensor.name]
-
     def _index(self, tensor: GlobalTensor, region: Region, fault: Callable[[str], ProgramError]) -> tuple[Any, ...]:
         where = self._where(region)
         sizes = tensor.shape if tensor.role == "weight" else tensor.shape[1:]
+        if tensor not in self.program.tensors:
+            raise fault(f"uses {tensor.name}, which is no tensor of the program")
+        if len(where) != len(sizes):
+            raise fault(f"touches {len(where)} axes of {tensor.name}, which has {len(sizes)}")
         for part, size in zip(where, sizes, strict=True):
             if part.stop > int(size):
                 raise fault(f"reaches {part.stop} on an axis of {tensor.name} that has {size}")
         return where if tensor.role == "weight" else (self._turn_of_images(), *where)
 
     def _load(self, statement: Load, fault: Callable[[str], ProgramError]) -> None:
-        value = self._global(statement.tensor)[self._index(statement.tensor, statement.region, fault)]
+        index = self._index(statement.tensor, statement.region, fault)
         if statement.tensor.name in self._written:
             raise fault(f"reads {statement.tensor.name}, which this program writes")
+        value = self._given[statement.tensor.name][index]
         self._local(statement.buffer, fault).write(self._where(statement.region), value, fault)
         loaded = self.counters.loaded
         loaded[statement.tensor.name] = loaded.get(statement.tensor.name, 0) + value.size
@@ -226,6 +243,8 @@ class Interpreter:
     def _store(self, statement: Store, fault: Callable[[str], ProgramError]) -> None:
         value = self._local(statement.buffer, fault).read(self._where(statement.region), fault)
         index = self._index(statement.tensor, statement.region, fault)
+        if statement.tensor.name not in self.outputs:
+            raise fault(f"writes {statement.tensor.name}, which is given")
         target, written = self.outputs[statement.tensor.name], self._written[statement.tensor.name]
         if not statement.add and written[index].any():
             raise fault(f"writes a part of {statement.tensor.name} a second time")
@@ -305,6 +324,8 @@ class Interpreter:
                 value = value * self._local(statement.operand, fault).read((channels, slice(0, 1), slice(0, 1)), fault)
             case "divide":
                 value = value / int(statement.divisor)
+            case function if function not in FUNCTIONS:
+                raise fault(f"has no function {function}")
             case _:
                 vector_ops, special_ops = ELEMENT_OPS[statement.function]
                 self.counters.vector_ops += vector_ops * value.size

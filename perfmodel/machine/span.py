@@ -34,7 +34,7 @@ class Loop:
 
 def ceil_div(left: Dim, right: Dim) -> Dim:
     """⌈left / right⌉."""
-    return -((-left) // right)
+    return sympy.ceiling(left / right) if is_symbolic(left, right) else -((-left) // right)
 
 
 def half(product: Dim) -> Dim:
@@ -100,7 +100,7 @@ class Span:
 
     def interior_total(self) -> Dim:
         """The same if tiles always fitted and none was clipped at an edge: the limit of a large image."""
-        if self.loop is None or self.rolling:
+        if self.loop is None or self.rolling or self.loop.interior_count is sympy.S.One:
             return self.extent
         return self.loop.interior_count * (self.hi_offset - self.lo_offset)
 
