@@ -35,7 +35,7 @@ def fuse_blocks(graph: Graph, by_layer: Sequence[Kernel], precision: Precision, 
     for kernel in by_layer:
         if kernel.block is not None:
             members.setdefault(kernel.block, []).append(kernel)
-    chosen: dict[tuple[Block, Shape], tuple[Choice, ...] | str] = {}
+    chosen: dict[tuple[Block, Shape], tuple[str, tuple[Choice, ...] | str]] = {}
     fused: list[Kernel] = []
     for kernel in by_layer:
         name = kernel.block
@@ -50,12 +50,12 @@ def fuse_blocks(graph: Graph, by_layer: Sequence[Kernel], precision: Precision, 
             continue
         key = (graph.blocks[name], graph.nodes[layers[0]].input_shapes[0])
         if key not in chosen:
-            chosen[key] = _choose(graph, layers, machine, precision, name)
-        choices = chosen[key]
+            chosen[key] = (name, _choose(graph, layers, machine, precision, name))
+        first, choices = chosen[key]
         if isinstance(choices, str):
             fused += _unfused(members[name], choices)
             continue
-        candidate = _kernels(name, graph.blocks[name], choices, members[name], layers)
+        candidate = _kernels(name, first, graph.blocks[name], choices, members[name], layers)
         alone_s, fused_s = (sum(_time_s(k, machine) for k in work) for work in (members[name], candidate))
         if fused_s > alone_s * (1 + 1e-9):
             fused += _unfused(members[name], f"fused in {si(machine.local_bytes, 'B')} of local memory it would be slower")
@@ -82,22 +82,31 @@ def _unfused(kernels: Sequence[Kernel], why: str) -> list[Kernel]:
 
 
 def _kernels(
-    name: str, block: Block, choices: Sequence[Choice], members: Sequence[Kernel], layers: Sequence[str]
+    name: str, first: str, block: Block, choices: Sequence[Choice], members: Sequence[Kernel], layers: Sequence[str]
 ) -> list[Kernel]:
-    """The kernels of a block's programs. What enters and leaves it has the names and types that its layers' kernels give it."""
+    """The kernels of a block's programs, which were made for `first`, a block before it that is the same.
+
+    What enters and leaves it has the names and types that its layers' kernels give it.
+    """
+
+    def own(other: str) -> str:
+        return name + other.removeprefix(first) if other.startswith(f"{first}.") else other
+
     made = {access.tensor for kernel in members for access in kernel.writes}
     entering = next(a for kernel in members for a in kernel.reads if a.role == "activation" and a.tensor not in made)
     leaving = members[-1].writes[0]
     inner = next(a.dtype for kernel in members for a in kernel.reads if a.role == "weight")
     weight_dtypes = {a.tensor: a.dtype for kernel in members for a in kernel.reads if a.role == "weight"}
-    between = {tensor.name for choice in choices[:-1] for tensor in choice.program.tensors if tensor.role in ("output", "sums")}
+    between = {
+        own(tensor.name) for choice in choices[:-1] for tensor in choice.program.tensors if tensor.role in ("output", "sums")
+    }
     kernels = []
     for index, choice in enumerate(choices):
         last = index == len(choices) - 1
         reads: list[Access] = []
         writes: list[Access] = []
         for movement in choice.movements:
-            tensor = movement.tensor.name
+            tensor = own(movement.tensor.name)
             dtype = SUMS_DTYPE if tensor.endswith(".sums") else inner
             match movement.kind:
                 case "weight":
@@ -116,7 +125,9 @@ def _kernels(
                 case _:
                     writes.append(Access(tensor=tensor, elements=movement.elements, dtype=dtype))
         suffix = "" if len(choices) == 1 else (".from_mean" if last else ".to_mean")
-        kernels.append(_kernel(f"{name}{suffix}", name, block, choice, [a for a in reads if a.elements], writes, layers))
+        carried_out = {own(layer) for layer in choice.program.layers}
+        done = tuple(layer for layer in layers if layer in carried_out)
+        kernels.append(_kernel(f"{name}{suffix}", name, block, choice, [a for a in reads if a.elements], writes, done))
     return kernels
 
 
@@ -139,7 +150,7 @@ def _kernel(
     return Kernel(
         name=name,
         kind=block.kind,
-        layers=tuple(layer for layer in layers if layer in choice.program.layers),
+        layers=tuple(layers),
         block=block_name,
         reads=tuple(reads),
         writes=tuple(writes),

@@ -1,7 +1,8 @@
 """Choosing how a fused program walks the image: the tiling with the least waterline time that fits a device's local memory.
 
 The search space is stated and searched exactly: both modes; weights resident or loaded for each tile; tile rows and columns of SIZES or the
-whole image; chunks of channels of CHUNKS (multiples of every group width) or all of them. All tilings of a mode are costed in one go, by
+whole image; chunks of channels of CHUNKS or all of them, and where groups are wider than the smallest chunk both chunks of whole groups
+that run through grouped convolutions, and any chunks that do not. All tilings of a mode are costed in one go, by
 building the program once with arrays for its sizes.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Final, Literal
 
 import numpy as np
@@ -102,11 +104,11 @@ def movements(program: Program, total: Totals, cache_bytes: float, *, interior: 
 def parallel_turns(program: Program) -> Dim:
     """Turns of the parallel loops: what can run at the same time."""
     body = program.body
-    product: Dim = 1
+    turns: Dim = 1
     while loops := [node for node in body if isinstance(node, For) and node.loop.parallel]:
-        product = product * loops[0].loop.count
+        turns = turns * loops[0].loop.count
         body = loops[0].body
-    return product
+    return turns
 
 
 def _touched(program: Program, *, interior: bool) -> dict[str, Dim]:
@@ -132,6 +134,8 @@ class Candidates:
     """Whether the mode is rows."""
     resident: Array
     """Whether weights are resident."""
+    through: Array
+    """Whether chunks run through grouped convolutions."""
     macs: Array
     dram_bytes: Array
     loaded_bytes: Array
@@ -148,6 +152,7 @@ class Candidates:
             columns=int(self.columns[index]),
             chunk=int(self.chunk[index]),
             resident_weights=bool(self.resident[index]),
+            chunk_through=bool(self.through[index]),
         )
 
     def time_s(self, machine: Machine) -> Array:
@@ -170,16 +175,16 @@ class Choice:
 
 def candidates(graph: Graph, layers: Sequence[str], machine: Machine, *, element_bytes: int, name: str) -> tuple[Candidates, ...]:
     """For each program that carries out `layers`, every tiling of the search space, costed."""
-    grid = np.array(_grid(graph, layers), dtype=np.int64)
-    rows, columns, chunk = grid.T
     costed: list[list[Array]] = []
-    for mode in MODES:
-        for resident in (False, True):
-            tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident)
+    for through in (True, False) if _group(graph, layers) > CHUNKS[0] else (True,):
+        grid = np.array(_grid(graph, layers, through=through), dtype=np.int64)
+        rows, columns, chunk = grid.T
+        for mode, resident in product(MODES, (False, True)):
+            tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident, chunk_through=through)
             programs = fused_programs(graph, layers, tiling, element_bytes=element_bytes, name=name)
             costed = costed or [[] for _ in programs]
             for variants, program in zip(costed, programs, strict=True):
-                values = (rows, columns, chunk, mode == "rows", resident, *_costs(program, machine))
+                values = (rows, columns, chunk, mode == "rows", resident, through, *_costs(program, machine))
                 variants.append(np.array([np.broadcast_to(np.asarray(value, dtype=np.float64), len(grid)) for value in values]))
     return tuple(Candidates(**dict(zip(_FIELDS, np.concatenate(variants, axis=1), strict=True))) for variants in costed)
 
@@ -194,15 +199,20 @@ def _costs(program: Program, machine: Machine) -> tuple[Dim, ...]:
     return (total.macs, dram, loaded, total.peak_local_bytes, parallel_turns(program))
 
 
-def _grid(graph: Graph, layers: Sequence[str]) -> list[tuple[int, int, int]]:
+def _group(graph: Graph, layers: Sequence[str]) -> int:
+    """Channels that only go together: the least common multiple of the widths of all groups."""
+    convolutions = [layer for name in layers if isinstance(layer := graph.nodes[name].layer, Conv2d)]
+    return math.lcm(*(c.group_width for c in convolutions if c.conv_class in ("grouped_conv", "depthwise_conv")))
+
+
+def _grid(graph: Graph, layers: Sequence[str], *, through: bool) -> list[tuple[int, int, int]]:
     """(rows, columns, chunk) of every tiling of the search space."""
     shapes = [graph.nodes[layer].shape for layer in layers]
     height, width = max(shape.H for shape in shapes), max(shape.W for shape in shapes)
     rows = sorted({*(size for size in SIZES if size < height), height})
     columns = sorted({*(size for size in SIZES if size < width), width})
-    convolutions = [layer for name in layers if isinstance(layer := graph.nodes[name].layer, Conv2d)]
-    group = math.lcm(*(c.group_width for c in convolutions if c.conv_class in ("grouped_conv", "depthwise_conv")))
-    widest = -(-max((shape.C for shape in shapes), default=1) // group) * group
+    group = _group(graph, layers) if through else 1
+    widest = -(-max(shape.C for shape in shapes) // group) * group
     sizes = {size for size in CHUNKS if size % group == 0} or {group * -(-CHUNKS[0] // group)}
     chunks = sorted({min(size, widest) for size in (*sizes, widest)})
     return [(r, c, k) for r in rows for c in columns for k in chunks]

@@ -163,10 +163,9 @@ def test_a_window_covers_what_its_outputs_need(w: Window, extent: int, tile: int
     assert found == [end_to_end(w.covered(part, extent)) for part in parts(span)]
     assert needed.total() == sum(map(len, found))
     longest = max(map(len, found))
-    assert longest <= needed.capacity() <= min(extent, (min(tile, outputs + tile) - 1) * w.stride + w.reach)
-    inside = any(
-        0 <= needed.slope * v + needed.lo_offset and needed.slope * v + needed.hi_offset <= extent for v in range(len(found))
-    )
+    assert longest <= needed.capacity() <= min(extent, (tile - 1) * w.stride + w.reach)
+    ends = [(needed.slope * v + needed.lo_offset, needed.slope * v + needed.hi_offset) for v in range(len(found))]
+    inside = any(lo >= 0 and hi <= extent for lo, hi in ends)
     assert needed.capacity() == longest or not inside
 
 

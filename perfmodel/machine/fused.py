@@ -55,9 +55,11 @@ class Tiling:
     columns: Dim
     """Output columns of a tile, or of a strip."""
     chunk: Dim
-    """Channels done at a time: a multiple of every group width."""
+    """Channels done at a time; a multiple of the group width of every convolution that chunks run through."""
     resident_weights: bool
     """Weights are loaded once and stay in local memory; otherwise each tile loads them chunk by chunk."""
+    chunk_through: bool = True
+    """Chunks run through grouped convolutions between two full products; otherwise all channels are done before such a convolution."""
 
 
 def fused_programs(
@@ -345,7 +347,7 @@ class _Compiler:
                 return
             if (len(nest) > 1 or first.is_channelwise) and not first.keeps_channels:
                 return  # the chunk begins at a full product, or where channels become others
-            if candidate.gate:
+            if candidate.gate or (first.is_channelwise and not self._tiling.chunk_through):
                 return
             nest.insert(0, left.pop())
 
