@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -15,108 +14,27 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from matplotlib.transforms import Bbox
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from perfmodel.capacity import CapacityCurve, capacity_curve
+from perfmodel.capacity import CapacityCurve
 from perfmodel.errors import PerfmodelError
-from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec
-from perfmodel.layers.blocks.block import Block
-from perfmodel.layers.dims import Shape
-from perfmodel.layers.graph import GraphBuilder
-from perfmodel.layers.layer import ShapeError
 from perfmodel.plots import style
+from perfmodel.plots.curves import BlockCurves, CapacityMark, binary, capacity_marks
+from perfmodel.plots.flags import Flag, raise_flags
 from perfmodel.plots.labels import Labels
-from perfmodel.precision import Precision
-from perfmodel.schedule import kernels
 from perfmodel.units import si
 
 DEVICES: Final = ("t4", "v100", "rtx3090", "a100", "h200", "mi300x")
 """Marked where no others are asked for: every capacity that the catalogue has."""
-CAPACITY: Final = "chip.shared_memory_per_block_bytes"
-
-MOST_MACS: Final = 2**50
-"""Of a block, that a curve is made for: beyond it the traffic of its worst tiling is no exact 64-bit number."""
-
 _DASHED: Final = (0, (4.0, 1.8))
 _MARKER_PT: Final = 5.5
-_ROW_PT: Final = 12.0
-_NAMES_PT: Final = 130.0
-_BESIDE: Final = 1.15
-"""Room of the axis beyond what is drawn."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockCurves:
-    """One block in a capacity plot: its traffic where weights that are loaded again come from a cache, and where from DRAM."""
-
-    label: str
-    macs: int
-    """Of the whole batch, each counted once."""
-    cached: CapacityCurve
-    uncached: CapacityCurve
-
-    @property
-    def below_unfused_bytes(self) -> tuple[float | None, float | None]:
-        """Local memory from which the traffic is below that of schedule `layer`, cached and uncached; None: never."""
-        cached, uncached = (
-            next((float(at) for at, dram in zip(c.local_bytes, c.dram_bytes, strict=True) if dram < c.unfused_bytes), None)
-            for c in (self.cached, self.uncached)
-        )
-        return cached, uncached
-
-
-def block_curves(block: Block, shape: Shape, *, dtype: str = "fp16", label: str | None = None) -> BlockCurves:
-    """Both curves of `block` on an input of `shape`; the label is the kind of the block if not given.
-
-    Raises ShapeError where the input does not fit the block, and FusionError where the block has no fused form.
-    """
-    for what, size in (("batch", shape.N), ("size", shape.H), ("size", shape.W)):
-        if type(size) is not int or size < 1:
-            raise ShapeError(f"{block.kind}: the {what} must be a whole number of 1 or more, not {size!r}")
-    precision = Precision(dtype=dtype)
-    builder = GraphBuilder()
-    try:
-        builder.block(block, builder.input(shape), name=block.kind)
-    except ShapeError as error:
-        raise ShapeError(f"{block.kind}: {error}") from None
-    macs = sum(int(kernel.cost.macs) for kernel in kernels(builder.graph(), precision))
-    if macs > MOST_MACS:
-        raise ShapeError(f"{block.kind}: {si(macs, 'MACs')} for an input of {shape} are too many; choose a smaller batch or size")
-    return BlockCurves(
-        label=label or block.kind,
-        macs=macs,
-        cached=capacity_curve(block, shape, dtype=dtype),
-        uncached=capacity_curve(block, shape, dtype=dtype, cache_bytes=0.0),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityMark:
-    """Devices whose processors have the same local memory: one mark."""
-
-    local_bytes: float
-    names: tuple[str, ...]
-
-
-def capacity_marks(devices: Iterable[DeviceSpec | str]) -> tuple[tuple[CapacityMark, ...], tuple[str, ...]]:
-    """The marks of these devices by rising capacity, and the names of devices without a figure for it."""
-    found: dict[int, list[str]] = {}
-    without: list[str] = []
-    for device in devices:
-        spec = load(device) if isinstance(device, str) else device
-        capacity = spec.chip.shared_memory_per_block_bytes
-        names = without if capacity is None else found.setdefault(capacity, [])
-        if short_name(spec) not in names:
-            names.append(short_name(spec))
-    marks = [CapacityMark(local_bytes=float(capacity), names=tuple(names)) for capacity, names in sorted(found.items())]
-    return tuple(marks), tuple(without)
-
-
-def short_name(device: DeviceSpec) -> str:
-    """Its catalogue name, or an alias that begins it: a100 for a100-sxm-80gb."""
-    return min((device.slug, *(alias for alias in device.aliases if device.slug.startswith(alias))), key=len)
+_ROW_PT: Final = 24.0
+_NAMES_PT: Final = 110.0
+_NAMES_IN_TITLE: Final = 44
+_LEFT: Final = 1.15
+_RIGHT: Final = 1.4
+"""Room of the axis beyond what is drawn; the name of the last device stands there."""
 
 
 def plot_capacity(
@@ -156,14 +74,6 @@ def capacity_figure(curves: BlockCurves | Sequence[BlockCurves], devices: Iterab
     return style.root_figure(plot_capacity(curves, devices))
 
 
-def binary(size_bytes: float) -> str:
-    """A size of local memory: 99 KiB, 1.5 MiB."""
-    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if size_bytes >= factor:
-            return f"{style.digits(size_bytes / factor)} {unit}"
-    return f"{size_bytes:.0f} B"
-
-
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
@@ -174,9 +84,9 @@ class _Scene:
         self.curves = curves
         self.marks = marks
         self.alone = len(curves) == 1
-        self.left = min(float(each.cached.local_bytes[0]) for each in curves) / _BESIDE
+        self.left = min(float(each.cached.local_bytes[0]) for each in curves) / _LEFT
         ends = [float(curve.local_bytes[-1]) for each in curves for curve in (each.cached, each.uncached)]
-        self.right = max([*ends, *(mark.local_bytes for mark in marks)]) * _BESIDE
+        self.right = max([*ends, *(mark.local_bytes for mark in marks)]) * _RIGHT
         compulsory = [self.scaled(each.cached, each.cached.compulsory_bytes) for each in curves]
         highest = [self.scaled(c, max(c.unfused_bytes, float(c.dram_bytes[0]))) for c in (each.cached for each in curves)]
         self.bottom, self.top = min(compulsory) / 1.2, max(highest) * 1.3
@@ -210,8 +120,10 @@ class _Scene:
 
     @property
     def names(self) -> str:
-        """Of the blocks, each once."""
-        return " and ".join(dict.fromkeys(style.plain(each.label) for each in self.curves))
+        """Of the blocks, each once, or how many they are."""
+        *most, last = dict.fromkeys(style.plain(each.label) for each in self.curves)
+        joined = f"{', '.join(most)} and {last}" if most else last
+        return joined if not most or len(joined) <= _NAMES_IN_TITLE else style.count(len(most) + 1, "block")
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------
@@ -229,10 +141,12 @@ def _frame(ax: Axes, scene: _Scene) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     wide = scene.top / scene.bottom > 6
     steps = LogLocator(subs=(1.0, 2.0, 5.0), numticks=30) if wide else MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
-    ticks = steps.tick_values(scene.bottom, scene.top)
-    ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if scene.bottom <= tick <= scene.top]))
+    for which, locator in ((ax.yaxis.set_major_locator, steps), (ax.yaxis.set_minor_locator, LogLocator(subs=range(2, 10)))):
+        ticks = locator.tick_values(scene.bottom, scene.top)
+        which(FixedLocator([tick for tick in ticks if scene.bottom <= tick <= scene.top]))  # none beside the names of the devices
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value) if scene.alone else f"{value:g} ×"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(which="minor", length=2, color="#aaaaaa")
     ax.grid(True, axis="y", which="major", color=style.GRID, linewidth=0.6)
     ax.set_axisbelow(True)
 
@@ -261,11 +175,12 @@ def _staircases(ax: Axes, scene: _Scene) -> list[Artist]:
             dash_joinstyle="miter",
             gid=style.gid(ax, f"{'cached' if cached else 'uncached'}-{index}"),
         )
-    for index, each in enumerate(scene.curves):
-        at = np.union1d(each.cached.local_bytes, each.uncached.local_bytes)
-        at = np.append(at[at >= max(each.cached.local_bytes[0], each.uncached.local_bytes[0])], scene.right)
-        low, high = ([scene.scaled(curve, curve.at(float(x)) or 0.0) for x in at] for curve in (each.cached, each.uncached))
-        drawn.append(ax.fill_between(at, low, high, step="post", color=scene.color(index), alpha=0.08, linewidth=0, zorder=1.2))
+    if scene.alone:
+        low, high = scene.curves[0].cached, scene.curves[0].uncached
+        at = np.union1d(low.local_bytes, high.local_bytes)
+        at = np.append(at[at >= max(low.local_bytes[0], high.local_bytes[0])], scene.right)
+        between = [[curve.at(float(x)) or 0.0 for x in at] for curve in (low, high)]
+        drawn.append(ax.fill_between(at, *between, step="post", color="#f2f2f2", linewidth=0, zorder=0.5))
     return drawn
 
 
@@ -277,13 +192,13 @@ def _levels(ax: Axes, scene: _Scene) -> list[tuple[float, str, str]]:
         level = scene.scaled(each.cached, each.cached.unfused_bytes)
         color = style.FAINT_INK if scene.alone else scene.color(index)
         _level(ax, scene, level, ":", color, f"unfused-{index}")
-        who = "" if scene.alone else f"{style.plain(each.label)}\n"
-        also = ", compulsory" if level in bottoms else ""
-        names.append((level, f"{who}unfused{also}\n{scene.said(level)}", color))
+        said = f"unfused{' and compulsory' if level in bottoms else ''}"
+        who = f"{said}\n" if scene.alone else f"{style.plain(each.label)}\n{said} "
+        names.append((level, f"{who}{scene.said(level)}", color))
     for level in bottoms:
         _level(ax, scene, level, "-", style.FAINT_INK, "compulsory")
         if not any(level == other for other, _, _ in names):
-            names.append((level, f"compulsory\n{scene.said(level)}", style.FAINT_INK))
+            names.append((level, f"compulsory{chr(10) if scene.alone else ' '}{scene.said(level)}", style.FAINT_INK))
     return names
 
 
@@ -332,45 +247,6 @@ def _spread(ax: Axes, names: Sequence[Annotation]) -> None:
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, kw_only=True)
-class _Flag:
-    """The name of a mark at the top of its line: to its right or left, in a row that counts from below."""
-
-    text: Annotation
-    x_px: float
-    width_px: float
-    right: bool = True
-    row: int = 0
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """From the line to the end of the name."""
-        return (self.x_px, self.x_px + self.width_px) if self.right else (self.x_px - self.width_px, self.x_px)
-
-    def meets(self, other: _Flag) -> bool:
-        """Whether one covers the other, or the other's line, which reaches up to its row."""
-        (a0, a1), (b0, b1) = self.span, other.span
-        covers = self.row == other.row and a0 < b1 and b0 < a1
-        crossed = self.row <= other.row and a0 < other.x_px < a1
-        crosses = other.row <= self.row and b0 < self.x_px < b1
-        return covers or crossed or crosses
-
-
-def _raise_flags(flags: Sequence[_Flag], inside: Bbox) -> int:
-    """Give each flag, from the right, the lowest row and the side where it meets none before; the number of rows."""
-    raised: list[_Flag] = []
-    for flag in sorted(flags, key=lambda flag: -flag.x_px):
-        for place in range(2 * len(flags) + 2):
-            flag.row, flag.right = place // 2, place % 2 == 0
-            within = inside.x0 <= flag.span[0] and flag.span[1] <= inside.x1
-            if within and not any(flag.meets(other) for other in raised):
-                break
-        else:
-            flag.row, flag.right = max((other.row for other in raised), default=-1) + 1, flag.x_px < (inside.x0 + inside.x1) / 2
-        raised.append(flag)
-    return max((flag.row for flag in flags), default=-1) + 1
-
-
 def _marks(ax: Axes, scene: _Scene, staircases: Sequence[Artist]) -> None:
     """The devices: an upright line each, its name in a strip above the curves, and a dot on every staircase."""
     point, inside = style.root_figure(ax).dpi / 72, ax.get_window_extent()
@@ -378,8 +254,8 @@ def _marks(ax: Axes, scene: _Scene, staircases: Sequence[Artist]) -> None:
     for mark in scene.marks:
         text = _flag_text(ax, mark)
         width = text.get_window_extent().width + 8 * point
-        flags.append(_Flag(text=text, x_px=ax.transData.transform((mark.local_bytes, scene.bottom))[0], width_px=width))
-    rows = _raise_flags(flags, inside)
+        flags.append(Flag(text=text, x_px=ax.transData.transform((mark.local_bytes, scene.bottom))[0], width_px=width))
+    rows = raise_flags(flags, inside)
     strip = min(0.6, (rows * _ROW_PT + 4) * point / inside.height) if rows else 0.0
     ax.set_ylim(scene.bottom, scene.bottom * (scene.top / scene.bottom) ** (1 / (1 - strip)))
     for artist in staircases:
@@ -388,11 +264,11 @@ def _marks(ax: Axes, scene: _Scene, staircases: Sequence[Artist]) -> None:
         height = 1 - strip + (4 * point + (flag.row + 0.5) * _ROW_PT * point) / inside.height
         flag.text.xy = (mark.local_bytes, height)
         flag.text.xyann = (4.0 if flag.right else -4.0, 0.0)
-        flag.text.set(ha="left" if flag.right else "right")
+        flag.text.set(ha="left" if flag.right else "right", multialignment="left" if flag.right else "right")
         flag.text.set_in_layout(False)
         ax.plot(
             [mark.local_bytes] * 2,
-            [0, height + 0.4 * _ROW_PT * point / inside.height],
+            [0, height + 0.45 * _ROW_PT * point / inside.height],
             transform=ax.get_xaxis_transform(),
             color="#8a8a8a",
             linewidth=0.9,
@@ -423,12 +299,13 @@ def _flag_text(ax: Axes, mark: CapacityMark) -> Annotation:
         more = len(mark.names) - most
         said = ", ".join(style.plain(name) for name in mark.names[:most]) + (f" and {more} more" if more else "")
         text = ax.annotate(
-            f"{said} · {binary(mark.local_bytes)}",
+            f"{said}\n{binary(mark.local_bytes)}",
             (mark.local_bytes, 0.5),
             xytext=(0, 0),
             xycoords=ax.get_xaxis_transform(),
             textcoords="offset points",
             va="center",
+            linespacing=1.15,
             fontsize=style.LABEL_PT + 0.5,
             color=style.INK,
             family=style.FONT,
@@ -480,7 +357,7 @@ def _crossings(ax: Axes, scene: _Scene) -> None:
             (-7, -5, "right", "top"),
         ):
             text = ax.annotate(
-                f"below unfused from {binary(below)}",
+                f"below unfused from {binary(below)}" if scene.alone else binary(below),
                 at,
                 xytext=(dx, dy),
                 textcoords="offset points",
@@ -511,7 +388,7 @@ def _block_words(each: BlockCurves) -> str:
             words.append(said.format(value))
     kernel = getattr(block, "kernel", 3)
     words += [f"kernel {kernel}×{kernel}", *([f"stride {block.stride}"] if block.stride != 1 else [])]
-    return f"{style.plain(each.label)}: {', '.join(words)}, {si(each.macs, 'MACs')}"
+    return f"{style.plain(each.label)}: {', '.join(words)}, {si(each.macs, ' MACs')}"
 
 
 def _conditions(curve: CapacityCurve) -> tuple[str, str, str]:
@@ -560,6 +437,9 @@ def _handles(scene: _Scene) -> list[Line2D]:
         Line2D([], [], color=plain, linewidth=1.3, linestyle=_DASHED, label="fused, weights loaded again from DRAM"),
         Line2D([], [], color=style.FAINT_INK, linewidth=1.6, linestyle=":", label="unfused (schedule layer)"),
     ]
+    if not scene.alone:
+        ring = {"marker": "o", "markersize": _MARKER_PT + 2.5, "markerfacecolor": "none", "linestyle": ""}
+        handles.append(Line2D([], [], markeredgecolor=style.FAINT_INK, label="below unfused from here", **ring))
     return handles
 
 
@@ -569,7 +449,7 @@ def _subtitle(scene: _Scene) -> str:
         return f"as multiples of the compulsory traffic: {', '.join(said)}"
     cached, uncached = scene.curves[0].cached, scene.curves[0].uncached
     return (
-        f"unfused, {style.digits(cached.unfused_bytes / cached.compulsory_bytes)} × the compulsory traffic; fused, no more than that from"
+        f"unfused, {style.digits(cached.unfused_bytes / cached.compulsory_bytes)} × the compulsory traffic; fused, just the compulsory from"
         f" {binary(cached.local_bytes[-1])} with weights in a cache, from {binary(uncached.local_bytes[-1])} without"
     )
 
