@@ -122,7 +122,9 @@ def block_of(kind: str, channels: int, *, expansion: int = 4, group_width: int =
         dims.C_se: max(1, channels // 4),
     }
     chosen = {
-        field.name: int(value.subs(numbers)) for field in fields(block) if isinstance(value := getattr(block, field.name), sympy.Expr)
+        field.name: int(value.subs(numbers))
+        for field in fields(block)
+        if isinstance(value := getattr(block, field.name), sympy.Expr)
     }
     if kernel is not None:
         if not hasattr(block, "kernel"):

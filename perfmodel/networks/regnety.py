@@ -136,7 +136,7 @@ def _build(spec: _Spec, builder: GraphBuilder, x: Tensor, classes: int) -> Tenso
 ENTRIES: tuple[NetworkEntry, ...] = tuple(
     NetworkEntry(
         name=name,
-        family="regnety",
+        family="regnety_tv" if name.endswith("_tv") else "regnety",
         resolution=spec.published.resolution,
         build=partial(_build, spec),
         description=f"RegNetY-{spec.size}",

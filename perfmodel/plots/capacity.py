@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Final
 
@@ -16,25 +16,19 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from perfmodel.capacity import CapacityCurve
 from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.plots import style
-from perfmodel.plots.curves import BlockCurves, CapacityMark, binary, capacity_marks
+from perfmodel.plots.curves import BlockCurves, CapacityMark, CapacityScene, binary
 from perfmodel.plots.flags import Flag, raise_flags
 from perfmodel.plots.labels import Labels
 from perfmodel.units import si
 
-DEVICES: Final = ("t4", "v100", "rtx3090", "a100", "h200", "mi300x")
-"""Marked where no others are asked for: every capacity that the catalogue has."""
 _DASHED: Final = (0, (4.0, 1.8))
 _MARKER_PT: Final = 5.5
+_RING_PT: Final = 8.0
 _ROW_PT: Final = 24.0
 _NAMES_PT: Final = 110.0
-_NAMES_IN_TITLE: Final = 44
-_LEFT: Final = 1.15
-_RIGHT: Final = 1.4
-"""Room of the axis beyond what is drawn; the name of the last device stands there."""
 
 
 def plot_capacity(
@@ -51,21 +45,25 @@ def plot_capacity(
     shown = [curves] if isinstance(curves, BlockCurves) else list(curves)
     if not shown:
         raise PerfmodelError("there is nothing to plot; give the curves of at least one block")
-    marks, without = capacity_marks(devices)
-    scene = _Scene(shown, marks)
+    scene = CapacityScene(shown, devices)
     with style.context():
         ax = style.figure(10, 6.2).add_subplot() if ax is None else ax
         _frame(ax, scene)
         staircases = _staircases(ax, scene)
         levels = _levels(ax, scene)
         style.settle(ax)
-        _words(ax, scene, without)
+        style.legend_above(ax, _handles(scene), (4, 3, 2, 1), handle_length=2.6)
+        style.header(ax, scene.title, [scene.subtitle])
+        style.caption(ax, scene.caption)
+        style.describe(ax, scene.description)
         names = _level_names(ax, scene, levels)
         style.settle(ax)
         _marks(ax, scene, staircases)
         style.settle(ax)
         _spread(ax, names)
-        _crossings(ax, scene)
+        placed = Labels(ax, taken=[text.get_window_extent() for text in ax.texts if text.get_gid() == "device-name"])
+        _crossings(ax, scene, placed)
+        _excesses(ax, scene, placed)
     return ax
 
 
@@ -74,62 +72,19 @@ def capacity_figure(curves: BlockCurves | Sequence[BlockCurves], devices: Iterab
     return style.root_figure(plot_capacity(curves, devices))
 
 
-# -- what is shown -----------------------------------------------------------------------------------------------------
-
-
-class _Scene:
-    """Curves in the unit that they are drawn in, and the ranges of the axes."""
-
-    def __init__(self, curves: Sequence[BlockCurves], marks: Sequence[CapacityMark]) -> None:
-        self.curves = curves
-        self.marks = marks
-        self.alone = len(curves) == 1
-        self.left = min(float(each.cached.local_bytes[0]) for each in curves) / _LEFT
-        ends = [float(curve.local_bytes[-1]) for each in curves for curve in (each.cached, each.uncached)]
-        self.right = max([*ends, *(mark.local_bytes for mark in marks)]) * _RIGHT
-        compulsory = [self.scaled(each.cached, each.cached.compulsory_bytes) for each in curves]
-        highest = [self.scaled(c, max(c.unfused_bytes, float(c.dram_bytes[0]))) for c in (each.cached for each in curves)]
-        self.bottom, self.top = min(compulsory) / 1.2, max(highest) * 1.3
-
-    def scaled(self, curve: CapacityCurve, dram_bytes: float) -> float:
-        """Bytes as drawn: as they are, or as a multiple of the curve's compulsory traffic where several are compared."""
-        return dram_bytes if self.alone else dram_bytes / curve.compulsory_bytes
-
-    def said(self, value: float) -> str:
-        """A height in words."""
-        return si(value, "B") if self.alone else f"{style.digits(value)} ×"
-
-    def color(self, index: int) -> str:
-        """Of one block."""
-        return style.SERIES[index % len(style.SERIES)]
-
-    def marker(self, index: int) -> str:
-        """Of one block; after one round of the colours the markers have moved on."""
-        count = len(style.SERIES)
-        return style.SERIES_MARKERS[(index + index // count) % len(style.SERIES_MARKERS)]
-
-    def pairs(self) -> Iterator[tuple[int, bool, CapacityCurve]]:
-        """Every curve: of which block, whether weights are cached, and itself."""
-        for index, each in enumerate(self.curves):
-            yield index, True, each.cached
-            yield index, False, each.uncached
-
-    def said(self, value: float) -> str:
-        """A height in words."""
-        return si(value, "B") if self.alone else f"{style.digits(value)} ×"
-
-    @property
-    def names(self) -> str:
-        """Of the blocks, each once, or how many they are."""
-        *most, last = dict.fromkeys(style.plain(each.label) for each in self.curves)
-        joined = f"{', '.join(most)} and {last}" if most else last
-        return joined if not most or len(joined) <= _NAMES_IN_TITLE else style.count(len(most) + 1, "block")
-
-
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
-def _frame(ax: Axes, scene: _Scene) -> None:
+def _color(block: int) -> str:
+    return style.SERIES[block % len(style.SERIES)]
+
+
+def _marker(block: int) -> str:
+    """After one round of the colours the markers have moved on."""
+    return style.SERIES_MARKERS[(block + block // len(style.SERIES)) % len(style.SERIES_MARKERS)]
+
+
+def _frame(ax: Axes, scene: CapacityScene) -> None:
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xlim(scene.left, scene.right)
@@ -157,17 +112,17 @@ def _tick(value: float) -> str:
     return f"{float(number):g} {unit}"
 
 
-def _staircases(ax: Axes, scene: _Scene) -> list[Artist]:
+def _staircases(ax: Axes, scene: CapacityScene) -> list[Artist]:
     """The curves, those whose weights come from DRAM dashed, and the space between the two."""
     drawn: list[Artist] = []
-    for index, cached, curve in scene.pairs():
+    for index, cached, curve in scene.staircases:
         x = [*curve.local_bytes, scene.right]
         y = [scene.scaled(curve, float(dram)) for dram in (*curve.dram_bytes, curve.dram_bytes[-1])]
         drawn += ax.plot(
             x,
             y,
             drawstyle="steps-post",
-            color=scene.color(index),
+            color=_color(index),
             linestyle="-" if cached else _DASHED,
             linewidth=1.9 if cached else 1.3,
             zorder=3.5 if cached else 3,
@@ -179,18 +134,18 @@ def _staircases(ax: Axes, scene: _Scene) -> list[Artist]:
         low, high = scene.curves[0].cached, scene.curves[0].uncached
         at = np.union1d(low.local_bytes, high.local_bytes)
         at = np.append(at[at >= max(low.local_bytes[0], high.local_bytes[0])], scene.right)
-        between = [[curve.at(float(x)) or 0.0 for x in at] for curve in (low, high)]
-        drawn.append(ax.fill_between(at, *between, step="post", color="#f2f2f2", linewidth=0, zorder=0.5))
+        below, above = ([curve.at(float(x)) or 0.0 for x in at] for curve in (low, high))
+        drawn.append(ax.fill_between(at, below, above, step="post", color="#f2f2f2", linewidth=0, zorder=0.5))
     return drawn
 
 
-def _levels(ax: Axes, scene: _Scene) -> list[tuple[float, str, str]]:
+def _levels(ax: Axes, scene: CapacityScene) -> list[tuple[float, str, str]]:
     """The horizontal lines; (height, name, colour) of each."""
     names: list[tuple[float, str, str]] = []
     bottoms = dict.fromkeys(scene.scaled(each.cached, each.cached.compulsory_bytes) for each in scene.curves)
     for index, each in enumerate(scene.curves):
         level = scene.scaled(each.cached, each.cached.unfused_bytes)
-        color = style.FAINT_INK if scene.alone else scene.color(index)
+        color = style.FAINT_INK if scene.alone else _color(index)
         _level(ax, scene, level, ":", color, f"unfused-{index}")
         said = f"unfused{' and compulsory' if level in bottoms else ''}"
         who = f"{said}\n" if scene.alone else f"{style.plain(each.label)}\n{said} "
@@ -202,7 +157,7 @@ def _levels(ax: Axes, scene: _Scene) -> list[tuple[float, str, str]]:
     return names
 
 
-def _level(ax: Axes, scene: _Scene, level: float, dashes: str, color: str, name: str) -> None:
+def _level(ax: Axes, scene: CapacityScene, level: float, dashes: str, color: str, name: str) -> None:
     ax.plot(
         [scene.left, scene.right],
         [level] * 2,
@@ -214,7 +169,7 @@ def _level(ax: Axes, scene: _Scene, level: float, dashes: str, color: str, name:
     )
 
 
-def _level_names(ax: Axes, scene: _Scene, names: Sequence[tuple[float, str, str]]) -> list[Annotation]:
+def _level_names(ax: Axes, scene: CapacityScene, names: Sequence[tuple[float, str, str]]) -> list[Annotation]:
     """Names of the horizontal lines, right of them."""
     return [
         ax.annotate(
@@ -247,7 +202,7 @@ def _spread(ax: Axes, names: Sequence[Annotation]) -> None:
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 
-def _marks(ax: Axes, scene: _Scene, staircases: Sequence[Artist]) -> None:
+def _marks(ax: Axes, scene: CapacityScene, staircases: Sequence[Artist]) -> None:
     """The devices: an upright line each, its name in a strip above the curves, and a dot on every staircase."""
     point, inside = style.root_figure(ax).dpi / 72, ax.get_window_extent()
     flags = []
@@ -275,21 +230,22 @@ def _marks(ax: Axes, scene: _Scene, staircases: Sequence[Artist]) -> None:
             zorder=2,
             gid=style.gid(ax, f"device-{index}"),
         )
-        for number, (block, cached, curve) in enumerate(scene.pairs()):
+        for number, drawn in enumerate(scene.staircases):
+            block, cached, curve = drawn
             dram_bytes = curve.at(mark.local_bytes)
             if dram_bytes is not None:
                 ax.plot(
                     [mark.local_bytes],
                     [scene.scaled(curve, dram_bytes)],
-                    marker=scene.marker(block),
+                    marker=_marker(block),
                     markersize=_MARKER_PT,
-                    markerfacecolor=scene.color(block) if cached else "white",
-                    markeredgecolor=scene.color(block),
+                    markerfacecolor=_color(block) if cached else "white",
+                    markeredgecolor=_color(block),
                     markeredgewidth=1.2,
                     linestyle="",
                     zorder=4.5 if cached else 4,
                     gid=style.gid(ax, f"{style.TIP}{index}-{number}"),
-                    label=f"_{', '.join(mark.names)}, {_figures(scene, block, cached, curve, dram_bytes)}",
+                    label=f"_{', '.join(mark.names)}, {scene.figures(drawn, mark)}",
                 )
 
 
@@ -319,116 +275,69 @@ def _flag_text(ax: Axes, mark: CapacityMark) -> Annotation:
     return text
 
 
-def _figures(scene: _Scene, block: int, cached: bool, curve: CapacityCurve, dram_bytes: float) -> str:
-    each = scene.curves[block]
-    return (
-        f"{style.plain(each.label)}, weights from {'a cache' if cached else 'DRAM'}: {si(dram_bytes, 'B')},"
-        f" {style.digits(dram_bytes / curve.compulsory_bytes)} × compulsory"
-    )
-
-
-def _crossings(ax: Axes, scene: _Scene) -> None:
+def _crossings(ax: Axes, scene: CapacityScene, placed: Labels) -> None:
     """A ring where a staircase passes below the unfused traffic, with the local memory that this takes."""
-    placed = Labels(ax)
-    for text in ax.texts:
-        if text.get_gid() == "device-name":
-            placed.take(text.get_window_extent())
-    for index, cached, curve in scene.pairs():
-        below = scene.curves[index].below_unfused_bytes[0 if cached else 1]
+    for block, cached, curve in scene.staircases:
+        below = scene.curves[block].below_unfused_bytes[0 if cached else 1]
         if below is None or below == curve.local_bytes[0]:
             continue
-        at = (below, scene.scaled(curve, curve.unfused_bytes))
+        x, y = below, scene.scaled(curve, curve.unfused_bytes)
         ax.plot(
-            *[[value] for value in at],
+            [x],
+            [y],
             marker="o",
-            markersize=_MARKER_PT + 2.5,
+            markersize=_RING_PT,
             markerfacecolor="none",
-            markeredgecolor=scene.color(index),
+            markeredgecolor=_color(block),
             markeredgewidth=1.2,
             linestyle="",
             zorder=5,
-            gid=style.gid(ax, f"crossing-{index}-{'cached' if cached else 'uncached'}"),
+            gid=style.gid(ax, f"crossing-{'cached' if cached else 'uncached'}-{block}"),
         )
-        placed.take(style.around(ax, *at, _MARKER_PT + 3))
-        for dx, dy, ha, va in (
-            (7, 5, "left", "bottom"),
-            (7, -5, "left", "top"),
-            (7, 17, "left", "bottom"),
-            (-7, -5, "right", "top"),
-        ):
-            text = ax.annotate(
-                f"below unfused from {binary(below)}" if scene.alone else binary(below),
-                at,
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha=ha,
-                va=va,
-                fontsize=style.LABEL_PT,
-                color=scene.color(index),
-                family=style.FONT,
-                zorder=6,
-                path_effects=[withStroke(linewidth=2.4, foreground="white")],
-                gid="crossing",
-            )
-            if placed.keep(text):
-                break
+        placed.take(style.around(ax, x, y, _RING_PT))
+        _note(ax, f"below unfused from {binary(below)}" if scene.alone else binary(below), (x, y), _color(block), placed)
+
+
+def _excesses(ax: Axes, scene: CapacityScene, placed: Labels) -> None:
+    """What a lone block moves on the devices, as a multiple of the compulsory traffic, where it is more than that."""
+    for mark in scene.marks if scene.alone else ():
+        for _, _, curve in scene.staircases:
+            dram_bytes = curve.at(mark.local_bytes)
+            if dram_bytes is not None and style.digits(dram_bytes / curve.compulsory_bytes) != "1" and dram_bytes <= scene.top:
+                placed.take(style.around(ax, mark.local_bytes, dram_bytes, _MARKER_PT))
+                ratio = f"{style.digits(dram_bytes / curve.compulsory_bytes)} ×"
+                _note(ax, ratio, (mark.local_bytes, dram_bytes), style.INK, placed)
+
+
+def _note(ax: Axes, said: str, at: tuple[float, float], color: str, placed: Labels) -> None:
+    """A text beside a point of a falling staircase: above it on the right if there is room, or below it on the left."""
+    for dx, dy in ((5, 3), (-5, -3), (5, 13), (-5, -13)):
+        text = ax.annotate(
+            said,
+            at,
+            xytext=(dx, dy),
+            textcoords="offset points",
+            ha="left" if dx > 0 else "right",
+            va="bottom" if dy > 0 else "top",
+            fontsize=style.LABEL_PT,
+            color=color,
+            family=style.FONT,
+            zorder=6,
+            path_effects=[withStroke(linewidth=2.4, foreground="white")],
+            gid="note",
+        )
+        if placed.keep(text):
+            return
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _block_words(each: BlockCurves) -> str:
-    """A block in numbers: 64 channels, hidden 256, groups of 8, kernel 3×3."""
-    block = each.cached.block
-    same = block.in_channels == block.out_channels
-    words = [f"{block.in_channels} channels" if same else f"{block.in_channels} → {block.out_channels} channels"]
-    for field, said in (("hidden_channels", "hidden {}"), ("group_width", "groups of {}"), ("se_channels", "squeezed to {}")):
-        value = getattr(block, field, None)
-        if value is not None:
-            words.append(said.format(value))
-    kernel = getattr(block, "kernel", 3)
-    words += [f"kernel {kernel}×{kernel}", *([f"stride {block.stride}"] if block.stride != 1 else [])]
-    return f"{style.plain(each.label)}: {', '.join(words)}, {si(each.macs, ' MACs')}"
-
-
-def _conditions(curve: CapacityCurve) -> tuple[str, str, str]:
-    return f"batch {curve.shape.N}", f"{curve.shape.H} × {curve.shape.W} pixels", f"{curve.precision}"
-
-
-def _words(ax: Axes, scene: _Scene, without: Sequence[str]) -> None:
-    style.legend_above(ax, _handles(scene), (4, 3, 2, 1), handle_length=2.6)
-    style.header(ax, f"{scene.names}: DRAM traffic against local memory", [_subtitle(scene)])
-    conditions = [_conditions(each.cached) for each in scene.curves]
-    if len(set(conditions)) == 1:
-        said = [style.sentence([*conditions[0], *map(_block_words, scene.curves)])]
-    else:
-        said = [style.sentence([*own, _block_words(each)]) for own, each in zip(conditions, scene.curves, strict=True)]
-    said.append(
-        "A step is another tiling: the least traffic of any that fits. Weights that are loaded again come from a cache (solid) or from DRAM"
-        " (dashed). Compulsory: each input, weight and output once, and what a global mean forces through DRAM."
-    )
-    begin = [
-        f"{scene.said(first)}{'' if scene.alone else f' ({style.plain(each.label)})'}"
-        for each in scene.curves
-        if (first := scene.scaled(each.uncached, float(each.uncached.dram_bytes[0]))) > scene.top
-    ]
-    if begin:
-        said.append(f"Dashed staircases begin above the plot, at {', '.join(begin)}.")
-    if scene.marks:
-        said.append("Upright lines: the most local memory that the device gives a processor for one block of threads.")
-    if without:
-        said.append(f"No figure for their local memory: {', '.join(map(style.plain, without))}.")
-    style.caption(ax, said)
-    style.describe(ax, _description(scene, without))
-
-
-def _handles(scene: _Scene) -> list[Line2D]:
+def _handles(scene: CapacityScene) -> list[Line2D]:
     """What the legend shows: the blocks where there are several, then what the lines mean."""
     plain = style.SERIES[0] if scene.alone else style.FAINT_INK
     handles = [
-        Line2D(
-            [], [], color=scene.color(index), linewidth=1.9, marker=scene.marker(index), markersize=_MARKER_PT, label=each.label
-        )
+        Line2D([], [], color=_color(index), linewidth=1.9, marker=_marker(index), markersize=_MARKER_PT, label=each.label)
         for index, each in enumerate(scene.curves)
         if not scene.alone
     ]
@@ -438,48 +347,9 @@ def _handles(scene: _Scene) -> list[Line2D]:
         Line2D([], [], color=style.FAINT_INK, linewidth=1.6, linestyle=":", label="unfused (schedule layer)"),
     ]
     if not scene.alone:
-        ring = {"marker": "o", "markersize": _MARKER_PT + 2.5, "markerfacecolor": "none", "linestyle": ""}
-        handles.append(Line2D([], [], markeredgecolor=style.FAINT_INK, label="below unfused from here", **ring))
-    return handles
-
-
-def _subtitle(scene: _Scene) -> str:
-    if not scene.alone:
-        said = [f"{style.plain(each.label)} {si(each.cached.compulsory_bytes, 'B')}" for each in scene.curves]
-        return f"as multiples of the compulsory traffic: {', '.join(said)}"
-    cached, uncached = scene.curves[0].cached, scene.curves[0].uncached
-    return (
-        f"unfused, {style.digits(cached.unfused_bytes / cached.compulsory_bytes)} × the compulsory traffic; fused, just the compulsory from"
-        f" {binary(cached.local_bytes[-1])} with weights in a cache, from {binary(uncached.local_bytes[-1])} without"
-    )
-
-
-def _description(scene: _Scene, without: Sequence[str]) -> str:
-    parts = []
-    for each in scene.curves:
-        cached, uncached = each.cached, each.uncached
-        parts.append(
-            f"{_block_words(each)}, {style.sentence(_conditions(cached))}: unfused {si(cached.unfused_bytes, 'B')}, compulsory"
-            f" {si(cached.compulsory_bytes, 'B')}, reached from {binary(cached.local_bytes[-1])} with weights in a cache and from"
-            f" {binary(uncached.local_bytes[-1])} without; {_below_words(each)}"
+        ring = Line2D(
+            [], [], marker="o", markersize=_RING_PT, markerfacecolor="none", markeredgecolor=style.FAINT_INK, linestyle=""
         )
-    for mark in scene.marks:
-        at = [
-            f"nothing of {style.plain(scene.curves[block].label)} fits"
-            if (dram_bytes := curve.at(mark.local_bytes)) is None
-            else _figures(scene, block, cached, curve, dram_bytes)
-            for block, cached, curve in scene.pairs()
-        ]
-        parts.append(f"{', '.join(mark.names)} at {binary(mark.local_bytes)}: {'; '.join(dict.fromkeys(at))}")
-    if without:
-        parts.append(f"no figure for their local memory: {', '.join(without)}")
-    return f"Capacity plot. {'. '.join(parts)}."
-
-
-def _below_words(each: BlockCurves) -> str:
-    """From where each staircase is below the unfused traffic."""
-    said = [
-        f"{'never' if below is None else f'from {binary(below)}'} with weights from {where}"
-        for below, where in zip(each.below_unfused_bytes, ("a cache", "DRAM"), strict=True)
-    ]
-    return f"below unfused {' and '.join(said)}"
+        ring.set_label("below unfused from here")
+        handles.append(ring)
+    return handles
