@@ -11,7 +11,7 @@ import sympy
 
 from perfmodel.errors import UnknownNameError
 from perfmodel.layers.dims import C, Dim, H, N, Shape, W
-from perfmodel.layers.layer import Formula, Layer, Role
+from perfmodel.layers.layer import Formula, Layer, Role, image
 
 ELEMENT_OPS: Final = MappingProxyType(
     {
@@ -68,4 +68,4 @@ class Activation(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         (x,) = inputs
-        return {N: x.N, C: x.C, H: x.H, W: x.W}
+        return image(x)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import sympy
 
 from perfmodel.layers.dims import C, Dim, H, H_f, N, Shape, W, W_f, is_symbolic
-from perfmodel.layers.layer import Formula, Layer, Role, ShapeError, Weight, require_channels, require_positive, same_shape
+from perfmodel.layers.layer import Formula, Layer, Role, ShapeError, Weight, image, require_channels, require_positive, same_shape
 
 _ELEMENTS = N * C * H * W
 
@@ -39,10 +39,6 @@ BIAS_ADD = Formula(
 """One addition per element of a weight of its channel."""
 
 
-def _elementwise(x: Shape) -> dict[sympy.Symbol, Dim]:
-    return {N: x.N, C: x.C, H: x.H, W: x.W}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Add(Layer):
     """Sum of two tensors, as at the end of a residual block."""
@@ -59,7 +55,7 @@ class Add(Layer):
         return same_shape(self, left, right)
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
-        return _elementwise(inputs[0])
+        return image(inputs[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +79,7 @@ class Multiply(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         x, factor = inputs
-        return {**_elementwise(x), H_f: factor.H, W_f: factor.W}
+        return {**image(x), H_f: factor.H, W_f: factor.W}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +97,7 @@ class _PerChannel(Layer):
         return x
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
-        return _elementwise(inputs[0])
+        return image(inputs[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

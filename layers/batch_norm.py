@@ -8,7 +8,7 @@ from typing import ClassVar
 import sympy
 
 from perfmodel.layers.dims import C, Dim, H, N, Shape, W
-from perfmodel.layers.layer import Formula, Layer, Role, Weight, require_channels, require_positive
+from perfmodel.layers.layer import Formula, Layer, Role, Weight, image, require_channels, require_positive
 
 BATCH_NORM = Formula(
     # y = x·a + c per element; a = γ·(σ² + ε)^-½ and c = β − μ·a per channel
@@ -49,4 +49,4 @@ class BatchNorm(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         (x,) = inputs
-        return {N: x.N, C: x.C, H: x.H, W: x.W}
+        return image(x)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import sympy
 
 from perfmodel.layers.dims import C, Dim, H, N, Shape, W
-from perfmodel.layers.layer import Formula, Layer, Role
+from perfmodel.layers.layer import Formula, Layer, Role, image
 
 COPY = Formula(inputs=(N * C * H * W,), reads=(N * C * H * W,), writes=N * C * H * W)
 """Every element read once and written once."""
@@ -36,7 +36,7 @@ class Copy(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         (x,) = inputs
-        return {N: x.N, C: x.C, H: x.H, W: x.W}
+        return image(x)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,4 +58,4 @@ class Input(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         del inputs
-        return {N: self.shape.N, C: self.shape.C, H: self.shape.H, W: self.shape.W}
+        return image(self.shape)

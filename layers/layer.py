@@ -152,6 +152,11 @@ def _plain(value: Any) -> str:
     return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def image(x: Shape) -> dict[sympy.Symbol, Dim]:
+    """The binding of a formula in the dimensions of its one input."""
+    return {dims.N: x.N, dims.C: x.C, dims.H: x.H, dims.W: x.W}
+
+
 def same_shape(layer: Layer, *inputs: Shape) -> Shape:
     """The common shape of `inputs`, or ShapeError."""
     if any(shape != inputs[0] for shape in inputs[1:]):

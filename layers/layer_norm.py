@@ -8,7 +8,7 @@ from typing import ClassVar
 import sympy
 
 from perfmodel.layers.dims import C, Dim, H, N, Shape, W
-from perfmodel.layers.layer import Formula, Layer, Role, Weight, require_channels, require_positive
+from perfmodel.layers.layer import Formula, Layer, Role, Weight, image, require_channels, require_positive
 
 LAYER_NORM = Formula(
     # per pixel: mean (C additions, 1 multiplication); C subtractions; variance (C multiply-adds, 1 multiplication); + ε;
@@ -45,4 +45,4 @@ class LayerNorm(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         (x,) = inputs
-        return {N: x.N, C: x.C, H: x.H, W: x.W}
+        return image(x)

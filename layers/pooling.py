@@ -29,7 +29,7 @@ from perfmodel.layers.dims import (
     is_symbolic,
     output_size,
 )
-from perfmodel.layers.layer import Formula, Layer, Role, ShapeError, require_positive
+from perfmodel.layers.layer import Formula, Layer, Role, ShapeError, image, require_positive
 
 
 @cache
@@ -166,4 +166,4 @@ class GlobalAveragePool(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         (x,) = inputs
-        return {N: x.N, C: x.C, H: x.H, W: x.W}
+        return image(x)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import sympy
 
 from perfmodel.layers.dims import C, Dim, H, N, Shape, W
-from perfmodel.layers.layer import Formula, Layer, Role
+from perfmodel.layers.layer import Formula, Layer, Role, image
 
 SOFTMAX = Formula(
     # per pixel: C comparisons, C subtractions, C exponentials, C additions, one reciprocal, C multiplications
@@ -37,4 +37,4 @@ class Softmax(Layer):
 
     def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
         (x,) = inputs
-        return {N: x.N, C: x.C, H: x.H, W: x.W}
+        return image(x)
