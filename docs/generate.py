@@ -15,6 +15,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- (generated|output): ?(.+?) -->\n.*?<!-- end -->", re.DOTALL)
@@ -28,6 +29,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
 
     return {
+        "options": _options,
         "devices": catalog_markdown,
         "missing": missing_markdown,
         "formulas": formulas_table,
@@ -39,6 +41,39 @@ def _tables() -> dict[str, Callable[[], str]]:
         "timm-rows": measurements_table,
         "speed": speed_table,
     }
+
+
+def _options() -> str:
+    """Every command of the command line with all of its arguments and options, as Markdown."""
+    import typer.main
+
+    from perfmodel.cli import app
+
+    def described(command: Any, path: str) -> list[str]:
+        if getattr(command, "commands", None):
+            return [line for name, inner in command.commands.items() for line in described(inner, f"{path} {name}")]
+        rows = [
+            "",
+            f"`{path}`: {command.help.splitlines()[0]}",
+            "",
+            "| argument or option | default | meaning |",
+            "| --- | --- | --- |",
+        ]
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            label = parameter.metavar if parameter.param_type_name == "argument" else ", ".join(parameter.opts)
+            default = (
+                ""
+                if parameter.default in (None, False) or parameter.required
+                else f"`{getattr(parameter.default, 'value', parameter.default)}`"
+            )
+            rows.append(
+                f"| `{label}` | {'required' if parameter.required else default} | {(parameter.help or '').replace('|', chr(92) + '|')} |"
+            )
+        return rows
+
+    return "\n".join(described(typer.main.get_command(app), "perfmodel")).strip()
 
 
 def _output(command: str) -> str:
@@ -81,7 +116,9 @@ def _images() -> None:
     from perfmodel.plots.waterline import waterline_figure
     from perfmodel.prediction import predict
 
-    layered, fused = (predict("convfirstnet_tiny", "h200", batch=128, resolution=224, schedule=name) for name in ("layer", "block"))
+    layered, fused = (
+        predict("convfirstnet_tiny", "h200", batch=128, resolution=224, schedule=name) for name in ("layer", "block")
+    )
     save(waterline_figure(layered, fused), ROOT / "docs" / "images" / "waterline-convfirstnet-tiny.png")
 
 

@@ -6,22 +6,31 @@ ends in `.toml` or holds a path separator is a file of the user's. Reading one d
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import functools
 import math
 import os
+import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from perfmodel.errors import UnknownNameError
+from perfmodel.errors import UnknownNameError, shown
 from perfmodel.hardware.spec import Board, Chip, DeviceSpec, Document, HardwareError, Measured, Memory, Peak
 
 DEVICES: Final = Path(__file__).parent / "devices"
-MAX_FILE_BYTES: Final = 2**20
+
+# The time that the parser takes grows with the square of what a line, or the key in it, is long. These limits lie far
+# above what a device description needs, and keep any file at a fraction of a second.
+MAX_FILE_BYTES: Final = 64 * 2**10
+MAX_LINE_CHARACTERS: Final = 4_000
+MAX_KEY_PARTS: Final = 8
+_TOO_LARGE: Final = f"is larger than {MAX_FILE_BYTES >> 10} KiB, which no device description is"
 
 _TABLES: Final[Mapping[str, type[BaseModel]]] = {
     "chip": Chip,
@@ -31,6 +40,9 @@ _TABLES: Final[Mapping[str, type[BaseModel]]] = {
     "measured": Measured,
     "documents": Document,
 }
+_KEY_PART: Final = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\]|\\.)*+"|'[^']*+')"""
+_KEY: Final = re.compile(rf"[ \t]*+\[{{0,2}}+[ \t]*+({_KEY_PART}(?:[ \t]*+\.[ \t]*+{_KEY_PART})*+)[ \t]*+[=\]]")
+_LONG_KEY: Final = re.compile(rf"[ \t]*+\[{{0,2}}+[ \t]*+{_KEY_PART}(?:[ \t]*+\.[ \t]*+{_KEY_PART}){{{MAX_KEY_PARTS}}}")
 _UNITS: Final = (  # the longest endings first
     ("bytes_per_s", "bytes per second"),
     ("transfers_per_s", "transfers per second"),
@@ -68,9 +80,10 @@ def load(name_or_path: str | os.PathLike[str]) -> DeviceSpec:
     if slug is None:
         raise UnknownNameError(
             "device",
-            name_or_path if len(name_or_path) <= 60 else name_or_path[:60] + "…",
-            [*names(), *_aliases(spelled=True)],
+            name_or_path,
+            names(),
             "`perfmodel hardware list` shows all; a file of yours must end in .toml.",
+            aliases=_aliases(spelled=True),
         )
     return _load_shipped(slug)
 
@@ -83,22 +96,24 @@ def names() -> tuple[str, ...]:
 def load_file(path: str | os.PathLike[str]) -> DeviceSpec:
     """The device that a TOML file describes; its slug is the name of the file. Raises `HardwareError`."""
     path = Path(path)
-    return load_text(_read(path), where=_clip(str(path)), slug=_slug_of(path))
+    return load_text(_read(path), where=str(path), slug=_slug_of(path))
 
 
 def load_text(text: str, *, where: str = "device description", slug: str = "device") -> DeviceSpec:
     """The device that TOML `text` describes; `where` names its origin in errors. Raises `HardwareError`."""
+    where = _clip(where)
+    text = text.removeprefix("\ufeff")
+    _check_size(text, where)
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an absurdly long integer
-        what = "nested too deeply" if isinstance(error, RecursionError) else _clip(_one_line(str(error)))
-        raise HardwareError(f"{where}: not valid TOML, {what}.") from None
+        raise HardwareError(f"{where}: {_not_toml(error, text)}.") from None
     if "slug" in data:
         raise HardwareError(f"{where}: slug is not a field of the file, the name of the file is the slug.")
     try:
         return DeviceSpec.model_validate({**data, "slug": slug})
     except ValidationError as error:
-        raise HardwareError(f"{where}: {_sentence(error, data)}.") from None
+        raise HardwareError(f"{where}: {_sentence(error, data)}") from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -142,8 +157,10 @@ def _load_shipped(slug: str) -> DeviceSpec:
 
 
 def _slug_of(path: Path) -> str:
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem.lower())
-    return kept.strip("._-")[:64] or "device"
+    parted = unicodedata.normalize("NFKD", path.stem)
+    plain = "".join(c for c in parted if not unicodedata.combining(c)).lower()
+    kept = re.sub(r"[._-]{2,}", "-", re.sub(r"[^a-z0-9._-]", "-", plain))
+    return kept.strip("._-")[:64].rstrip("._-") or "device"
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -164,7 +181,8 @@ def _read(path: Path) -> str:
         reason = (error.strerror if isinstance(error, OSError) else None) or _one_line(str(error))
         raise HardwareError(f"{where}: cannot be read ({reason}).") from None
     if len(content) > MAX_FILE_BYTES:
-        raise HardwareError(f"{where}: is larger than {MAX_FILE_BYTES} bytes, which no device description is.")
+        raise HardwareError(f"{where}: {_TOO_LARGE}.")
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -172,7 +190,54 @@ def _read(path: Path) -> str:
         raise HardwareError(f"{where}: is not UTF-8 text (line {line}).") from None
 
 
+def _check_size(text: str, where: str) -> None:
+    """Refuses, before anything is parsed, what would take the parser long. Raises `HardwareError`."""
+    if len(text) > MAX_FILE_BYTES:
+        raise HardwareError(f"{where}: {_TOO_LARGE}.")
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > MAX_LINE_CHARACTERS:
+            raise HardwareError(
+                f"{where}: line {number} is longer than {MAX_LINE_CHARACTERS} characters, which no line of a device "
+                "description is."
+            )
+        if _LONG_KEY.match(line):
+            raise HardwareError(
+                f"{where}: the key in line {number} has more than {MAX_KEY_PARTS} parts, which no key of a device "
+                "description has."
+            )
+
+
 # -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def _not_toml(error: Exception, text: str) -> str:
+    """What is wrong with a text that the parser refuses, and in which line."""
+    if isinstance(error, RecursionError):
+        return "not valid TOML, nested too deeply"
+    lines = text.split("\n")
+    if not isinstance(error, tomllib.TOMLDecodeError):  # an integer with more digits than Python converts
+        number = next((n for n, line in enumerate(lines, 1) if re.search(r"(?:_?[0-9]){600}", line)), 0)
+        return f"a number has more digits than can be read{f' (line {number})' if number else ''}"
+    message = _one_line(str(error))
+    plain = f"not valid TOML, {_clip(message)}"
+    at = re.search(r"\(at line (\d+), column \d+\)$", message)
+    number = int(at[1]) if at else len(text.rstrip().split("\n"))
+    # The parser stands at the end of a value; where that spans lines, its key is in a line above.
+    keys = [(n, key[1]) for n, line in enumerate(lines[:number], 1) if (key := _KEY.match(line))]
+    if not keys:
+        return plain
+    line, key = keys[-1][0], _clip(keys[-1][1])
+    if control := re.match(r"(?:Illegal|Found invalid) character ('\\x..') \(", message):
+        return f"`{key}` is followed by the control character {control[1]} (line {number})" if line == number else plain
+    if inline := re.match(r"Duplicate inline table key '(.*)' \(at ", message):
+        return f"`{inline[1]}` is given twice (line {number})"
+    if message.startswith("Cannot declare") or (
+        message.startswith("Cannot overwrite a value") and any(key == earlier for _, earlier in keys[:-1])
+    ):
+        return f"`{key}` is given twice (line {line})"
+    if message.startswith(("Cannot overwrite a value", "Cannot mutate immutable namespace")):
+        return f"`{key}` contradicts what is given above it (line {line})"
+    return plain
 
 
 def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
@@ -180,7 +245,11 @@ def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     others = len(faults) - 1
     more = f" (and {others} more fault{'s' if others > 1 else ''})" if others else ""
-    return _one_line(_fault(faults[0], data)) + more
+    text = _one_line(_fault(faults[0], data))
+    if text.endswith("?"):
+        statement, _, question = text.rpartition("; ")
+        return f"{statement}{more}; {question}"
+    return f"{text}{more}."
 
 
 def _fault(fault: Any, data: Mapping[str, Any]) -> str:
@@ -201,12 +270,12 @@ def _fault(fault: Any, data: Mapping[str, Any]) -> str:
         return f"{path} is {_number(value)}, but {_expected(kind, limits, value, unit)}"
     if kind in _KINDS:
         of = f" of {unit}" if unit and "number" in _KINDS[kind] else ""
-        return f"{path} is {_clip(repr(value))}, but {_KINDS[kind]}{of} is expected"
+        return f"{path} is {_shown(value)}, but {_KINDS[kind]}{of} is expected"
     if kind == "literal_error":
-        return f"{path} is {_clip(repr(value))}, but one of {limits['expected']} is expected"
+        return f"{path} is {_shown(value)}, but one of {limits['expected']} is expected"
     if kind == "string_pattern_mismatch":
-        return f"{path} is {_clip(repr(value))}, which does not read like {limits['pattern']}"
-    return f"{path} is {_clip(repr(value))}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        return f"{path} is {_shown(value)}, which does not read like {limits['pattern']}"
+    return f"{path} is {_shown(value)}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
 def _expected(kind: str, limits: Mapping[str, Any], value: float, unit: str) -> str:
@@ -230,7 +299,9 @@ def _path(loc: Sequence[str | int], data: Mapping[str, Any]) -> str:
         if isinstance(part, int):
             text += f"[{part + 1}]"
             if isinstance(item, Mapping) and isinstance(item.get("dtype"), str):
-                here = f" ({_clip(str(item.get('unit', '')))} {_clip(item['dtype'])})".replace("( ", "(")
+                unit = item.get("unit", "")
+                unit = _clip(unit) if isinstance(unit, str) else _shown(unit)
+                here = f" ({unit} {_clip(item['dtype'])})".replace("( ", "(")
         else:
             name = part if part.replace("_", "").replace("-", "").isalnum() else repr(part)
             text += ("." if text else "") + _clip(name)
@@ -247,10 +318,14 @@ def _nearest(loc: Sequence[str | int]) -> str:
 
 
 def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else _shown(value)
+
+
+def _shown(value: object) -> str:
     try:
-        return f"{value:g}" if isinstance(value, float) else _clip(str(value))
-    except ValueError:  # an integer with more digits than Python prints
-        return "an enormous number"
+        return _clip(repr(value))
+    except (ValueError, RecursionError):  # an integer with more digits than Python prints; tables within tables
+        return "an enormous number" if isinstance(value, int) else "an enormous value"
 
 
 def _one_line(text: str) -> str:
@@ -258,5 +333,4 @@ def _one_line(text: str) -> str:
 
 
 def _clip(text: str) -> str:
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= 120 else text[:117] + "…"
+    return shown(text, 120)

@@ -7,12 +7,13 @@ raises `HardwareError` naming it; it is never guessed.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, NoReturn, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.errors import PerfmodelError, UnknownNameError, shown
 
 Dtype = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4"]
 Accumulate = Literal["fp64", "fp32", "bf16", "fp16", "int32"]
@@ -70,6 +71,14 @@ def _documents(value: Mapping[str, Document]) -> Mapping[str, Document]:
     return FrozenDict(value)
 
 
+def _visible(text: str) -> str:
+    """Texts are printed to terminals and into tables: no escapes, no line breaks, nothing that turns the direction."""
+    for character in text:
+        if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+            raise ValueError(f"the control character {shown(character)} is not allowed in a text")
+    return text
+
+
 # The ranges catch a slip of a prefix (GB/s written where bytes per second are meant), not an unusual machine.
 Hertz = Annotated[float, Field(ge=1e7, le=1e10, allow_inf_nan=False)]
 BytesPerSecond = Annotated[float, Field(ge=1e9, le=1e14, allow_inf_nan=False)]
@@ -85,7 +94,7 @@ Bits = Annotated[int, BeforeValidator(_whole), Field(ge=8, le=2**17)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**7)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-Text = Annotated[str, Field(min_length=1, max_length=500)]
+Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_visible)]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Date = Annotated[str, Field(pattern=r"^\d{4}(-\d{2}){0,2}$")]
@@ -289,11 +298,11 @@ class DeviceSpec(Record):
                     return value, self.documents[table.source_key(field)]
         if not _is_number_path(table_path, field):
             raise HardwareError(
-                f"{self.slug}: {path!r} is no number of a device; it reads like 'chip.max_clock_hz' or "
+                f"{self.slug}: '{shown(path)}' is no number of a device; it reads like 'chip.max_clock_hz' or "
                 "'peak.matrix.fp16.fp32.ops_per_s'."
             )
         raise HardwareError(
-            f"{self.slug}: {path} is not known (no trustworthy document gives it); "
+            f"{self.slug}: {shown(path, 120)} is not known (no trustworthy document gives it); "
             "copy the device's TOML file, add the number with its source, and pass the path of that file."
         )
 

@@ -20,6 +20,7 @@ from perfmodel.layers.blocks.convfirst import ConvFirst
 from perfmodel.layers.blocks.convnext import ConvNeXtBlock
 from perfmodel.layers.blocks.mbconv import DepthwiseSeparable, FusedMBConv, MBConv
 from perfmodel.layers.blocks.residual import BasicBlock, Bottleneck, RegNetYBlock, ResNeXtBlock
+from perfmodel.layers.blocks.squeeze_excitation import SqueezeExcitation
 from perfmodel.layers.concat import concat_formula
 from perfmodel.layers.conv2d import conv2d_formula
 from perfmodel.layers.copy import COPY
@@ -89,6 +90,9 @@ BLOCKS: Final[Mapping[str, type[Block]]] = MappingProxyType(
     }
 )
 """Residual blocks by name."""
+
+COMPOSITIONS: Final[Mapping[str, type[Block]]] = MappingProxyType({**BLOCKS, SqueezeExcitation.kind: SqueezeExcitation})
+"""Everything composed of layers that has formulas of its own: the blocks, and what they have inside."""
 
 
 def block_of(kind: str, channels: int, *, expansion: int = 4, group_width: int = 8, kernel: int | None = None) -> Block:

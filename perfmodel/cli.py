@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -91,16 +92,29 @@ ScheduleName = Annotated[
     str, typer.Option("--schedule", help="eager, pointwise, layer or block; or a JSON file with the layers of each kernel.")
 ]
 Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that no measurement undercuts.")]
-OutputFormat = Annotated[Format, typer.Option("--format", help="How to print.")]
+OutputFormat = Annotated[Format, typer.Option("--format", case_sensitive=False, help="How to print.")]
 Output = Annotated[Path | None, typer.Option(help="Write to this file instead of standard output (- is standard output).")]
 PlotFile = Annotated[
     Path, typer.Option("--output", metavar="FILE", help="File to write; its ending says the format: svg, png, pdf, html.")
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from perfmodel import __version__
+
+        print(f"perfmodel {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False) -> None:
-    del debug  # read by main() before the arguments are parsed
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error; may stand anywhere.")] = False,
+) -> None:
+    del version, debug  # the one is done by its callback, the other taken out by run()
 
 
 def _schedule(name: str) -> str | Partition:
@@ -162,18 +176,10 @@ def _emit(text: str, output: Path | None) -> None:
 
 
 def _emit_tables(tables: Sequence[Table], fmt: Format, output: Path | None) -> None:
-    from perfmodel.report.table import render
+    from perfmodel.report.table import render, terminal
 
-    on_terminal = output is None and sys.stdout.isatty()
-    width = _terminal_width() if on_terminal else None
-    colour = on_terminal and "NO_COLOR" not in os.environ
+    width, colour = terminal(sys.stdout) if output is None else (None, False)
     _emit("\n".join(render(table, fmt, width=width, colour=colour) for table in tables), output)
-
-
-def _terminal_width() -> int:
-    import shutil
-
-    return max(80, shutil.get_terminal_size((118, 40)).columns)
 
 
 def _save(figure: Figure, output: Path) -> None:
@@ -338,8 +344,8 @@ def hardware_schema(output: Output = None) -> None:
 @app.command()
 def formula(
     name: Annotated[
-        str, typer.Argument(metavar="LAYER_OR_BLOCK", help="A layer or block: conv2d, depthwise_conv, mbconv, convfirst …")
-    ],
+        str | None, typer.Argument(metavar="[LAYER_OR_BLOCK]", help="A layer or block; without it, all that there are.")
+    ] = None,
     schedule: Annotated[str, typer.Option(help="eager, pointwise, layer or block (blocks only).")] = "layer",
     dtype: Annotated[str, typer.Option(help="Type of every tensor.")] = "fp16",
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
@@ -348,6 +354,11 @@ def formula(
     """MACs, bytes, operational intensity and its limit, as formulas."""
     from perfmodel.schedule import BLOCK, check
 
+    if name is None:
+        from perfmodel.formulas import names
+
+        _emit("".join(f"{known}\n" for known in names()), output)
+        return
     if check(schedule) == BLOCK:
         from perfmodel.fused_formulas import fused_text
 
@@ -427,6 +438,42 @@ def plot_gap(
     _save(gap_figure(points, skipped), output)
 
 
+@plot_app.command("capacity")
+def plot_capacity(
+    blocks: Annotated[list[str], typer.Argument(metavar="BLOCK…", help="Kinds of block: convfirst, mbconv, convnext, basic …")],
+    output: PlotFile,
+    channels: Annotated[int, typer.Option(help="Channels in and out.")] = 64,
+    size: Annotated[int, typer.Option(help="Height and width of the input.")] = 56,
+    batch: Batch = 128,
+    expansion: Annotated[int, typer.Option(help="Hidden channels ÷ channels, of blocks that expand.")] = 4,
+    group_width: Annotated[int, typer.Option(help="Channels per group, of blocks with groups; 1: depthwise.")] = 8,
+    kernel: Annotated[
+        int | None, typer.Option(help="Height and width of the spatial kernel; default: the block's usual.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Type of every tensor.")] = "fp16",
+    hardware: Annotated[
+        str | None,
+        typer.Option("--hardware", metavar="DEV[,DEV…]", help="Machines to mark; default: one or two of each capacity."),
+    ] = None,
+) -> None:
+    """DRAM traffic of fused blocks against the local memory of a processor, with machines' capacities marked."""
+    from perfmodel.hardware.catalog import load
+    from perfmodel.layers.catalog import block_of
+    from perfmodel.layers.dims import Shape
+    from perfmodel.plots.capacity import capacity_figure
+    from perfmodel.plots.curves import CAPACITY, DEVICES, block_curves
+
+    made = [
+        block_of(kind, channels, expansion=expansion, group_width=group_width, kernel=kernel)
+        for kind in dict.fromkeys(kind.lower() for kind in blocks)
+    ]
+    devices = [load(name) for name in (DEVICES if hardware is None else _listed("--hardware", hardware))]
+    for device in devices:
+        device.require(CAPACITY)
+    shape = Shape(batch, channels, size, size)
+    _save(capacity_figure([block_curves(block, shape, dtype=dtype) for block in made], devices), output)
+
+
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the plots.")] = Path("demo-output"),
@@ -439,16 +486,34 @@ def demo(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line and return its exit code; every fault of the input is one sentence on standard error."""
-    return _guarded(lambda: app(list(arguments), prog_name="perfmodel", standalone_mode=False), debug="--debug" in arguments)
+    """Run a command line and return its exit code; every fault of the input is one sentence on standard error.
+
+    `--debug` may stand anywhere and adds a traceback.
+    """
+    given = [argument for argument in arguments if argument != "--debug"]
+    return _guarded(lambda: app(given, prog_name="perfmodel", standalone_mode=False), debug=len(given) < len(arguments))
 
 
 def main() -> None:
     """Entry point of the command `perfmodel`."""
+    codecs.register_error("spell-out", _spell_out)
+    if sys.stdout is None or sys.stderr is None:  # closed by the caller
+        devnull = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as the process
+        sys.stdout, sys.stderr = sys.stdout or devnull, sys.stderr or devnull
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show × or µ still gets the answer
+            stream.reconfigure(errors="spell-out")  # a terminal that cannot show × or µ still gets the answer
     sys.exit(run(sys.argv[1:]))
+
+
+_SPELLED: Final = {"µ": "u", "×": "x", "·": "*", "–": "-", "…": "...", "≥": ">=", "─": "-", "−": "-", "¹": "1", "²": "2"}
+
+
+def _spell_out(error: UnicodeError) -> tuple[str, int]:
+    """What an encoding lacks, in letters that it has."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_SPELLED.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 def _guarded(command: Callable[[], Any], *, debug: bool) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from perfmodel.errors import PerfmodelError
 from perfmodel.prediction import Prediction, predict
 from perfmodel.report.predictions import headline, kind_table, summary_table
-from perfmodel.report.table import Column, Table, duration, intensity, render
+from perfmodel.report.table import Column, Table, duration, intensity, render, terminal
 from perfmodel.schedule import NAMES
 from perfmodel.units import percent
 
@@ -31,10 +31,6 @@ def run(output: Path, *, batch: int) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     plots = _plots(batch)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PerfmodelError(f"cannot make the folder {output}: {error.strerror}; choose another with --output") from None
     predictions: list[Prediction] = []
     written: list[Path] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -46,6 +42,10 @@ def run(output: Path, *, batch: int) -> None:
             predictions.append(predict(model, device, batch=batch, resolution=RESOLUTION, schedule=schedule))
             progress.advance(task)
         progress.update(task, description="predicted")
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PerfmodelError(f"cannot make the folder {output}: {error.strerror}; choose another with --output") from None
         task = progress.add_task("plotting", total=len(plots))
         for name, draw in plots.items():
             progress.update(task, description=f"plotting {name}")
@@ -104,7 +104,8 @@ def _said(predictions: list[Prediction], batch: int) -> list[str]:
 
 
 def _text(table: Table) -> str:
-    return render(table, "table", colour=sys.stdout.isatty())
+    width, colour = terminal(sys.stdout)
+    return render(table, "table", width=width, colour=colour)
 
 
 def _gaps(predictions: list[Prediction]) -> Table:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+MOST_LISTED: Final = 60
+"""A longer list of known names is cut to its first `FEW_LISTED`."""
+FEW_LISTED: Final = 12
 
 
 class PerfmodelError(Exception):
@@ -13,13 +18,34 @@ class PerfmodelError(Exception):
 
 
 class UnknownNameError(PerfmodelError):
-    """A name that is not in a catalogue; the sentence offers the nearest names."""
+    """A name that is not in a catalogue; the sentence offers the nearest names, or lists those that are known.
 
-    def __init__(self, what: str, name: str, known: Iterable[str], where_to_look: str = "") -> None:
+    `aliases` are further names: they are offered where they are near, and never listed.
+    """
+
+    def __init__(
+        self, what: str, name: str, known: Iterable[str], where_to_look: str = "", *, aliases: Iterable[str] = ()
+    ) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-        offer = (
-            f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}."
+        self.near = difflib.get_close_matches(name[:MOST_LISTED].lower(), sorted({*known, *aliases}), n=3, cutoff=0.5)
+        listed = known if len(known) <= MOST_LISTED else known[:FEW_LISTED]
+        more = f", … ({len(known)} in all)" if len(listed) < len(known) else ""
+        offer, end = (
+            (f"did you mean {' or '.join(map(shown, self.near))}", "?")
+            if self.near
+            else (f"known: {', '.join(map(shown, listed))}{more}", ".")
         )
-        super().__init__(f"unknown {what} {name!r}; {offer}{' ' + where_to_look if where_to_look else ''}")
-        self.near = near
+        hint = f" ({where_to_look[:1].lower()}{where_to_look[1:].removesuffix('.')})" if where_to_look else ""
+        empty = "" if name.strip() else ": the name is empty"
+        super().__init__(f"unknown {what} '{shown(name)}'{empty}; {offer}{hint}{end}")
+
+
+def shown(text: str, most: int = 60) -> str:
+    r"""`text` as a message may echo it: control and invisible characters escaped, cut to `most` characters.
+
+    >>> shown("\x1b[31mred"), shown("a" * 100, 5)
+    ('\\x1b[31mred', 'aaaa…')
+    """
+    start = text[: most + 1]
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in start)
+    return escaped if len(escaped) <= most else escaped[: most - 1] + "…"

@@ -11,7 +11,7 @@ import sympy
 from perfmodel.errors import UnknownNameError
 from perfmodel.kernel import Kernel
 from perfmodel.layers import dims
-from perfmodel.layers.catalog import BLOCKS, CONV2D_CASES, FORMULAS
+from perfmodel.layers.catalog import COMPOSITIONS, CONV2D_CASES, FORMULAS
 from perfmodel.layers.cost import Cost
 from perfmodel.layers.dims import Dim, Shape
 from perfmodel.layers.element import element_bytes
@@ -78,7 +78,7 @@ def large_activation_limit(ops: Dim, dram_bytes: Dim) -> Dim:
 
 def names() -> tuple[str, ...]:
     """Every layer and block that has a formula."""
-    return (*(name for name in FORMULAS if name != "conv2d"), "conv2d", *CONV2D_CASES, *BLOCKS)
+    return (*(name for name in FORMULAS if name != "conv2d"), "conv2d", *CONV2D_CASES, *COMPOSITIONS)
 
 
 def formula(name: str, *, schedule: str = "layer", dtype: str = "fp16") -> WorkFormula:
@@ -91,7 +91,7 @@ def formula(name: str, *, schedule: str = "layer", dtype: str = "fp16") -> WorkF
     """
     precision = Precision(dtype=dtype)
     key = name.lower().replace("-", "_")
-    if key in BLOCKS:
+    if key in COMPOSITIONS:
         return _of_block(key, schedule, precision)
     if key in FORMULAS or key in CONV2D_CASES:
         return _of_layer(key, precision)
@@ -127,7 +127,7 @@ def _of_layer(name: str, precision: Precision) -> WorkFormula:
 
 def block_kernels(name: str, schedule: str, precision: Precision) -> tuple[tuple[Kernel, ...], Dim]:
     """The kernels of a block in symbols, and its trained parameters."""
-    block = BLOCKS[name].symbolic()
+    block = COMPOSITIONS[name].symbolic()
     builder = GraphBuilder()
     x = builder.input(Shape(dims.N, block.in_channels, dims.H, dims.W))
     builder.block(block, x, name=name)
@@ -140,7 +140,7 @@ def _of_block(name: str, schedule: str, precision: Precision) -> WorkFormula:
     ideal, _ = block_kernels(name, "layer", precision)
     weights = sum(kernel.cost.read_weight_bytes for kernel in ideal)
     # the block's input is read once and its output, of the same shape, written once
-    block = BLOCKS[name].symbolic()
+    block = COMPOSITIONS[name].symbolic()
     activations = 2 * Shape(dims.N, block.in_channels, dims.H, dims.W).elements * element_bytes(precision.storage)
     return WorkFormula(
         name=name,
@@ -168,7 +168,7 @@ def formula_text(work: WorkFormula, *, latex: bool = False) -> str:
         ("ops per byte, large activations, stride 1", r"I_{\infty}", work.limit),
     ]
     if work.schedule is not None:
-        lines.append(("the same, fused without halo", r"I_{\infty}^{\mathrm{fused}}", work.compulsory_limit))
+        lines.append(("each input, weight, output once", r"I_{\infty}^{\mathrm{once}}", work.compulsory_limit))
     kernels_said = "1 kernel" if len(work.kernels) == 1 else f"{len(work.kernels)} kernels"
     under = kernels_said if work.schedule is None else f"schedule {work.schedule}, {kernels_said}"
     meanings = [(str(symbol), dims.meaning(symbol)) for symbol in work.symbols]

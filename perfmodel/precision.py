@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Final
 
 from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.units import text
 
 STORED_AS: Final = MappingProxyType(
     {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8", "fp8": "fp8"}
@@ -42,7 +43,9 @@ class Precision:
     @classmethod
     def of(cls, dtype: str | None, autocast: str | None) -> Precision:
         """From what a user gave: fp16 by default, fp32 under autocast."""
-        return cls(dtype=dtype or ("fp32" if autocast else "fp16"), autocast=autocast)
+        precise = None if autocast is None else text("autocast", autocast)
+        default = "fp16" if precise is None else "fp32"
+        return cls(dtype=default if dtype is None else text("dtype", dtype), autocast=precise)
 
     @property
     def matrix(self) -> str:

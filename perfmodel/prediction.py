@@ -18,6 +18,7 @@ from perfmodel.network import Network
 from perfmodel.networks.catalog import build
 from perfmodel.precision import Precision
 from perfmodel.schedule import Partition, check, kernels
+from perfmodel.units import si, text
 from perfmodel.waterline import Bound, KernelTime, Limits, kernel_times
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def predict(
     model: str | Network,
     hardware: str | PathLike[str] | DeviceSpec,
     *,
-    batch: int = 1,
+    batch: int | None = None,
     resolution: int | None = None,
     dtype: str | None = None,
     autocast: str | None = None,
@@ -167,23 +168,28 @@ def predict(
 ) -> Prediction:
     """Predict the latency of `model` on `hardware`.
 
-    `model` is a name of the catalogue or a Network (whose own batch and resolution then hold); `hardware` a name, a TOML file, or a
-    DeviceSpec; `dtype` the type of every tensor (fp16 if neither it nor `autocast` is given); `autocast` runs an fp32 network in mixed
-    precision. `schedule` is a name or a partition (the layers of each kernel). Raises a PerfmodelError whose sentence says what is wrong.
+    `model` is a name of the catalogue, built for `batch` images (1) of `resolution` pixels (the network's own), or a Network; `hardware`
+    a name, a TOML file, or a DeviceSpec; `dtype` the type of every tensor (fp16 if neither it nor `autocast` is given); `autocast` runs
+    an fp32 network in mixed precision. `schedule` is a name or a partition (the layers of each kernel, as a list of lists). Raises a
+    PerfmodelError whose sentence says what is wrong.
 
     >>> predict("resnet50", "h200", batch=128).bottleneck
     'memory'
     """
-    if tier in PLANNED_TIERS:
-        raise TierError(f"tier {tier!r} is not available in this version; use one of {', '.join(TIERS)}")
-    if tier not in TIERS:
-        raise UnknownNameError("tier", tier, TIERS)
+    tier, layout = _tier(tier), text("layout", layout)
     precision = Precision.of(dtype, autocast)
-    if isinstance(schedule, str):
-        schedule = check(schedule)
+    if not isinstance(schedule, list | tuple):
+        schedule = check(text("schedule", schedule))
     device = hardware if isinstance(hardware, DeviceSpec) else load(hardware)
     peak = device.matrix_peak(precision.matrix)
-    network = model if isinstance(model, Network) else build(model, batch=batch, resolution=resolution)
+    if isinstance(model, Network):
+        if batch is not None or resolution is not None:
+            raise PerfmodelError(
+                f"the network {model.name} already has its batch and resolution; build it with others to change them"
+            )
+        network = model
+    else:
+        network = build(text("model", model), batch=1 if batch is None else batch, resolution=resolution)
     return place(
         network,
         device,
@@ -194,6 +200,15 @@ def predict(
         layout,
         tier,
     )
+
+
+def _tier(given: str) -> str:
+    tier = text("tier", given)
+    if tier in PLANNED_TIERS:
+        raise TierError(f"tier {tier!r} is not available in this version; use one of {', '.join(TIERS)}")
+    if tier not in TIERS:
+        raise UnknownNameError("tier", tier, TIERS)
+    return tier
 
 
 def place(
@@ -217,9 +232,7 @@ def place(
         bound_latency_s = sum(time.latency_s for time in within_bound)
         if tier == "bound":
             times = within_bound
-            assumptions.append(
-                "tier bound: peak at the highest clock; each kernel's bytes lowered by the largest cache in front of DRAM"
-            )
+            assumptions.append(f"tier bound: {_granted(device, peak)}")
     except HardwareError as error:
         if tier == "bound":
             raise
@@ -242,9 +255,9 @@ def place(
 def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule: str | Partition, layout: str) -> tuple[str, ...]:
     unit = "matrix unit" if peak.unit == "matrix" else "vector unit (the device has no matrix unit for this type)"
     said = [
-        f"peak {peak.ops_per_s / 1e12:.4g} TFLOP/s dense {peak.dtype} with {peak.accumulate} accumulation on the {unit}"
+        f"peak {si(peak.ops_per_s, 'op/s', 4)} dense {peak.dtype} with {peak.accumulate} accumulation on the {unit}"
         f" ({_cited(device.source_of(f'{peak.path}.ops_per_s'))})",
-        f"DRAM bandwidth {device.memory.dram_bandwidth_bytes_per_s / 1e12:.4g} TB/s, every byte of a kernel from or to DRAM"
+        f"DRAM bandwidth {si(device.memory.dram_bandwidth_bytes_per_s, 'B/s')}"
         f" ({_cited(device.source_of('memory.dram_bandwidth_bytes_per_s'))})",
     ]
     if precision.autocast:
@@ -255,6 +268,16 @@ def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule:
     if layout == "nchw" and schedule != "eager":
         said.append("layout nchw changes the kernels of schedule eager only")
     return tuple(said)
+
+
+def _granted(device: DeviceSpec, peak: Peak) -> str:
+    """What the bound grants beyond the waterline, with the numbers; its efficiency is measured against the datasheet's peak still."""
+    limits = Limits.bound(device, peak)
+    return (
+        f"{si(limits.peak_ops_per_s, 'op/s', 4)} at the highest clock, {si(limits.bandwidth_bytes_per_s, 'B/s')}, and "
+        f"{si(limits.cached_bytes, 'B')} of each kernel's bytes from the cache; ideal latency and efficiency are against the datasheet's "
+        "peak, which it can exceed"
+    )
 
 
 def _unfused(work: Sequence[Kernel]) -> tuple[str, ...]:

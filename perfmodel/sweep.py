@@ -12,9 +12,11 @@ import sympy
 
 from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.formulas import block_kernels
+from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.layers.catalog import BLOCKS
 from perfmodel.precision import Precision
+from perfmodel.schedule import BLOCK, SCHEDULES, ScheduleError
 from perfmodel.waterline import Limits, waterline_s
 
 Array = Any
@@ -45,6 +47,10 @@ def block_function(kind: str, schedule: str = "layer", dtype: str = "fp16") -> B
     """The generated function of a block's kernels (common subexpressions shared), made once per block, schedule and type."""
     if kind not in BLOCKS:
         raise UnknownNameError("block", kind, BLOCKS)
+    if schedule.lower() == BLOCK:
+        raise ScheduleError(
+            f"sweeps take the schedules {', '.join(SCHEDULES)}; a fused block's tiling is chosen for each design alone"
+        )
     work, _ = block_kernels(kind, schedule, Precision(dtype=dtype))
     outputs = [sympy.factor_terms(x) for kernel in work for x in (sympy.sympify(kernel.cost.ops), kernel.cost.dram_bytes)]
     free: set[sympy.Symbol] = set().union(*(x.free_symbols for x in outputs))
@@ -57,20 +63,21 @@ def block_function(kind: str, schedule: str = "layer", dtype: str = "fp16") -> B
 
 
 def sweep_block(
-    kind: str, device: DeviceSpec, dimensions: Mapping[str, Array], *, schedule: str = "layer", dtype: str = "fp16"
+    kind: str, hardware: str | DeviceSpec, dimensions: Mapping[str, Array], *, schedule: str = "layer", dtype: str = "fp16"
 ) -> Array:
     """Waterline latency in seconds of each design of a block.
 
     `dimensions` gives every symbol of the block (see `block_function(kind).symbols`) as a number or an array; arrays broadcast against
-    each other, and the result has their common shape. Images have more than one pixel. Evaluated in chunks of CHUNK_DESIGNS. Raises
+    each other, and the result has their common shape. Images have more than one pixel, and group widths
+    divide channels: a sweep does not check what only whole numbers can break. Evaluated in chunks of CHUNK_DESIGNS. Raises
     PerfmodelError for a missing, unknown or non-positive dimension.
 
-    >>> from perfmodel.hardware.catalog import load
     >>> widths = np.array([32, 64, 128])
-    >>> sweep_block("convfirst", load("h200"), dict(N=128, H=56, W=56, C=widths, e=4, g=8)).shape
+    >>> sweep_block("convfirst", "h200", dict(N=128, H=56, W=56, C=widths, e=4, g=8)).shape
     (3,)
     """
     function = block_function(kind, schedule, dtype)
+    device = hardware if isinstance(hardware, DeviceSpec) else load(hardware)
     limits = Limits.waterline(device, device.matrix_peak(Precision(dtype=dtype).matrix))
     arrays = _checked(kind, function, dimensions)
     try:

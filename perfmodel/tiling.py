@@ -177,7 +177,7 @@ def candidates(graph: Graph, layers: Sequence[str], machine: Machine, *, element
     """For each program that carries out `layers`, every tiling of the search space, costed."""
     costed: list[list[Array]] = []
     for through in (True, False) if _group(graph, layers) > CHUNKS[0] else (True,):
-        grid = np.array(_grid(graph, layers, through=through), dtype=np.int64)
+        grid = np.array(_grid(graph, layers, through=through), dtype=np.float64)  # exact to 2⁵³, and never overflows
         rows, columns, chunk = grid.T
         for mode, resident in product(MODES, (False, True)):
             tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident, chunk_through=through)

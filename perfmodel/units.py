@@ -34,6 +34,13 @@ def si(value: float, unit: str, digits: int = 3) -> str:
     return f"{'-' if value < 0 else ''}{scaled:.{decimals}f} {prefix}{unit}"
 
 
+def text(what: str, given: object) -> str:
+    """A name as it is looked up: lower case, without blanks around it. Raises PerfmodelError for what is no text."""
+    if not isinstance(given, str):
+        raise PerfmodelError(f"{what} must be a name, not {given!r}")
+    return given.strip().lower()
+
+
 def percent(fraction: float) -> str:
     """A fraction as a percentage with three significant digits."""
     value = 100 * fraction

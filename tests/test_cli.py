@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
+import perfmodel
 from perfmodel.cli import run
 from perfmodel.hardware.catalog import names
 from perfmodel.networks.catalog import entries
 from perfmodel.prediction import predict
+from perfmodel.report.predictions import summary_table
+from perfmodel.report.table import render
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., tuple[int, str, str]]
@@ -53,7 +56,7 @@ def test_predict_prints_a_table(command: Run) -> None:
     assert "resnet50 on NVIDIA H200" in out
     assert f"latency {prediction.latency_s * 1e3:.2f} ms" in out
     assert "the 20 slowest of 56 kernels" in out
-    assert "assumed: peak 989.5 TFLOP/s dense fp16 with fp32 accumulation" in out
+    assert "assumed: peak 989.5 Top/s dense fp16 with fp32 accumulation" in out
     assert all(line == line.rstrip() for line in out.splitlines())
 
 
@@ -302,8 +305,10 @@ def test_a_fault_is_one_sentence_and_exit_code_2(command: Run, arguments: tuple[
     assert "Traceback" not in err
 
 
-def test_debug_shows_the_traceback(command: Run) -> None:
-    code, _, err = command("--debug", "predict", "resnet5", "--hardware", "h200")
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_debug_shows_the_traceback_wherever_it_stands(command: Run, place: int) -> None:
+    arguments = ["predict", "resnet5", "--hardware", "h200"]
+    code, _, err = command(*arguments[:place], "--debug", *arguments[place:])
     assert code == 2
     assert "Traceback" in err
     assert err.rstrip().splitlines()[-1].startswith("perfmodel: unknown model")
@@ -358,7 +363,59 @@ def test_the_module_is_the_command() -> None:
     assert "resnet18 on NVIDIA T4" in done.stdout
 
 
+def test_the_version_is_printed(command: Run) -> None:
+    assert command("--version") == (0, f"perfmodel {perfmodel.__version__}\n", "")
+
+
+def test_every_formula_is_listed_and_prints(command: Run) -> None:
+    listed = command("formula")[1].split()
+    assert {"conv2d", "squeeze_excitation", "mbconv", "softmax"} <= set(listed)
+    assert all(command("formula", name)[0] == 0 for name in listed)
+
+
+def test_names_and_formats_do_not_mind_their_case(command: Run) -> None:
+    plain = ["--dtype", "bf16", "--layout", "nhwc", "--schedule", "eager", "--tier", "bound", "--format", "json"]
+    spelled = [word if word.startswith("--") else word.upper() for word in plain]
+    assert command("predict", "RESNET18", "--hardware", "T4", *[w.replace("bf16", "fp16") for w in plain]) == command(
+        "predict", "resnet18", "--hardware", "t4", *[w.replace("BF16", "FP16") for w in spelled]
+    )
+
+
+def test_a_closed_standard_output_is_no_traceback() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m perfmodel predict resnet18 --hardware t4 >&-",
+        shell=True,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
+
+
+def test_compare_leaves_out_what_a_machine_has_no_figures_for(command: Run) -> None:
+    code, out, err = command("compare", "resnet18", "--hardware", "m1-ultra", "--dtype", "fp32", "--format", "json")
+    assert code == 0
+    assert [row["schedule"] for row in json.loads(out)] == ["eager", "pointwise", "layer"]
+    assert "without schedule block" in err
+    assert "chip.shared_memory_per_block_bytes" in err
+
+
+def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
+    table = summary_table([predict("resnet18", "h200")], "title")
+    wide, narrow = (render(table, "table", width=width) for width in (200, 80))
+    assert "images/s" in wide
+    assert "images/s" not in narrow
+    assert "left out for want of room" in narrow
+    assert all(len(line) <= 80 for line in narrow.splitlines())
+    assert "efficiency" in narrow
+    assert "resnet18" in narrow
+
+
 def test_output_survives_an_ascii_terminal() -> None:
     done = as_process("predict", "resnet18", "--hardware", "t4", env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
     assert done.returncode == 0
     assert "resnet18" in done.stdout
+    assert " us" in done.stdout
+    assert "224x224" in done.stdout

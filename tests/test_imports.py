@@ -107,6 +107,8 @@ def test_imports_run_one_way(name: str) -> None:
         if not target.startswith("perfmodel"):
             assert target.split(".")[0] not in ("hardware", "layers", "validation")
             continue
+        if target == "perfmodel.__version__":
+            continue  # the package's own file is beneath everything
         there = prefix(target)
         assert there, f"{name} imports {target}, which has no floor"
         if (home, there) in DELEGATES and not at_top:

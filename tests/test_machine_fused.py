@@ -75,13 +75,18 @@ def any_block(draw: st.DrawFn, kind: str, in_channels: int = 8, *, gated: bool =
 
 @st.composite
 def tilings(draw: st.DrawFn, most: int = 10) -> Tiling:
-    """Tiles from one pixel to more than the image; chunks that the group widths divide, from a group to more than all channels."""
+    """Tiles from one pixel to more than the image; chunks from a group to more than all channels.
+
+    Chunks that run through grouped convolutions are some whole groups; others may be of any size.
+    """
+    through = draw(st.booleans())
     return Tiling(
         mode=draw(st.sampled_from(MODES)),
         rows=draw(st.integers(1, most)),
         columns=draw(st.integers(1, most)),
-        chunk=draw(st.sampled_from([4, 8, 12, 40])),
+        chunk=draw(st.sampled_from([4, 8, 12, 40] if through else [1, 3, 4, 5, 8, 40])),
         resident_weights=draw(st.booleans()),
+        chunk_through=through,
     )
 
 
@@ -109,7 +114,8 @@ def test_every_form_of_a_block_runs_as_derived(kind: str) -> None:
         for block in blocks_of(kind, stride=stride, out_channels=out_channels):
             graph = graph_of([block], 1, 5, 6)
             for mode, resident in itertools.product(MODES, (False, True)):
-                check(graph, Tiling(mode=mode, rows=2, columns=3, chunk=12, resident_weights=resident), seed=cases)
+                tiling = Tiling(mode=mode, rows=2, columns=3, chunk=12, resident_weights=resident, chunk_through=cases % 3 > 0)
+                check(graph, tiling, seed=cases)
                 cases += 1
     assert cases >= 8
 

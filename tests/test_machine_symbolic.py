@@ -121,16 +121,33 @@ def did(block: Block, values: dict[sympy.Symbol, int], mode: str, resident: bool
 @pytest.mark.parametrize(("kind", "form"), forms())
 def test_symbolic_totals_are_what_concrete_programs_do(kind: str, form: str) -> None:
     random = np.random.default_rng([len(kind), len(form), 5])
+    walks = WALKS[::3] if form == "strided" else WALKS
     cases = 0
-    while cases < 24:
+    while cases < 6 * len(walks):
         values = draw(random)
         if form == "strided" and min(values[H], values[W]) < 2:
             continue
-        mode, resident = WALKS[cases % len(WALKS)]
+        mode, resident = walks[cases % len(walks)]
         counters = did(concrete(formed(kind, form), values), values, mode, resident)
         for counter, total in zip(counters, derived(kind, form, mode, resident), strict=True):
             assert_equal(counter, put_in(total, values))
         cases += 1
+
+
+@pytest.mark.parametrize("kind", ["mbconv", "resnext", "regnety"])
+def test_symbolic_totals_with_all_channels_before_a_grouped_convolution(kind: str) -> None:
+    """Chunks of any size, not of whole groups: they end at the grouped convolution."""
+    random = np.random.default_rng(len(kind))
+    block = BLOCKS[kind].symbolic()
+    for mode, resident in WALKS:
+        how = Tiling(mode=mode, rows=ROWS, columns=COLUMNS, chunk=CHUNK, resident_weights=resident, chunk_through=False)
+        together = [totals(program) for program in programs_of(graph_of([block], N, H, W), how)]
+        for _ in range(6):
+            values = draw(random) | {CHUNK: int(random.integers(1, 14))}
+            graph = graph_of([concrete(block, values)], values[N], values[H], values[W])
+            sized = replace(how, rows=values[ROWS], columns=values[COLUMNS], chunk=values[CHUNK])
+            for counter, total in zip(count(programs_of(graph, sized)), together, strict=True):
+                assert_equal(counter, put_in(total, values))
 
 
 @pytest.mark.parametrize("kind", ["mbconv", "convfirst"])

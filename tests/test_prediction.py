@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,6 +204,13 @@ def test_a_user_s_network_and_partition() -> None:
         ({"dtype": "tf32", "hardware": "v100"}, "v100"),
         ({"hardware": "h20"}, "did you mean h200"),
         ({"model": "resnet5"}, "did you mean resnet50"),
+        ({"dtype": ""}, "unknown data type"),
+        ({"dtype": 16}, "dtype must be a name"),
+        ({"schedule": None}, "schedule must be a name"),
+        ({"tier": None}, "tier must be a name"),
+        ({"layout": None}, "layout must be a name"),
+        ({"model": None}, "model must be a name"),
+        ({"batch": 1.5}, "batch must be"),
     ],
 )
 def test_bad_input_is_one_sentence(options: dict[str, object], said: str) -> None:
@@ -222,6 +230,23 @@ def test_the_api_is_one_call() -> None:
         assert getattr(perfmodel, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = perfmodel.nothing
+
+
+def test_numpy_s_whole_numbers_are_whole_numbers() -> None:
+    assert predict("alexnet", "h200", batch=np.int64(8)).network.batch == 8
+
+
+def test_a_network_keeps_its_batch() -> None:
+    network = build("alexnet", batch=2)
+    with pytest.raises(PerfmodelError, match="already has its batch"):
+        predict(network, "h200", batch=128)
+
+
+def test_tier_bound_says_what_it_grants() -> None:
+    said = " ".join(predict("resnet18", "h200", tier="bound", dtype="int8").assumptions)
+    assert "1.979 Pop/s" in said
+    assert "62.9 MB of each kernel's bytes from the cache" in said
+    assert "TFLOP" not in said
 
 
 def test_unknown_names_offer_the_nearest() -> None:

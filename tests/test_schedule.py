@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.kernel import Kernel
 from perfmodel.layers.arithmetic import Multiply
 from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.blocks.squeeze_excitation import squeeze_excitation
@@ -17,9 +18,8 @@ from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
 from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.upsample import Upsample
-from perfmodel.precision import Precision
-from perfmodel.kernel import Kernel
 from perfmodel.lowering import Access
+from perfmodel.precision import Precision
 from perfmodel.schedule import NAMES, PLANNED, SCHEDULES, ScheduleError, check, kernels
 from tests.small_networks import small_block
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perfmodel.kernel import Kernel
 from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.concat import Concat
 from perfmodel.layers.dims import Shape
@@ -13,7 +14,6 @@ from perfmodel.layers.element import ELEMENT_BYTES
 from perfmodel.layers.graph import Graph, GraphBuilder
 from perfmodel.layers.pooling import GlobalAveragePool
 from perfmodel.precision import Precision
-from perfmodel.kernel import Kernel
 from perfmodel.schedule import SCHEDULES, ScheduleError, kernels
 from tests.brute_force import examples
 from tests.small_networks import block_networks, graphs

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from perfmodel.hardware.catalog import load, names
 from perfmodel.hardware.spec import HardwareError
-from perfmodel.layers.cost import Cost
 from perfmodel.kernel import Kernel
+from perfmodel.layers.cost import Cost
 from perfmodel.waterline import KernelTime, Limits, kernel_times, waterline_s
 
 RATES = st.floats(1e9, 1e16)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from perfmodel.layers.dims import Dim
+from perfmodel.layers.blocks.block import Block
+from perfmodel.layers.dims import C, C_se, Dim
 from perfmodel.layers.pooling import GlobalAveragePool
 
 if TYPE_CHECKING:
@@ -28,3 +30,20 @@ def squeeze_excitation(
         expanded = builder.conv(squeezed, x.shape.C, bias=True, name="expand")
         gated = builder.activation(expanded, gate, name="gate")
         return builder.multiply(x, gated, name="mul")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqueezeExcitation(Block):
+    """Squeeze-and-excitation by itself, for its formulas; networks have it inside of their blocks."""
+
+    kind: ClassVar[str] = "squeeze_excitation"
+
+    squeezed_channels: Dim
+    activation: str = "relu"
+
+    def build(self, builder: GraphBuilder, x: Tensor) -> Tensor:
+        return squeeze_excitation(builder, x, self.squeezed_channels, activation=self.activation, name="")
+
+    @classmethod
+    def symbolic(cls) -> Self:
+        return cls(in_channels=C, out_channels=C, squeezed_channels=C_se)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.layers.activation import ELEMENT_OPS
+from perfmodel.machine.check import check
 from perfmodel.machine.program import (
     Allocate,
     Buffer,
@@ -132,6 +133,7 @@ class Interpreter:
 
     def run(self) -> dict[str, Array]:
         """Execute the program; returns its output tensors."""
+        check(self.program)
         for tensor in self.program.tensors:
             shape = tuple(int(size) for size in tensor.shape)
             if tensor.role in ("output", "sums") and tensor.name not in self._given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from functools import cache
 
@@ -49,9 +50,13 @@ def find(name: str) -> NetworkEntry:
 
 
 def _whole(what: str, value: int, most: int) -> int:
-    if type(value) is not int or not 1 <= value <= most:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or not 1 <= number <= most:
         raise PerfmodelError(f"{what} must be a whole number from 1 to {most}, not {value!r}")
-    return value
+    return number
 
 
 def build(name: str, *, batch: int = 1, resolution: int | None = None, classes: int = 1000) -> Network:
@@ -61,7 +66,8 @@ def build(name: str, *, batch: int = 1, resolution: int | None = None, classes: 
     """
     entry = find(name)
     size = entry.resolution if resolution is None else _whole("resolution", resolution, MAX_RESOLUTION)
+    images = _whole("batch", batch, MAX_BATCH)
     builder = GraphBuilder()
-    x = builder.input(Shape(_whole("batch", batch, MAX_BATCH), 3, size, size))
+    x = builder.input(Shape(images, 3, size, size))
     entry.build(builder, x, _whole("classes", classes, MAX_CLASSES))
-    return Network(name=entry.name, graph=builder.graph(), batch=batch, resolution=size)
+    return Network(name=entry.name, graph=builder.graph(), batch=images, resolution=size)

@@ -24,6 +24,9 @@ from perfmodel.plots.flags import Flag, raise_flags
 from perfmodel.plots.labels import Labels
 from perfmodel.units import si
 
+EXCESS: Final = 1.05
+"""From this multiple of the compulsory traffic on, what a lone block moves on a device stands beside its dot."""
+
 _DASHED: Final = (0, (4.0, 1.8))
 _MARKER_PT: Final = 5.5
 _RING_PT: Final = 8.0
@@ -91,7 +94,7 @@ def _frame(ax: Axes, scene: CapacityScene) -> None:
     ax.set_ylim(scene.bottom, scene.top)
     traffic = "DRAM traffic" if scene.alone else "DRAM traffic ÷ compulsory traffic"
     style.dress(ax, "local memory per processor (logarithmic)", f"{traffic} (logarithmic)")
-    ax.xaxis.set_major_locator(LogLocator(base=2, numticks=20))
+    ax.xaxis.set_major_locator(LogLocator(base=2, numticks=11))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: binary(value)))
     ax.xaxis.set_minor_locator(NullLocator())
     wide = scene.top / scene.bottom > 6
@@ -299,14 +302,16 @@ def _crossings(ax: Axes, scene: CapacityScene, placed: Labels) -> None:
 
 
 def _excesses(ax: Axes, scene: CapacityScene, placed: Labels) -> None:
-    """What a lone block moves on the devices, as a multiple of the compulsory traffic, where it is more than that."""
-    for mark in scene.marks if scene.alone else ():
-        for _, _, curve in scene.staircases:
+    """How much more than the compulsory traffic a lone block moves on the devices; once for neighbours with the same."""
+    for _, _, curve in scene.staircases if scene.alone else ():
+        last = ""
+        for mark in scene.marks:
             dram_bytes = curve.at(mark.local_bytes)
-            if dram_bytes is not None and style.digits(dram_bytes / curve.compulsory_bytes) != "1" and dram_bytes <= scene.top:
+            ratio = "" if dram_bytes is None else f"{style.digits(dram_bytes / curve.compulsory_bytes)} ×"
+            if dram_bytes is not None and dram_bytes >= EXCESS * curve.compulsory_bytes and ratio != last:
                 placed.take(style.around(ax, mark.local_bytes, dram_bytes, _MARKER_PT))
-                ratio = f"{style.digits(dram_bytes / curve.compulsory_bytes)} ×"
                 _note(ax, ratio, (mark.local_bytes, dram_bytes), style.INK, placed)
+            last = ratio
 
 
 def _note(ax: Axes, said: str, at: tuple[float, float], color: str, placed: Labels) -> None:
@@ -333,11 +338,24 @@ def _note(ax: Axes, said: str, at: tuple[float, float], color: str, placed: Labe
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
+def _legend_name(label: str) -> str:
+    """A legend leaves out what begins with an underscore."""
+    return f" {style.plain(label)}" if label.startswith("_") else style.plain(label)
+
+
 def _handles(scene: CapacityScene) -> list[Line2D]:
     """What the legend shows: the blocks where there are several, then what the lines mean."""
     plain = style.SERIES[0] if scene.alone else style.FAINT_INK
     handles = [
-        Line2D([], [], color=_color(index), linewidth=1.9, marker=_marker(index), markersize=_MARKER_PT, label=each.label)
+        Line2D(
+            [],
+            [],
+            color=_color(index),
+            linewidth=1.9,
+            marker=_marker(index),
+            markersize=_MARKER_PT,
+            label=_legend_name(each.label),
+        )
         for index, each in enumerate(scene.curves)
         if not scene.alone
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perfmodel.kernel import Kernel
 from perfmodel.prediction import Prediction
@@ -40,6 +40,14 @@ class Column:
         return self.x0_bytes + self.width_bytes
 
 
+def on_waterline(prediction: Prediction) -> Prediction:
+    """The same kernels under tier waterline, whose roof and line the plots draw."""
+    if prediction.tier == "waterline":
+        return prediction
+    times = kernel_times(prediction.kernels, Limits.waterline(prediction.device, prediction.peak))
+    return replace(prediction, tier="waterline", times=times)
+
+
 def columns(prediction: Prediction) -> tuple[Column, ...]:
     """The columns in execution order; the line lies at B = `prediction.op_byte_ratio`.
 
@@ -48,7 +56,7 @@ def columns(prediction: Prediction) -> tuple[Column, ...]:
     level = prediction.op_byte_ratio
     drawn: list[Column] = []
     x0 = 0.0
-    for time in kernel_times(prediction.kernels, Limits.waterline(prediction.device, prediction.peak)):
+    for time in on_waterline(prediction).times:
         cost = time.kernel.cost
         column = Column(
             time=time,

@@ -20,6 +20,8 @@ from perfmodel.units import si
 
 DEVICES: Final = ("t4", "v100", "rtx3090", "a100", "h200", "mi300x")
 """Marked where no others are asked for: every capacity that the catalogue has."""
+CAPACITY: Final = "chip.shared_memory_per_block_bytes"
+"""The figure of a device that is its capacity here."""
 READING: Final = (
     "A step is another tiling: the least traffic of any that fits. Weights that are loaded again come from a cache (solid) or from DRAM"
     " (dashed). Compulsory: each input, weight and output once, and what a global mean forces through DRAM."
@@ -136,12 +138,18 @@ class CapacityScene:
             for block, each in enumerate(curves)
             for cached, curve in ((True, each.cached), (False, each.uncached))
         ]
-        self.left = min(float(each.cached.local_bytes[0]) for each in curves) / _LEFT
-        ends = [float(each.curve.local_bytes[-1]) for each in self.staircases]
-        self.right = max([*ends, *(mark.local_bytes for mark in self.marks)]) * _RIGHT
+        capacities = [mark.local_bytes for mark in self.marks]
+        self.left = min([*(float(each.curve.local_bytes[0]) for each in self.staircases), *capacities]) / _LEFT
+        self.right = max([*(float(each.curve.local_bytes[-1]) for each in self.staircases), *capacities]) * _RIGHT
         compulsory = [self.scaled(each.cached, each.cached.compulsory_bytes) for each in curves]
         highest = [self.scaled(c, max(c.unfused_bytes, float(c.dram_bytes[0]))) for c in (each.cached for each in curves)]
-        self.bottom, self.top = min(compulsory) / 1.2, max(highest) * 1.3
+        on_devices = [
+            self.scaled(curve, dram_bytes)
+            for _, _, curve in self.staircases
+            for mark in self.marks
+            if (dram_bytes := curve.at(mark.local_bytes)) is not None
+        ]
+        self.bottom, self.top = min(compulsory) / 1.2, max([*highest, *on_devices]) * 1.3
 
     def scaled(self, curve: CapacityCurve, dram_bytes: float) -> float:
         """Bytes as drawn: as they are, or as a multiple of the curve's compulsory traffic where several are compared."""
@@ -195,6 +203,10 @@ class CapacityScene:
             for mark in self.marks
             if len(mark.names) > 2
         ]
+        for each in self.curves:
+            small = [name for mark in self.marks if each.cached.at(mark.local_bytes) is None for name in mark.names]
+            if small:
+                said.append(f"No tile of {style.plain(each.label)} fits: {', '.join(map(style.plain, small))}.")
         if self.without:
             said.append(f"No figure for their local memory: {', '.join(map(style.plain, self.without))}.")
         return said

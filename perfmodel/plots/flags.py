@@ -39,8 +39,10 @@ def raise_flags(flags: Sequence[Flag], inside: Bbox) -> int:
     for flag in sorted(flags, key=lambda flag: -flag.x_px):
         for place in range(2 * len(flags) + 2):
             flag.row, flag.right = place // 2, place % 2 == 0
-            within = inside.x0 <= flag.span[0] and flag.span[1] <= inside.x1
-            if within and not any(flag.meets(other) for other in raised):
+            left, right = flag.span
+            free = inside.x0 <= left and right <= inside.x1 and not any(flag.meets(other) for other in raised)
+            # A line further left may rise as high as it must, so no name may lie in its way.
+            if free and (flag.right or not any(left < other.x_px < right for other in flags)):
                 break
         else:
             flag.row, flag.right = max((other.row for other in raised), default=-1) + 1, flag.x_px < (inside.x0 + inside.x1) / 2

@@ -15,6 +15,7 @@ from matplotlib.text import Annotation
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.plots import style
+from perfmodel.plots.columns import on_waterline
 from perfmodel.plots.labels import Labels
 from perfmodel.plots.marks import marks, without_ops
 from perfmodel.plots.style import BOUND_LOOKS
@@ -37,18 +38,20 @@ def plot_roofline(predictions: Prediction | Sequence[Prediction], ax: Axes | Non
     area is their share of the time. Of the whole network there are two points at I = Σ ops / Σ bytes: hollow, the roof
     itself, which is one roofline on the totals; filled, Σ ops / Σ latency, the sequence. The arrow between them is what a
     single roofline overlooks. Kernels without matrix operations have no place on a logarithmic axis and are counted at the
-    left edge. Raises PerfmodelError for no predictions.
+    left edge. The roof is the waterline's, and so are all times, whatever the tier of a prediction. Raises PerfmodelError
+    for no predictions.
     """
-    shown = [predictions] if isinstance(predictions, Prediction) else list(predictions)
-    if not shown:
+    given = [predictions] if isinstance(predictions, Prediction) else list(predictions)
+    if not given:
         raise PerfmodelError("there is nothing to plot; give at least one prediction")
+    shown = [on_waterline(prediction) for prediction in given]
     with style.context():
         ax = style.figure(9.5, 6.2).add_subplot() if ax is None else ax
         _frame(ax, shown)
         for prediction in shown:
             _kernels(ax, prediction)
         style.settle(ax)
-        _words(ax, shown)
+        _words(ax, shown, given)
         style.settle(ax)
         _room_below(ax, shown)
         style.settle(ax)
@@ -74,6 +77,11 @@ def _roofs(predictions: Sequence[Prediction]) -> dict[Limits, Prediction]:
     return found
 
 
+def _rate(prediction: Prediction, latency_s: float) -> float:
+    """Ops per second of the whole network, with what fused programs compute again."""
+    return float(prediction.cost.ops) / latency_s if latency_s else 0.0
+
+
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +91,7 @@ def _frame(ax: Axes, predictions: Sequence[Prediction]) -> None:
     intensities = [mark.intensity for mark in found] + [roof.op_byte_ratio for roof in roofs]
     left, right = min(intensities) / 3, max(intensities) * 2.5
     rates = [mark.rate_ops_per_s for mark in found] + [roof.peak_ops_per_s for roof in roofs]
-    rates += [float(p.cost.ops) / p.latency_s for p in predictions if p.latency_s and p.cost.ops > 0]
+    rates += [_rate(p, p.latency_s) for p in predictions if p.cost.ops > 0]
     top, bottom = max(rates) * 2.2, min(left * roof.bandwidth_bytes_per_s for roof in roofs)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -157,11 +165,10 @@ def _obstacles(ax: Axes, shown: Sequence[Prediction], placed: Labels) -> None:
 
 def _network(ax: Axes, prediction: Prediction, index: int, shown: Sequence[Prediction], placed: Labels) -> None:
     """The two points of the whole network, and the arrow from what one roofline says to what the sequence does."""
-    ops, latency_s = float(prediction.cost.ops), prediction.latency_s
-    if ops == 0 or latency_s == 0:
+    if prediction.cost.ops == 0 or prediction.latency_s == 0:
         return
     at = float(prediction.cost.operational_intensity)
-    alone, sequence = ops / prediction.roofline_latency_s, ops / latency_s
+    alone, sequence = _rate(prediction, prediction.roofline_latency_s), _rate(prediction, prediction.latency_s)
     color = style.SERIES[index % len(style.SERIES)]
     ax.annotate(
         "",
@@ -334,7 +341,8 @@ def _without_ops(ax: Axes, shown: Sequence[Prediction], placed: Labels) -> None:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _words(ax: Axes, shown: Sequence[Prediction]) -> None:
+def _words(ax: Axes, shown: Sequence[Prediction], given: Sequence[Prediction]) -> None:
+    """Legend, titles, small print; `given` are the predictions in the tiers that they were made in."""
     handles = [
         Line2D(
             [], [], marker=look.marker, color=look.color, markeredgecolor="white", markersize=8, linestyle="", label=look.label
@@ -364,20 +372,32 @@ def _words(ax: Axes, shown: Sequence[Prediction]) -> None:
         else "each network twice: as one roofline on its totals, and as the sequence of kernels that it is"
     )
     style.header(ax, f"{names}: roofline", [subtitle])
-    shared, _ = style.common(shown)
+    shared, own = style.common(shown)
+    others = [
+        f"{style.sentence(words)}: {said}" if words else said
+        for said, words in zip(map(style.other_tier, given), own, strict=True)
+        if said
+    ]
+    again = [
+        f"{style.sentence(words)}: {said}" if words else said
+        for said, words in zip(map(style.recomputed, shown), own, strict=True)
+        if said
+    ]
     said = [
-        style.sentence(shared),
+        style.sentence(shared) + (f" ({'; '.join(others)})" if others else ""),
         "A marker is a kernel, or kernels of like intensity (within 2 %); its area is their share of the time. Diamonds are"
-        " whole networks: one roofline on the totals lets arithmetic-bound kernels hide memory-bound ones; the sum over"
+        " whole networks: one roofline on the totals lets compute-bound kernels hide memory-bound ones; the sum over"
         " kernels does not.",
+        *([f"{'; '.join(again)}; the rates count them.".capitalize()] if len(again) == 1 == len(shown) else []),
+        *([f"{'; '.join(again)}; the rates count them."] if again and len(shown) > 1 else []),
     ]
     style.caption(ax, said, below_pt=42)
     parts = [
         f"{style.sentence([*style.conditions(p).values()])}:"
         f" {style.count(len(p.times), 'kernel')},"
         f" {percent(p.share_bound_by('memory'))} of the time memory-bound;"
-        f" {percent(p.efficiency)} of peak as a sequence of kernels,"
-        f" {percent(p.ideal_latency_s / p.roofline_latency_s if p.roofline_latency_s else 0.0)} by one roofline on the totals"
+        f" {percent(_rate(p, p.latency_s) / p.peak.ops_per_s)} of peak as a sequence of kernels,"
+        f" {percent(_rate(p, p.roofline_latency_s) / p.peak.ops_per_s)} by one roofline on the totals"
         for p in shown
     ]
     style.describe(ax, f"Roofline plot. {'; '.join(parts)}.")

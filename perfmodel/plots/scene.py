@@ -94,9 +94,8 @@ class Scene:
     def conditions(self) -> str:
         """What the plot holds for; it draws the waterline whatever the tier of the prediction."""
         said = [words for topic, words in style.conditions(self.prediction).items() if topic not in ("network", "tier")]
-        tier = self.prediction.tier
-        other = "" if tier == "waterline" else f" (tier {tier} predicts {si(self.prediction.latency_s, 's')})"
-        return style.sentence([*said, "tier waterline"]) + other
+        other = style.other_tier(self.prediction)
+        return style.sentence([*said, "tier waterline"]) + (f" ({other})" if other else "")
 
     @property
     def reading(self) -> list[str]:
@@ -110,13 +109,16 @@ class Scene:
                 f"{style.count(len(self.cut), 'column')} cut at {style.digits(self.limit)} ops per byte (zigzag;"
                 f" full height in figures where there is room): {percent(self.hidden)} of the ops lie above the cut."
             )
+        again = style.recomputed(self.prediction)
+        if again:
+            said.append(f"{again[0].upper()}{again[1:]}: in the columns, not in the efficiency.")
         return [READING, " ".join(said)] if said else [READING]
 
     def figures(self, column: Column) -> str:
         """One column's figures, in a line."""
         return style.plain(
             f"{column.kernel.name} ({column.kernel.kind}): {si(column.time.latency_s, 's')}, {percent(self.share(column))}"
-            f" of the time, {column.bound}-bound; {si(column.ops, 'op')}, {si(column.width_bytes, 'B')},"
+            f" of the time, {style.BOUND_LOOKS[column.bound].label}; {si(column.ops, 'op')}, {si(column.width_bytes, 'B')},"
             f" {style.digits(column.height_ops_per_byte)} ops per byte"
         )
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from perfmodel.prediction import Prediction
+from perfmodel.units import percent, si
 from perfmodel.waterline import Bound
 
 FONT: Final = "DejaVu Sans"
@@ -59,7 +60,7 @@ class Look:
 
 
 BOUND_LOOKS: Final[dict[Bound, Look]] = {
-    "arithmetic": Look(label="arithmetic-bound", color="#E69F00", hatch="////", hatch_color="#c98b00", marker="s"),
+    "arithmetic": Look(label="compute-bound", color="#E69F00", hatch="////", hatch_color="#c98b00", marker="s"),
     "memory": Look(label="memory-bound", color="#0072B2", hatch="", hatch_color="#0072B2", marker="o"),
 }
 """Orange and blue of the palette of Okabe and Ito (2008), relative luminance 0.43 and 0.15."""
@@ -168,6 +169,26 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def span(fractions: Sequence[float]) -> str:
+    """Fractions as percentages, in one statement: "10.4 %" where all look alike, else "0 to 43.2 %"."""
+    low, high = percent(min(fractions)), percent(max(fractions))
+    return low if low == high else f"{'0' if low == '0.0 %' else low.removesuffix(' %')} to {high}"
+
+
+def other_tier(prediction: Prediction) -> str:
+    """The latency of a prediction of another tier than the one that is drawn; empty for tier waterline."""
+    return "" if prediction.tier == "waterline" else f"tier {prediction.tier} predicts {si(prediction.latency_s, 's')}"
+
+
+def recomputed(prediction: Prediction) -> str:
+    """Which share of the ops fused programs do again, where tiles overlap; empty if none."""
+    if prediction.recomputed_ops <= 0:
+        return ""
+    share = prediction.recomputed_ops / float(prediction.cost.ops)
+    said = percent(share) if share >= 0.0005 else "less than 0.1 %"
+    return f"{said} of the ops are halos computed again"
+
+
 def sentence(parts: Sequence[str]) -> str:
     """Parts of a caption in one line."""
     return " · ".join(parts)
@@ -217,12 +238,23 @@ def header(ax: Axes, title: str, subtitle: Sequence[str]) -> None:
 
 
 def legend_above(
-    ax: Axes, handles: Sequence[Artist], columns: Sequence[int], *, handle_length: float = 1.8, row_gap: float = 0.5
+    ax: Axes,
+    handles: Sequence[Artist],
+    columns: Sequence[int],
+    *,
+    handle_length: float = 1.8,
+    row_gap: float = 0.5,
+    by_row: bool = False,
 ) -> None:
-    """A legend above the axes, in the first of these numbers of columns in which it is no wider than the axes."""
+    """A legend above the axes, in the first of these numbers of columns in which it is no wider than the axes.
+
+    Entries run down the columns, or along the rows where `by_row` is set.
+    """
     for count_of_columns in columns:
         legend = ax.legend(
-            handles=handles,
+            handles=[handle for start in range(count_of_columns) for handle in handles[start::count_of_columns]]
+            if by_row
+            else handles,
             loc="lower left",
             bbox_to_anchor=(0, 1.0),
             borderaxespad=0.4,

@@ -22,14 +22,15 @@ def device_list() -> Table:
 
     columns = (
         Column(key="hardware", heading="name", right=False),
-        Column(key="name", heading="machine", right=False),
-        Column(key="released", heading="released", right=False),
+        Column(key="name", heading="machine", right=False, optional=1),
+        Column(key="released", heading="released", right=False, optional=3),
+        Column(key="unit", heading="unit", right=False, optional=2),
         Column(key="dtype", heading="type", right=False),
         Column(key="accumulate", heading="sums in", right=False),
         Column(key="peak_ops_per_s", heading="dense peak", show=peak),
         Column(key="dram_bandwidth_bytes_per_s", heading="DRAM", show=lambda value: si(value, "B/s")),
         Column(key="op_byte_ratio", heading="ops/byte", show=lambda value: f"{value:.0f}"),
-        Column(key="dram_bytes", heading="memory", show=lambda value: si(value, "B")),
+        Column(key="dram_bytes", heading="memory", optional=4, show=lambda value: si(value, "B")),
     )
     return Table(title="machines (dense peaks, 1 MAC = 2 ops)", columns=columns, rows=[_listed(load(slug)) for slug in names()])
 
@@ -42,7 +43,7 @@ def _listed(device: DeviceSpec) -> tuple[Any, ...]:
         except HardwareError:
             continue
         ratio = peak.ops_per_s / memory.dram_bandwidth_bytes_per_s
-        rates = (peak.dtype, peak.accumulate, peak.ops_per_s, memory.dram_bandwidth_bytes_per_s, ratio)
+        rates = (peak.unit, peak.dtype, peak.accumulate, peak.ops_per_s, memory.dram_bandwidth_bytes_per_s, ratio)
         return (device.slug, device.name, device.released, *rates, memory.dram_bytes)
     return (
         device.slug,

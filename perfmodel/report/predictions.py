@@ -13,11 +13,11 @@ from perfmodel.waterline import KernelTime
 
 KERNEL_COLUMNS: Final = (
     Column(key="name", heading="kernel", right=False),
-    Column(key="kind", heading="kind", right=False),
-    Column(key="macs", heading="MACs", show=count),
-    Column(key="dram_bytes_read", heading="read", show=size),
-    Column(key="dram_bytes_written", heading="written", show=size),
-    Column(key="operational_intensity", heading="ops/byte", show=intensity),
+    Column(key="kind", optional=4, heading="kind", right=False),
+    Column(key="macs", optional=3, heading="MACs", show=count),
+    Column(key="dram_bytes_read", optional=2, heading="read", show=size),
+    Column(key="dram_bytes_written", optional=2, heading="written", show=size),
+    Column(key="operational_intensity", optional=1, heading="ops/byte", show=intensity),
     Column(key="bound_by", heading="held by", right=False),
     Column(key="latency_s", heading="latency", show=duration),
     Column(key="share", heading="share", show=percent),
@@ -27,14 +27,14 @@ SUMMARY_COLUMNS: Final = (
     Column(key="model", heading="model", right=False),
     Column(key="hardware", heading="hardware", right=False),
     Column(key="schedule", heading="schedule", right=False),
-    Column(key="kernels", heading="kernels"),
-    Column(key="macs", heading="MACs", show=count),
-    Column(key="dram_bytes", heading="DRAM", show=size),
-    Column(key="operational_intensity", heading="ops/byte", show=intensity),
+    Column(key="kernels", optional=5, heading="kernels"),
+    Column(key="macs", optional=4, heading="MACs", show=count),
+    Column(key="dram_bytes", optional=1, heading="DRAM", show=size),
+    Column(key="operational_intensity", optional=3, heading="ops/byte", show=intensity),
     Column(key="latency_s", heading="latency", show=duration),
-    Column(key="throughput_per_s", heading="images/s", show=count),
+    Column(key="throughput_per_s", optional=2, heading="images/s", show=count),
     Column(key="efficiency", heading="efficiency", show=percent),
-    Column(key="memory_bound_share", heading="memory-bound", show=percent),
+    Column(key="memory_bound_share", optional=1, heading="memory-bound", show=percent),
 )
 """`memory-bound`: the share of the latency spent in memory-bound kernels, those that lie under water."""
 
@@ -118,7 +118,8 @@ def kernel_table(prediction: Prediction, *, top: int | None = None) -> Table:
         slowest = set(sorted(range(len(times)), key=lambda index: -times[index].latency_s)[:top])
         shown = sum(times[index].latency_s for index in slowest)
         times = [time for index, time in enumerate(times) if index in slowest]
-        title = f"the {top} slowest of {len(prediction.times)} kernels, in the order they run"
+        slow = "slowest" if top == 1 else f"{top} slowest"
+        title = f"the {slow} of {len(prediction.times)} kernels, in the order they run"
         rest = (f"the {len(prediction.times) - top} others take {duration(total_s - shown)}; --top 0 shows all",)
     assumed = tuple(f"assumed: {text}" for text in prediction.assumptions)
     unsupported = tuple(f"not understood: {text}" for text in prediction.unsupported)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TextIO
 
 from perfmodel.errors import UnknownNameError
 from perfmodel.units import si
@@ -16,6 +18,7 @@ from perfmodel.units import si
 _UNWRAPPED: Final = 400
 """Columns of a table that goes to a file or a pipe: enough that nothing is folded."""
 _TEXT_WIDTH: Final = 118
+_LEAST_WIDTH: Final = 40
 
 FORMATS: Final = ("table", "json", "csv", "markdown")
 
@@ -28,6 +31,8 @@ class Column:
     heading: str
     show: Callable[[Any], str] = str
     right: bool = True
+    optional: int = 0
+    """0: always shown; otherwise left out of a narrow terminal, the larger the sooner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,27 +62,54 @@ def render(table: Table, fmt: str, *, width: int | None = None, colour: bool = F
     return exporter(table, width, colour)
 
 
+def terminal(stream: TextIO) -> tuple[int | None, bool]:
+    """(columns, whether to use bold) for a stream: (None, False) where it is no terminal. Honours NO_COLOR."""
+    if not stream.isatty():
+        return None, False
+    return max(_LEAST_WIDTH, shutil.get_terminal_size((_TEXT_WIDTH, 40)).columns), "NO_COLOR" not in os.environ
+
+
 def _as_text(table: Table, width: int | None, colour: bool) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
 
+    table, left_out = _fitted(table, width)
     grid = RichTable(header_style="bold", box=box.SIMPLE_HEAD)
     for column in table.columns:
-        grid.add_column(column.heading, justify="right" if column.right else "left", overflow="fold", no_wrap=width is None)
+        grid.add_column(column.heading, justify="right" if column.right else "left", no_wrap=True)
     for row in table.shown():
         grid.add_row(*row)
     out = io.StringIO()
-    console = Console(
-        file=out, width=width or _UNWRAPPED, force_terminal=colour, highlight=False, markup=False, no_color=not colour
-    )
+    console = Console(file=out, width=_UNWRAPPED, force_terminal=colour, highlight=False, markup=False, no_color=not colour)
     for line in table.before:
         console.print(textwrap.fill(line, width or _TEXT_WIDTH, subsequent_indent="  "))
     console.print(table.title, style="bold")
     console.print(grid)
-    for line in table.after:
+    notes = (*table.after, f"left out for want of room: {', '.join(left_out)}; --format csv has all") if left_out else table.after
+    for line in notes:
         console.print(textwrap.fill(line, width or _TEXT_WIDTH, subsequent_indent="  "))
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _fitted(table: Table, width: int | None) -> tuple[Table, list[str]]:
+    """The table without the columns that a terminal has no room for, those that matter least first; and their headings."""
+    left_out: list[str] = []
+    while width is not None and _natural_width(table) > width:
+        optional = [index for index, column in enumerate(table.columns) if column.optional]
+        if not optional:
+            break
+        worst = max(optional, key=lambda index: table.columns[index].optional)
+        left_out.append(table.columns[worst].heading)
+        columns = (*table.columns[:worst], *table.columns[worst + 1 :])
+        rows = [(*row[:worst], *row[worst + 1 :]) for row in table.rows]
+        table = replace(table, columns=columns, rows=rows)
+    return table, left_out
+
+
+def _natural_width(table: Table) -> int:
+    lines = [[column.heading for column in table.columns], *table.shown()]
+    return 2 + sum(max(len(line[index]) for line in lines) + 3 for index in range(len(table.columns)))
 
 
 def _as_markdown(table: Table, width: int | None, colour: bool) -> str:
