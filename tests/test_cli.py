@@ -406,8 +406,8 @@ def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
     table = summary_table([predict("resnet18", "h200")], "title")
     wide, narrow = (render(table, "table", width=width) for width in (200, 80))
     assert "images/s" in wide
-    assert "images/s" not in narrow
-    assert "left out for want of room" in narrow
+    assert "images/s" not in narrow.partition("left out for want of room")[0]
+    assert "images/s" in narrow.partition("left out for want of room")[2]
     assert all(len(line) <= 80 for line in narrow.splitlines())
     assert "efficiency" in narrow
     assert "resnet18" in narrow
