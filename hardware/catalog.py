@@ -26,7 +26,7 @@ from perfmodel.hardware.spec import Board, Chip, DeviceSpec, Document, HardwareE
 DEVICES: Final = Path(__file__).parent / "devices"
 
 # The time that the parser takes grows with the square of what a line, or the key in it, is long. These limits lie far
-# above what a device description needs, and keep any file at a fraction of a second.
+# above what a device description needs, and keep the reading of any file at a fraction of a second.
 MAX_FILE_BYTES: Final = 64 * 2**10
 MAX_LINE_CHARACTERS: Final = 4_000
 MAX_KEY_PARTS: Final = 8
@@ -96,7 +96,7 @@ def names() -> tuple[str, ...]:
 def load_file(path: str | os.PathLike[str]) -> DeviceSpec:
     """The device that a TOML file describes; its slug is the name of the file. Raises `HardwareError`."""
     path = Path(path)
-    return load_text(_read(path), where=str(path), slug=_slug_of(path))
+    return load_text(_read(path), where=_where(path), slug=_slug_of(path))
 
 
 def load_text(text: str, *, where: str = "device description", slug: str = "device") -> DeviceSpec:
@@ -166,8 +166,14 @@ def _slug_of(path: Path) -> str:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
+def _where(path: Path) -> str:
+    """The path for messages; of a long one the end, where the name of the file is."""
+    escaped = shown(str(path)[-121:], 2000)
+    return escaped if len(escaped) <= 120 else "…" + escaped[-119:]
+
+
 def _read(path: Path) -> str:
-    where = _clip(str(path))
+    where = _where(path)
     try:
         if path.is_dir():
             raise HardwareError(f"{where}: is a folder, not a TOML file.")
@@ -223,14 +229,14 @@ def _not_toml(error: Exception, text: str) -> str:
     at = re.search(r"\(at line (\d+), column \d+\)$", message)
     number = int(at[1]) if at else len(text.rstrip().split("\n"))
     # The parser stands at the end of a value; where that spans lines, its key is in a line above.
-    keys = [(n, key[1]) for n, line in enumerate(lines[:number], 1) if (key := _KEY.match(line))]
+    keys = [(n, match[1]) for n, line in enumerate(lines[:number], 1) if (match := _KEY.match(line))]
     if not keys:
         return plain
     line, key = keys[-1][0], _clip(keys[-1][1])
     if control := re.match(r"(?:Illegal|Found invalid) character ('\\x..') \(", message):
         return f"`{key}` is followed by the control character {control[1]} (line {number})" if line == number else plain
     if inline := re.match(r"Duplicate inline table key '(.*)' \(at ", message):
-        return f"`{inline[1]}` is given twice (line {number})"
+        return f"`{_clip(inline[1])}` is given twice (line {number})"
     if message.startswith("Cannot declare") or (
         message.startswith("Cannot overwrite a value") and any(key == earlier for _, earlier in keys[:-1])
     ):

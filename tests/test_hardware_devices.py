@@ -360,6 +360,10 @@ def test_each_file_opens_with_the_derivation_of_its_peaks(name: str) -> None:
         assert given[key] == pytest.approx(product, rel=0.01)
 
 
+def test_the_catalogue_is_not_small() -> None:
+    assert len(NAMES) >= 32
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_slugs_and_special_functions(name: str) -> None:
     device = hardware.load(name)

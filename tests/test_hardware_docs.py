@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from perfmodel import hardware
-from perfmodel.hardware import Measured
+from perfmodel.hardware import Measured, catalog
+from perfmodel.hardware.spec import PRODUCT_TOLERANCE
 
 PAGE = Path(__file__).parents[1] / "docs" / "hardware.md"
 
@@ -40,3 +41,23 @@ def test_the_page_explains_each_field_of_a_file() -> None:
     for model in (hardware.DeviceSpec, hardware.Chip, hardware.Memory, hardware.Board, hardware.Peak, hardware.Measured):
         for field in model.model_fields:
             assert f"`{field}`" in text, (model.__name__, field)
+
+
+def test_no_field_is_left_without_a_meaning() -> None:
+    """Each row of the table of fields says something, but for names that say it all."""
+    rows = re.findall(
+        r"^\| (`.*?) \|(.*)\|$", PAGE.read_text(encoding="utf-8").partition("## To add a device")[0], flags=re.MULTILINE
+    )
+    assert {fields for fields, meaning in rows if not meaning.strip()} <= {"`power_w`, `launch_overhead_s`"}
+
+
+def test_the_page_states_the_limits_of_the_loader() -> None:
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"by more than {100 * PRODUCT_TOLERANCE:.0f} %" in text
+    assert f"at most {catalog.MAX_FILE_BYTES >> 10} KiB" in text
+    assert f"at most {catalog.MAX_LINE_CHARACTERS:,} characters" in text
+
+
+def test_the_readme_counts_the_machines() -> None:
+    (machines,) = re.findall(r"\b(\d+) machines\b", (PAGE.parents[1] / "README.md").read_text(encoding="utf-8"))
+    assert int(machines) == len(hardware.names())
