@@ -222,7 +222,7 @@ def predict(
     if fmt is Format.JSON:
         _emit(prediction.to_json() + "\n", output)
     elif fmt is Format.CSV:
-        _emit_tables([kernel_table(prediction)], fmt, output)
+        _emit_tables([kernel_table(prediction, people=False)], fmt, output)
     else:
         _emit_tables([kernel_table(prediction, top=top or None), kind_table(prediction)], fmt, output)
     if allowed_s is not None and prediction.latency_s > allowed_s:

@@ -18,6 +18,7 @@ KERNEL_COLUMNS: Final = (
     Column(key="dram_bytes_read", optional=2, heading="read", show=size),
     Column(key="dram_bytes_written", optional=2, heading="written", show=size),
     Column(key="operational_intensity", optional=1, heading="ops/byte", show=intensity),
+    Column(key="workspace_bytes", optional=2, heading="workspace", show=size),
     Column(key="bound_by", heading="held by", right=False),
     Column(key="latency_s", heading="latency", show=duration),
     Column(key="share", heading="share", show=percent),
@@ -49,6 +50,7 @@ def kernel_row(time: KernelTime, total_s: float) -> tuple[Any, ...]:
         cost.dram_bytes_read,
         cost.dram_bytes_written,
         cost.operational_intensity,
+        cost.workspace_bytes,
         time.bound_by,
         time.latency_s,
         time.latency_s / total_s if total_s else 0.0,
@@ -91,7 +93,7 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
         f"waterline {duration(prediction.waterline_latency_s)}",
         f"bound {'–' if prediction.bound_latency_s is None else duration(prediction.bound_latency_s)}",
     ]
-    gap = f", an efficiency gap of {1 / prediction.efficiency:.1f}×" if prediction.efficiency else ""
+    gap = f", an efficiency gap of {1 / prediction.efficiency:.3g}×" if prediction.efficiency else ""
     extra = prediction.recomputed_ops
     recomputed = (f"fused programs compute {percent(extra / prediction.ops)} of the ops again, in halos",) if extra else ()
     return (
@@ -108,8 +110,8 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
     )
 
 
-def kernel_table(prediction: Prediction, *, top: int | None = None) -> Table:
-    """Every kernel in execution order, or the `top` slowest; then what was assumed."""
+def kernel_table(prediction: Prediction, *, top: int | None = None, people: bool = True) -> Table:
+    """Every kernel in execution order, or the `top` slowest; then what was assumed. For `people`, without a column of zeros."""
     times = list(prediction.times)
     total_s = prediction.latency_s
     title = "kernels in the order they run"
@@ -123,10 +125,16 @@ def kernel_table(prediction: Prediction, *, top: int | None = None) -> Table:
         rest = (f"the {len(prediction.times) - top} others take {duration(total_s - shown)}; --top 0 shows all",)
     assumed = tuple(f"assumed: {text}" for text in prediction.assumptions)
     unsupported = tuple(f"not understood: {text}" for text in prediction.unsupported)
+    rows = [kernel_row(time, total_s) for time in times]
+    columns = KERNEL_COLUMNS
+    if people and not any(time.kernel.cost.workspace_bytes for time in prediction.times):
+        place = next(index for index, column in enumerate(columns) if column.key == "workspace_bytes")
+        columns = (*columns[:place], *columns[place + 1 :])
+        rows = [(*row[:place], *row[place + 1 :]) for row in rows]
     return Table(
         title=title,
-        columns=KERNEL_COLUMNS,
-        rows=[kernel_row(time, total_s) for time in times],
+        columns=columns,
+        rows=rows,
         before=headline(prediction),
         after=(*rest, *assumed, *unsupported),
     )
