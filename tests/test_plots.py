@@ -28,13 +28,15 @@ from perfmodel.networks.catalog import entries
 from perfmodel.networks.entry import Accuracy
 from perfmodel.plots import style
 from perfmodel.plots.columns import columns
-from perfmodel.plots.gap import GapPoint, gap_figure, gap_points, plot_gap
+from perfmodel.plots.gap import LOOKS, GapPoint, family_looks, gap_figure, gap_points, plot_gap
+from perfmodel.plots.labels import as_segments, crossed
 from perfmodel.plots.marks import marks, without_ops
 from perfmodel.plots.roofline import AREA_PT2, plot_roofline, roofline_figure
 from perfmodel.plots.save import PlotError, save
 from perfmodel.plots.scene import Scene, stages
 from perfmodel.plots.waterline import plot_waterline, plot_waterlines, waterline_figure
 from perfmodel.prediction import Prediction, predict
+from perfmodel.units import percent, seconds, si
 
 EXACT = 1e-12
 SVG = "{http://www.w3.org/2000/svg}"
@@ -184,6 +186,68 @@ def test_panels_share_their_axes(resnet: Prediction, eager: Prediction) -> None:
         plot_waterlines([])
 
 
+@pytest.mark.parametrize("model", ["convnext_tiny", "efficientnet_b0", "convfirstnet_tiny"])
+def test_every_panel_names_its_slowest_kernels(model: str) -> None:
+    shown = [predict(model, "h200", batch=128, schedule=name) for name in ("eager", "pointwise", "layer", "block")]
+    for ax, prediction in zip(plot_waterlines(shown).axes, shown, strict=True):
+        scene = Scene(prediction, 3)
+        names = [text for text in ax.texts if text.get_gid() == "name"]
+        assert 3 <= len(names) <= 8
+        for column in scene.longest[:3]:
+            assert any(text.get_text().startswith(f"{column.kernel.name}  ") for text in names)
+        assert not overlaps(ax, ["name", "cut-value", "stage-name", "level"])
+        line = ax.transData.transform((0.0, scene.level))[1]
+        assert all(text.get_window_extent().y0 > line for text in names)
+        leaders = next(c for c in ax.collections if str(c.get_gid()).startswith("leaders"))
+        for leader in leaders.get_segments():
+            at = ax.transData.transform(leader)
+            assert not any(crossed(text.get_window_extent(), as_segments(at)) for text in names)
+        for text in names:  # above all columns that it passes over
+            x0, x1 = ax.transData.inverted().transform(text.get_window_extent())[:, 0]
+            under = [scene.height(c) for c in scene.columns if c.x0_bytes < x1 and c.x1_bytes > x0]
+            bottom = text.get_window_extent().y0
+            assert all(ax.transData.transform((0.0, height))[1] <= bottom for height in under)
+
+
+def test_no_names_where_none_are_wanted(resnet: Prediction) -> None:
+    for ax in (plot_waterline(resnet, labels=0), *plot_waterlines([resnet, resnet], labels=0).axes):
+        assert not [text for text in ax.texts if text.get_gid() == "name"]
+    assert not columns(replace(resnet, times=()))
+    assert plot_waterline(replace(resnet, times=())).get_title(loc="left")
+
+
+def test_stage_names_are_whole_or_absent() -> None:
+    shown = [predict("convfirstnet_tiny", "h200", batch=128, schedule=name) for name in ("layer", "block")]
+    for ax, prediction in zip(plot_waterlines(shown).axes, shown, strict=True):
+        known = {name for name, _ in stages(columns(prediction))}
+        assert {text.get_text() for text in ax.texts if text.get_gid() == "stage-name"} <= known
+
+
+def test_what_panels_hide_is_said_once() -> None:
+    vgg = predict("vgg16", "h200", batch=128)
+    hidden = Scene(vgg, 3).hidden
+    assert f": {100 * hidden:.1f} % of the ops" in style.caption_text(plot_waterlines([vgg, vgg]).axes[-1])
+    eager = predict("convfirstnet_tiny", "h200", batch=128, schedule="eager")
+    fused = predict("convfirstnet_tiny", "h200", batch=128, schedule="block")
+    said = style.caption_text(plot_waterlines([eager, eager, fused]).axes[-1])
+    assert f": 0 to {100 * Scene(fused, 3).hidden:.1f} % of the ops" in said
+
+
+def test_halos_computed_again_are_said() -> None:
+    fused, layered = (predict("convfirstnet_tiny", "t4", batch=16, schedule=name, tier="bound") for name in ("block", "layer"))
+    assert fused.recomputed_ops > 0
+    said = f"{percent(fused.recomputed_ops / float(fused.cost.ops))} of the ops are halos computed again"
+    assert said in style.caption_text(plot_waterline(fused))
+    assert said in style.caption_text(plot_roofline(fused))
+    both = style.caption_text(plot_waterlines([layered, fused]).axes[-1])
+    assert f"schedule block: {said}" in both
+    assert f"schedule block: tier bound predicts {si(fused.latency_s, 's')}" in both
+    assert "schedule layer: 0" not in both
+    assert f"schedule block: {said}" in style.caption_text(plot_roofline([layered, fused]))
+    for plot in (plot_waterline, plot_roofline):
+        assert "halos" not in style.caption_text(plot(layered))
+
+
 def test_stages_partition_the_kernels(resnet: Prediction, long: Prediction) -> None:
     for prediction in (resnet, long, predict("convnext_atto", "h200"), predict("vgg16", "h200")):
         work = columns(prediction)
@@ -214,6 +278,31 @@ def test_markers_stand_at_the_models_rates_and_share_the_time(eager: Prediction)
         np.testing.assert_allclose(
             np.asarray(collection.get_sizes()) * to_area, [AREA_PT2 * m.latency_s / eager.latency_s for m in held]
         )
+
+
+def test_the_roofline_draws_the_waterline_whatever_the_tier(resnet: Prediction) -> None:
+    bound = predict("resnet18", "h200", batch=128, tier="bound")
+    assert bound.latency_s < bound.waterline_latency_s
+    drawn, other = plot_roofline(resnet), plot_roofline(bound)
+    for left, right in zip(drawn.collections, other.collections, strict=True):
+        np.testing.assert_array_equal(np.asarray(left.get_offsets()), np.asarray(right.get_offsets()))
+    texts = [[text.get_text() for text in ax.texts if text.get_gid() != "caption"] for ax in (drawn, other)]
+    assert texts[0] == texts[1]
+    assert drawn.get_title(loc="left") == other.get_title(loc="left")
+    assert style.description(drawn) == style.description(other)
+    said = style.caption_text(other)
+    assert f"tier waterline (tier bound predicts {si(bound.latency_s, 's')})" in said
+    assert "tier bound" not in style.caption_text(drawn)
+
+
+@pytest.mark.parametrize("tier", ["waterline", "bound"])
+@pytest.mark.parametrize("model", ["resnet18", "convnext_tiny", "efficientnet_b0"])
+def test_one_roofline_is_never_longer_than_the_sum(model: str, tier: str) -> None:
+    prediction = predict(model, "h200", batch=128, tier=tier)
+    subtitle = next(text.get_text() for text in plot_roofline(prediction).texts if text.get_gid() == "subtitle")
+    whole, alone = (seconds(each) for each in re.findall(r"[0-9.]+ [µm]?s\b", subtitle))
+    assert whole == pytest.approx(prediction.waterline_latency_s, rel=0.01)
+    assert alone <= whole
 
 
 def test_the_network_stands_twice(resnet: Prediction) -> None:
@@ -254,6 +343,71 @@ def test_networks_without_accuracy_are_skipped_and_named() -> None:
     assert "convfirstnet_atto" in style.description(ax)
     with pytest.raises(PerfmodelError, match="convfirstnet_atto"):
         plot_gap([], skipped)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["convfirstnet_atto"], "nothing to plot: convfirstnet_atto has no published accuracy;"),
+        (["convfirstnet_atto", "convfirstnet_tiny"], "none of convfirstnet_atto, convfirstnet_tiny has a published accuracy;"),
+        ([], "nothing to plot; name networks with a published accuracy"),
+    ],
+)
+def test_nothing_to_plot_says_why(names: list[str], said: str) -> None:
+    with pytest.raises(PerfmodelError, match=re.escape(said)):
+        plot_gap(*gap_points(names, "h200"))
+
+
+def test_the_order_of_networks_does_not_matter(tmp_path: Path) -> None:
+    names = ["resnet", "convnext", "efficientnet", "regnety", "mobilenetv3"]
+    drawn = [plot_gap(*gap_points(given, "h200", batch=128)) for given in (names, names[::-1])]
+    first, second = (save(ax, tmp_path / f"{index}.svg").read_bytes() for index, ax in enumerate(drawn))
+    assert first == second
+    named = " ".join(text.get_text() for text in drawn[0].texts if text.get_gid() == "name")
+    for name in ("mobilenetv3_large_100", "efficientnet_b7", "convnext_tiny", "resnet18", "resnet50", "resnet152"):
+        assert name in named
+
+
+def test_families_keep_their_looks() -> None:
+    families = list(dict.fromkeys(entry.family for entry in entries().values()))
+    assert set(LOOKS) == set(families)
+    assert len(set(LOOKS.values())) == len(LOOKS)
+    mine = ["mine", "yours", "theirs"]
+    looks = family_looks([*families, *mine])
+    assert len(set(looks.values())) == len(looks)
+    assert looks == family_looks([*mine[::-1], *families])
+    assert all(family_looks([name])[name] == looks[name] for name in families)
+
+
+@pytest.mark.parametrize("width", [5, 7, 10, 14])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 8])
+def test_no_family_stands_alone_in_its_row(count: int, width: float) -> None:
+    ((point,), _) = gap_points(["resnet18"], "h200", batch=32)
+    points = [replace(point, family=f"family {index}", name=f"n{index}", top1_percent=70.0 + index) for index in range(count)]
+    ax = Figure(figsize=(width, 6), layout="constrained").add_subplot()
+    plot_gap(points, ax=ax)
+    style.settle(ax)
+    legend = ax.get_legend()
+    assert legend is not None
+    rows: dict[int, list[str]] = {}
+    for text in legend.get_texts():
+        rows.setdefault(round(text.get_window_extent().y0 / 4), []).append(text.get_text())
+    assert len(rows) < count + 2
+    for row in rows.values():
+        assert len(row) > 1 or not row[0].startswith("family"), rows
+
+
+def test_factors_cover_no_marker_and_no_curve() -> None:
+    ax = plot_gap(*gap_points(["resnet", "convnext", "efficientnet", "regnety"], "h200", batch=128))
+    style.settle(ax)
+    factors = [text.get_window_extent() for text in ax.texts if text.get_gid() == "factor"]
+    assert len(factors) > 5
+    for line in ax.lines:
+        at = ax.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+        for box in factors:
+            assert not any(box.contains(x, y) for x, y in at)
+            if line.get_linestyle() != "None" and not str(line.get_gid()).startswith("gap-"):
+                assert not crossed(box, as_segments(at))
 
 
 def test_a_family_stands_for_its_members() -> None:
@@ -372,6 +526,18 @@ def test_a_bound_has_one_colour_in_all_plots(resnet: Prediction) -> None:
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
+
+
+def test_bounds_are_called_as_the_model_calls_them(resnet: Prediction) -> None:
+    for ax in (plot_waterline(resnet), plot_roofline(resnet)):
+        legend = ax.get_legend()
+        assert legend is not None
+        words = " ".join(
+            [*(text.get_text() for text in (*ax.texts, *legend.get_texts())), *(str(t.get_label()) for t in tips(ax))]
+        )
+        assert "compute-bound" in words
+        assert "memory-bound" in words
+        assert "arithmetic-bound" not in words
 
 
 def test_captions_say_what_the_plot_holds_for() -> None:

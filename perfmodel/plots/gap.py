@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from os import PathLike
 from typing import Final, Literal, Self
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,12 +19,56 @@ from perfmodel.errors import PerfmodelError
 from perfmodel.networks.catalog import entries, find
 from perfmodel.networks.entry import Accuracy, NetworkEntry
 from perfmodel.plots import style
-from perfmodel.plots.labels import Labels
+from perfmodel.plots.labels import Labels, Place, Segments, as_segments
 from perfmodel.prediction import Prediction, predict
 from perfmodel.schedule import Partition
 from perfmodel.units import si
 
 _MARKER_PT: Final = 6.0
+
+LOOKS: Final[dict[str, tuple[str, str]]] = {
+    "resnet": ("#000000", "o"),
+    "convnext": ("#D55E00", "s"),
+    "efficientnet": ("#009E73", "^"),
+    "regnety": ("#0072B2", "D"),
+    "mobilenetv3": ("#CC79A7", "v"),
+    "mobilenetv2": ("#E69F00", "P"),
+    "efficientnetv2": ("#56B4E9", "X"),
+    "mobileone": ("#6b4c9a", "<"),
+    "convfirstnet": ("#a01020", ">"),
+    "regnety_tv": ("#5b7fa6", "d"),
+    "resnext": ("#7f7f7f", "h"),
+    "vgg": ("#8c564b", "p"),
+    "alexnet": ("#7a8b00", "*"),
+}
+"""Colour and marker of the families of the catalogue, the same in every plot."""
+_OTHER_LOOKS: Final = tuple(itertools.product(style.SERIES, ("H", "8", *style.SERIES_MARKERS)))
+_WELL_KNOWN: Final = (
+    "resnet50",
+    "convnext_tiny",
+    "efficientnet_b4",
+    "resnet101",
+    "convnext_base",
+    "efficientnet_b3",
+    "regnety_032",
+    "convnext_small",
+    "efficientnetv2_m",
+    "mobileone_s1",
+    "resnet34",
+)
+"""Named before others that are neither the first nor the last of their family."""
+_PLACES: Final[tuple[Place, ...]] = (
+    (6, 0, "left", "center"),
+    (5, -3, "left", "top"),
+    (5, 3, "left", "bottom"),
+    (-5, 3, "right", "bottom"),
+    (-5, -3, "right", "top"),
+    (0, -6, "center", "top"),
+    (0, 6, "center", "bottom"),
+    (7, -8, "left", "top"),
+    (7, 8, "left", "bottom"),
+    (-7, 8, "right", "bottom"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,23 +196,21 @@ def plot_gap(
     Per family two curves of top-1 accuracy against latency per image: ideal (ops / peak; hollow, dashed) and attainable
     (predicted; filled, solid). The horizontal distance on the logarithmic axis is the efficiency gap, a factor 1/efficiency.
     Curves are bold between networks trained by one recipe and faint between recipes; the caption names the recipes, and what
-    was `skipped`. Raises PerfmodelError where nothing is left to plot.
+    was `skipped`. The order of `rows` does not matter. Raises PerfmodelError where nothing is left to plot.
     """
-    points = [row if isinstance(row, GapPoint) else GapPoint.of(*row) for row in rows]
+    points = _in_order([row if isinstance(row, GapPoint) else GapPoint.of(*row) for row in rows])
     if not points:
-        missing = ", ".join(each.name for each in skipped)
-        raise PerfmodelError(f"there is nothing to plot: {missing or 'no network'} has a published accuracy; name others")
-    families = {
-        family: [point for point in points if point.family == family] for family in dict.fromkeys(p.family for p in points)
-    }
+        raise PerfmodelError(f"there is nothing to plot{_missing(skipped)}; name networks with a published accuracy")
+    families = {family: list(members) for family, members in itertools.groupby(points, key=lambda point: point.family)}
+    looks = family_looks(families)
     recipes = {recipe: _letter(index) for index, recipe in enumerate(dict.fromkeys(point.recipe for point in points))}
     with style.context():
         ax = style.figure(10, 6.4).add_subplot() if ax is None else ax
         _frame(ax, points)
-        for index, members in enumerate(families.values()):
-            _family(ax, members, index)
+        for family, members in families.items():
+            _family(ax, members, looks[family])
         style.settle(ax)
-        _legend(ax, list(families))
+        _legend(ax, looks)
         style.header(
             ax,
             "Efficiency gap",
@@ -175,13 +219,52 @@ def plot_gap(
         style.caption(ax, _caption(points, recipes, skipped))
         style.describe(ax, _description(points, skipped))
         style.settle(ax)
-        _names(ax, families, recipes)
+        _texts(ax, families, looks, recipes)
     return ax
 
 
 def gap_figure(rows: Sequence[GapPoint] | Sequence[tuple[Prediction, Accuracy]], skipped: Sequence[Skipped] = ()) -> Figure:
     """The figure of an efficiency-gap plot."""
     return style.root_figure(plot_gap(rows, skipped))
+
+
+def _in_order(points: Sequence[GapPoint]) -> list[GapPoint]:
+    """By family, those of the catalogue first, and from the smallest to the largest network."""
+    known = list(LOOKS)
+    return sorted(
+        points,
+        key=lambda p: (
+            known.index(p.family) if p.family in LOOKS else len(known),
+            p.family,
+            p.ideal_latency_s,
+            p.top1_percent,
+            p.name,
+            p.weights,
+            p.conditions,
+        ),
+    )
+
+
+def _missing(skipped: Sequence[Skipped]) -> str:
+    """Why nothing is left."""
+    names = [each.name for each in skipped]
+    if not names:
+        return ""
+    return (
+        f": {names[0]} has no published accuracy" if len(names) == 1 else f": none of {', '.join(names)} has a published accuracy"
+    )
+
+
+def family_looks(families: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each family: its own, or for one that the catalogue lacks, one that its name determines."""
+    families = list(families)
+    looks = {family: LOOKS[family] for family in families if family in LOOKS}
+    for family in sorted(set(families) - set(looks)):
+        start = zlib.crc32(family.encode())
+        free = [look for look in _OTHER_LOOKS if look not in looks.values() and look not in LOOKS.values()]
+        at = start % len(_OTHER_LOOKS)
+        looks[family] = min(free or _OTHER_LOOKS, key=lambda look: (_OTHER_LOOKS.index(look) - at) % len(_OTHER_LOOKS))
+    return {family: looks[family] for family in families}
 
 
 def _letter(index: int) -> str:
@@ -205,14 +288,8 @@ def _frame(ax: Axes, points: Sequence[GapPoint]) -> None:
     ax.tick_params(which="minor", length=2, color="#aaaaaa")
 
 
-def _series(index: int) -> tuple[str, str]:
-    """Colour and marker; after one round of the colours the markers have moved on."""
-    count = len(style.SERIES)
-    return style.SERIES[index % count], style.SERIES_MARKERS[(index + index // count) % len(style.SERIES_MARKERS)]
-
-
-def _family(ax: Axes, members: Sequence[GapPoint], index: int) -> None:
-    color, marker = _series(index)
+def _family(ax: Axes, members: Sequence[GapPoint], look: tuple[str, str]) -> None:
+    color, marker = look
     for point in members:
         ax.plot(
             [point.ideal_latency_s, point.latency_s],
@@ -223,13 +300,8 @@ def _family(ax: Axes, members: Sequence[GapPoint], index: int) -> None:
             zorder=2,
             gid=style.gid(ax, f"gap-{point.name}-{len(ax.lines)}"),
         )
-    curves: tuple[tuple[list[float], str, str], ...] = (
-        ([point.ideal_latency_s for point in members], "white", "--"),
-        ([point.latency_s for point in members], color, "-"),
-    )
-    for latencies, face, line in curves:
-        along = sorted(zip(latencies, members, strict=True), key=lambda pair: (pair[0], pair[1].top1_percent))
-        for (x0, p0), (x1, p1) in pairwise(along):
+    for along, face, line in zip(_curves(members), ("white", color), ("--", "-"), strict=True):
+        for (x0, p0), (x1, p1) in itertools.pairwise(along):
             alike = p0.recipe == p1.recipe
             ax.plot(
                 [x0, x1],
@@ -253,75 +325,97 @@ def _family(ax: Axes, members: Sequence[GapPoint], index: int) -> None:
         )
 
 
-def _names(ax: Axes, families: dict[str, list[GapPoint]], recipes: dict[str, str]) -> None:
+def _curves(members: Sequence[GapPoint]) -> tuple[list[tuple[float, GapPoint]], list[tuple[float, GapPoint]]]:
+    """The ideal and the attainable curve of a family: its networks along the axis of latency."""
+    ideal = [(point.ideal_latency_s, point) for point in members]
+    attainable = [(point.latency_s, point) for point in members]
+    for curve in (ideal, attainable):
+        curve.sort(key=lambda pair: (pair[0], pair[1].top1_percent))
+    return ideal, attainable
+
+
+def _by_rank(families: dict[str, list[GapPoint]]) -> dict[GapPoint, bool]:
+    """Networks in the order in which they are named, ends of families and well-known ones first, and whether they are such."""
+    ends = [[members[-1], members[0]] for members in families.values()]
+    every = [point for members in families.values() for point in members]
+    known = sorted((point for point in every if point.name in _WELL_KNOWN), key=lambda point: _WELL_KNOWN.index(point.name))
+    first = [*(last for last, _ in ends), *(first for _, first in ends), *known]
+    return {**dict.fromkeys(first, True), **dict.fromkeys((point for point in every if point not in first), False)}
+
+
+def _texts(ax: Axes, families: dict[str, list[GapPoint]], looks: dict[str, tuple[str, str]], recipes: dict[str, str]) -> None:
     """Name and recipe at the attainable end, the factor on the segment; what finds no room is left out."""
     placed = Labels(ax, gap_px=0.5)
-    halo = [withStroke(linewidth=2.2, foreground="white")]
-    every = [(index, point) for index, members in enumerate(families.values()) for point in members]
-    for _, point in every:
+    ranked = _by_rank(families)
+    for point in ranked:
         for x in (point.ideal_latency_s, point.latency_s):
-            placed.take(style.around(ax, x, point.top1_percent, _MARKER_PT))
-    for index, point in every:
-        color = _series(index)[0]
+            placed.take(style.around(ax, x, point.top1_percent, _MARKER_PT + 1))
+    curves = np.concatenate(
+        [
+            as_segments(ax.transData.transform([(x, point.top1_percent) for x, point in curve]))
+            for members in families.values()
+            for curve in _curves(members)
+        ]
+    )
+    gaps = np.concatenate(
+        [
+            as_segments(ax.transData.transform([(x, point.top1_percent) for x in (point.ideal_latency_s, point.latency_s)]))
+            for point in ranked
+        ]
+    )
+    halo = [withStroke(linewidth=2.2, foreground="white")]
+    for point, must in ranked.items():
         name = style.plain(point.name).replace("$", r"\$")
-        text = f"{name} $^{{{recipes[point.recipe]}}}$"
-        for dx, dy, ha, va in (
-            (6, 0, "left", "center"),
-            (5, -3, "left", "top"),
-            (5, 3, "left", "bottom"),
-            (-5, 3, "right", "bottom"),
-            (-5, -3, "right", "top"),
-        ):
-            if placed.keep(
-                ax.annotate(
-                    text,
-                    (point.latency_s, point.top1_percent),
-                    xytext=(dx, dy),
-                    textcoords="offset points",
-                    ha=ha,
-                    va=va,
-                    fontsize=style.LABEL_PT,
-                    color=color,
-                    family=style.FONT,
-                    parse_math=True,
-                    zorder=6,
-                    path_effects=halo,
-                    gid="name",
-                )
-            ):
-                break
-    for index, point in every:
-        for part, dy, va in (
-            (0.5, 1, "bottom"),
-            (0.35, 1, "bottom"),
-            (0.65, 1, "bottom"),
-            (0.5, -1, "top"),
-            (0.2, 1, "bottom"),
-            (0.8, 1, "bottom"),
-        ):
-            if placed.keep(
-                ax.annotate(
-                    f"×{style.digits(point.gap) if point.gap >= 9.95 else f'{point.gap:.1f}'}",
-                    (point.ideal_latency_s ** (1 - part) * point.latency_s**part, point.top1_percent),
-                    xytext=(0, dy),
-                    textcoords="offset points",
-                    ha="center",
-                    va=va,
-                    fontsize=style.LABEL_PT - 0.5,
-                    color=_series(index)[0],
-                    family=style.FONT,
-                    zorder=6,
-                    path_effects=halo,
-                    gid="factor",
-                )
-            ):
-                break
+        text = ax.annotate(
+            f"{name} $^{{{recipes[point.recipe]}}}$",
+            (point.latency_s, point.top1_percent),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=style.LABEL_PT,
+            color=looks[point.family][0],
+            family=style.FONT,
+            parse_math=True,
+            zorder=6,
+            path_effects=halo,
+            gid="name",
+        )
+        # Clear of all lines, or at least of the curves; the name of an end, at least of names and markers.
+        if not any(placed.place(text, _PLACES, *lines) for lines in ((curves, gaps), (curves,), *([()] if must else []))):
+            text.remove()
+    for index, point in enumerate(ranked):
+        others = np.concatenate([curves, np.delete(gaps, index, axis=0)])
+        _factor(ax, point, looks[point.family][0], placed, others)
 
 
-def _legend(ax: Axes, families: Sequence[str]) -> None:
+def _factor(ax: Axes, point: GapPoint, color: str, placed: Labels, lines: Segments) -> None:
+    """The gap on its segment, where it covers nothing."""
+    text = ax.annotate(
+        f"×{style.digits(point.gap) if point.gap >= 9.95 else f'{point.gap:.1f}'}",
+        (point.ideal_latency_s, point.top1_percent),
+        xytext=(0, 0),
+        textcoords="offset points",
+        fontsize=style.LABEL_PT - 0.5,
+        color=color,
+        family=style.FONT,
+        zorder=6,
+        path_effects=[withStroke(linewidth=2.2, foreground="white")],
+        gid="factor",
+    )
+    (x0, _), (x1, _) = ax.transData.transform([(x, 1.0) for x in (point.ideal_latency_s, point.latency_s)])
+    length_pt = (x1 - x0) * 72 / style.root_figure(ax).dpi
+    places: list[Place] = [
+        (part * length_pt, dy, "center", va)
+        for part in (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8, 0.1, 0.9)
+        for dy, va in ((1.5, "bottom"), (-1.5, "top"))
+    ]
+    if not placed.place(text, places, lines):
+        text.remove()
+
+
+def _legend(ax: Axes, looks: dict[str, tuple[str, str]]) -> None:
     handles = [
-        Line2D([], [], color=_series(index)[0], marker=_series(index)[1], markersize=_MARKER_PT, linewidth=1.8, label=family)
-        for index, family in enumerate(families)
+        Line2D([], [], color=color, marker=marker, markersize=_MARKER_PT, linewidth=1.8, label=style.plain(family))
+        for family, (color, marker) in looks.items()
     ]
     kinds: tuple[tuple[str, str, Literal["--", "-"]], ...] = (
         ("ideal: ops ÷ peak", "white", "--"),
@@ -341,7 +435,13 @@ def _legend(ax: Axes, families: Sequence[str]) -> None:
                 label=label,
             )
         )
-    style.legend_above(ax, handles, (6, 5, 4, 3, 2, 1), handle_length=3.0)
+    # One row; or the families in one and the kinds of curve in the next; or rows of like length.
+    rows_of = [
+        len(handles),
+        *([len(looks)] if len(looks) > 1 else []),
+        *(-(-len(handles) // rows) for rows in range(2, len(handles))),
+    ]
+    style.legend_above(ax, handles, sorted({*rows_of, 1}, reverse=True), handle_length=3.0, by_row=True)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from matplotlib.text import Annotation
 from perfmodel.errors import PerfmodelError
 from perfmodel.plots import style
 from perfmodel.plots.columns import on_waterline
-from perfmodel.plots.labels import Labels
+from perfmodel.plots.labels import Labels, Place
 from perfmodel.plots.marks import marks, without_ops
 from perfmodel.plots.style import BOUND_LOOKS
 from perfmodel.prediction import Prediction
@@ -29,6 +29,21 @@ SHARES: Final = (0.01, 0.05, 0.1)
 """Shares of the time that the legend shows the sizes of."""
 
 _EDGE_PT: Final = 6.0
+_NEAR: Final[tuple[Place, ...]] = ((12, -2, "left", "center"), (12, -10, "left", "top"), (-12, 4, "right", "center"))
+_ABOVE: Final[tuple[Place, ...]] = (
+    (12, 12, "left", "bottom"),
+    (-12, 14, "right", "bottom"),
+    (-12, 30, "right", "bottom"),
+    (0, 30, "center", "bottom"),
+)
+_BELOW: Final[tuple[Place, ...]] = (
+    (12, -24, "left", "top"),
+    (-12, -24, "right", "top"),
+    (12, -38, "left", "top"),
+    (-12, -38, "right", "top"),
+    (12, -52, "left", "top"),
+    (0, -30, "center", "top"),
+)
 
 
 def plot_roofline(predictions: Prediction | Sequence[Prediction], ax: Axes | None = None) -> Axes:
@@ -194,56 +209,58 @@ def _network(ax: Axes, prediction: Prediction, index: int, shown: Sequence[Predi
     _, own = style.common(shown)
     who = f"{style.sentence(own[index]) or style.plain(prediction.network.name)}: " if len(shown) > 1 else ""
     peak = prediction.peak.ops_per_s
-    for rate, said in (
-        (alone, f"{who}one roofline on the totals, {percent(alone / peak)} of peak"),
-        (sequence, f"{who}sum over its kernels, {percent(sequence / peak)} of peak, {style.digits(alone / sequence)} × as long"),
-    ):
-        _beside(ax, said, (at, rate), color, placed)
+    _beside(
+        ax,
+        f"{who}one roofline on the totals, {percent(alone / peak)} of peak",
+        (at, alone),
+        color,
+        placed,
+        (*_NEAR, *_ABOVE, *_BELOW),
+    )
+    _beside(
+        ax,
+        f"{who}sum over its kernels, {percent(sequence / peak)} of peak, {style.digits(alone / sequence)} × as long",
+        (at, sequence),
+        color,
+        placed,
+        (*_NEAR, *_BELOW, *_ABOVE),
+    )
 
 
-def _beside(ax: Axes, said: str, at: tuple[float, float], color: str, placed: Labels) -> None:
+def _beside(ax: Axes, said: str, at: tuple[float, float], color: str, placed: Labels, places: Sequence[Place]) -> None:
     """A text beside a point: on the side where there is room."""
-    for dx, dy, ha, va in (
-        (12, -2, "left", "center"),
-        (12, -10, "left", "top"),
-        (-12, 4, "right", "center"),
-        (12, 12, "left", "bottom"),
-        (-12, 14, "right", "bottom"),
-        (12, -24, "left", "top"),
-        (-12, -24, "right", "top"),
-        (12, -38, "left", "top"),
-        (12, -52, "left", "top"),
-        (-12, 30, "right", "bottom"),
-    ):
-        text = ax.annotate(
-            said,
-            at,
-            xytext=(dx, dy),
-            textcoords="offset points",
-            ha=ha,
-            va=va,
-            fontsize=style.LABEL_PT + 0.5,
-            color=color,
-            family=style.FONT,
-            zorder=7,
-            path_effects=[withStroke(linewidth=2.4, foreground="white")],
-            gid="name",
-        )
-        if placed.keep(text):
-            return
+    text = ax.annotate(
+        said,
+        at,
+        xytext=(0, 0),
+        textcoords="offset points",
+        fontsize=style.LABEL_PT + 0.5,
+        color=color,
+        family=style.FONT,
+        zorder=7,
+        path_effects=[withStroke(linewidth=2.4, foreground="white")],
+        gid="name",
+    )
+    if not placed.place(text, places):
+        text.remove()
 
 
 def _roof_names(ax: Axes, shown: Sequence[Prediction], placed: Labels) -> None:
     roofs = _roofs(shown)
     for roof, prediction in roofs.items():
         who = f"{style.plain(prediction.device.name)}, " if len(roofs) > 1 else ""
-        for dy in (4.0, 9.0, 14.0, 19.0):
-            said = f"{who}{prediction.peak.dtype} peak {si(roof.peak_ops_per_s, 'op/s')}"
-            text = _roof_name(ax, said, (float(ax.get_xlim()[1]), roof.peak_ops_per_s))
-            text.xyann = (-4.0, dy)
-            text.set(ha="right", va="bottom")
-            if placed.keep(text):
-                break
+        said = f"{who}{prediction.peak.dtype} peak {si(roof.peak_ops_per_s, 'op/s')}"
+        text = _roof_name(ax, said, (float(ax.get_xlim()[1]), roof.peak_ops_per_s))
+        flat_pt = (
+            style.width_pt(ax)
+            * math.log(float(ax.get_xlim()[1]) / roof.op_byte_ratio)
+            / math.log(np.divide(*ax.get_xlim()[::-1]))
+        )
+        if not placed.place(
+            text,
+            [(-4.0 - along, dy, "right", "bottom") for dy in (4.0, 9.0, 14.0, 19.0) for along in np.arange(0.0, flat_pt, 20.0)],
+        ):
+            text.remove()
         _slanted(ax, f"{who}DRAM {si(roof.bandwidth_bytes_per_s, 'B/s')}", roof, shown)
 
 
@@ -373,24 +390,16 @@ def _words(ax: Axes, shown: Sequence[Prediction], given: Sequence[Prediction]) -
     )
     style.header(ax, f"{names}: roofline", [subtitle])
     shared, own = style.common(shown)
-    others = [
-        f"{style.sentence(words)}: {said}" if words else said
-        for said, words in zip(map(style.other_tier, given), own, strict=True)
-        if said
-    ]
-    again = [
-        f"{style.sentence(words)}: {said}" if words else said
-        for said, words in zip(map(style.recomputed, shown), own, strict=True)
-        if said
-    ]
+    others = style.apart(map(style.other_tier, given), own)
+    again = style.apart(map(style.recomputed, shown), own)
     said = [
-        style.sentence(shared) + (f" ({'; '.join(others)})" if others else ""),
+        style.sentence(shared) + (f" ({others})" if others else ""),
         "A marker is a kernel, or kernels of like intensity (within 2 %); its area is their share of the time. Diamonds are"
         " whole networks: one roofline on the totals lets compute-bound kernels hide memory-bound ones; the sum over"
         " kernels does not.",
-        *([f"{'; '.join(again)}; the rates count them.".capitalize()] if len(again) == 1 == len(shown) else []),
-        *([f"{'; '.join(again)}; the rates count them."] if again and len(shown) > 1 else []),
     ]
+    if again:
+        said.append(f"{again}; the rates count them.")
     style.caption(ax, said, below_pt=42)
     parts = [
         f"{style.sentence([*style.conditions(p).values()])}:"

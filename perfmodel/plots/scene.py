@@ -111,7 +111,7 @@ class Scene:
             )
         again = style.recomputed(self.prediction)
         if again:
-            said.append(f"{again[0].upper()}{again[1:]}: in the columns, not in the efficiency.")
+            said.append(f"{again}: in the columns, not in the efficiency.")
         return [READING, " ".join(said)] if said else [READING]
 
     def figures(self, column: Column) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -42,6 +42,7 @@ RC: Final = {
     "text.parse_math": False,  # a name with a dollar sign is no formula
     "svg.hashsalt": "perfmodel",
     "svg.fonttype": "path",
+    "text.hinting": "none",  # as wide in a file as where it was measured
     "hatch.linewidth": 0.5,
     "font.family": FONT,
     "savefig.dpi": DPI,
@@ -169,6 +170,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def apart(said: Iterable[str], own: Sequence[Sequence[str]]) -> str:
+    """What is said of some predictions, each after what sets it apart: "schedule block: …; …"."""
+    return "; ".join(f"{sentence(words)}: {each}" if words else each for each, words in zip(said, own, strict=True) if each)
+
+
 def span(fractions: Sequence[float]) -> str:
     """Fractions as percentages, in one statement: "10.4 %" where all look alike, else "0 to 43.2 %"."""
     low, high = percent(min(fractions)), percent(max(fractions))
@@ -185,7 +191,7 @@ def recomputed(prediction: Prediction) -> str:
     if prediction.recomputed_ops <= 0:
         return ""
     share = prediction.recomputed_ops / float(prediction.cost.ops)
-    said = percent(share) if share >= 0.0005 else "less than 0.1 %"
+    said = percent(share) if share >= 0.0005 else "Less than 0.1 %"
     return f"{said} of the ops are halos computed again"
 
 

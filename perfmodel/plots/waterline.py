@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
@@ -11,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.plots import style
 from perfmodel.plots.columns import Column
-from perfmodel.plots.labels import Labels
+from perfmodel.plots.labels import Box, Callout, Labels, call_out
 from perfmodel.plots.scene import READING, Scene, stages
 from perfmodel.plots.style import BOUND_LOOKS, TIP, WATER
 from perfmodel.prediction import Prediction
@@ -29,6 +30,10 @@ CUT_AT: Final = 3.0
 LABELS: Final = 8
 
 _STRIP: Final = 0.06
+_NAMED: Final = 3
+"""So many kernels are named in each panel, if need be by making room above the columns."""
+_ROWS: Final = 8
+"""Of names: room for no more is made."""
 
 
 def plot_waterline(prediction: Prediction, ax: Axes | None = None, *, cut: float | None = CUT_AT, labels: int = LABELS) -> Axes:
@@ -37,8 +42,9 @@ def plot_waterline(prediction: Prediction, ax: Axes | None = None, *, cut: float
     One column per kernel in execution order: width = DRAM bytes, height = operational intensity, area = ops. The line lies at
     B = peak ÷ DRAM bandwidth; what lies between it and a column that ends below is water. Latency = (columns + water) / peak;
     attainable efficiency = columns / (columns + water). Columns above `cut` · B are cut and marked, with their height in
-    figures; None draws them whole. The `labels` kernels that take most of the time are named, as far as there is room. The
-    tier of the prediction does not matter. Raises PerfmodelError for a `cut` below 1.
+    figures; None draws them whole. The `labels` kernels that take most of the time are named, as far as there is room;
+    the axis reaches up as far as the first three names need. The tier of the prediction does not matter. Raises
+    PerfmodelError for a `cut` below 1.
     """
     _check_cut(cut)
     with style.context():
@@ -52,7 +58,7 @@ def plot_waterline(prediction: Prediction, ax: Axes | None = None, *, cut: float
         style.caption(ax, [scene.conditions, *scene.reading])
         style.describe(ax, scene.description)
         style.settle(ax)
-        _details(ax, scene, labels)
+        _details([ax], [scene], labels)
     return ax
 
 
@@ -79,16 +85,19 @@ def plot_waterlines(predictions: Sequence[Prediction], *, cut: float | None = CU
             title = style.sentence([*words, si(scene.latency_s, "s")])
             style.header(panel, title, [scene.summary])
             style.describe(panel, scene.description)
-        said = [style.sentence([*shared, "tier waterline"]), READING]
+        others = style.apart(map(style.other_tier, predictions), own)
+        said = [style.sentence([*shared, "tier waterline"]) + (f" ({others})" if others else ""), READING]
         if any(scene.cut for scene in scenes):
-            hidden = " and ".join(percent(scene.hidden) for scene in scenes)
+            hidden = style.span([scene.hidden for scene in scenes])
             said.append(f"Columns cut at {style.digits(limit)} ops per byte (zigzag): {hidden} of the ops lie above the cut.")
+        again = style.apart(map(style.recomputed, predictions), own)
+        if again:
+            said.append(f"{again}: in the columns, not in the efficiency.")
         style.caption(panels[-1], said)
         names = " and ".join(dict.fromkeys(style.plain(prediction.network.name) for prediction in predictions))
         figure.suptitle(style.plain(names), x=0.01, ha="left", fontsize=style.TITLE_PT + 1, fontweight="bold", color=style.INK)
         style.settle(panels[0])
-        for panel, scene in zip(panels, scenes, strict=True):
-            _details(panel, scene, labels)
+        _details(panels, scenes, labels)
     return figure
 
 
@@ -113,7 +122,7 @@ def _frame(ax: Axes, scene: Scene, *, top: float | None = None, right: float | N
     """Axes, columns, water and line: all that needs no measuring of texts."""
     top, right = top or scene.top, right or scene.right or 1.0
     ax.set_xlim(0, right)
-    ax.set_ylim(-_STRIP * top, top)
+    _reach(ax, top)
     factor, letter = _byte_prefix(right)
     style.dress(
         ax,
@@ -122,10 +131,7 @@ def _frame(ax: Axes, scene: Scene, *, top: float | None = None, right: float | N
     )
     ax.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / factor:g}"))
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 0 else ""))
-    ax.set_yticks([tick for tick in ax.yaxis.get_major_locator().tick_values(0, top) if 0 <= tick <= top])
-    ax.set_ylim(-_STRIP * top, top)
     for bound, look in BOUND_LOOKS.items():
         ax.add_collection(
             PolyCollection(
@@ -171,6 +177,7 @@ def _frame(ax: Axes, scene: Scene, *, top: float | None = None, right: float | N
         color=style.INK,
         family=style.FONT,
         annotation_clip=False,
+        gid="level",
     )
     for index, column in enumerate(scene.columns):
         area = Rectangle(
@@ -186,6 +193,13 @@ def _frame(ax: Axes, scene: Scene, *, top: float | None = None, right: float | N
         )
         area.set_in_layout(False)
         ax.add_patch(area)
+
+
+def _reach(ax: Axes, top: float) -> None:
+    """Let the axes reach up to `top`, and below zero for the strip of stages."""
+    ticks = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top)
+    ax.set_yticks([tick for tick in ticks if 0 <= tick <= top])
+    ax.set_ylim(-_STRIP * top, top)
 
 
 def _byte_prefix(value: float) -> tuple[float, str]:
@@ -225,17 +239,17 @@ def _legend(ax: Axes, scene: Scene | None = None) -> None:
     style.legend_above(ax, handles, (3, 2, 1))
 
 
-def _details(ax: Axes, scene: Scene, labels: int) -> None:
-    """What depends on pixels: separators, marks of cut columns, the strip of stages, names."""
-    per_byte = ax.transData.transform((1.0, 0.0))[0] - ax.transData.transform((0.0, 0.0))[0]
-    per_intensity = ax.transData.transform((0.0, 1.0))[1] - ax.transData.transform((0.0, 0.0))[1]
-    point = style.root_figure(ax).dpi / 72
-    _separators(ax, scene, per_byte / point)
-    _cut_marks(ax, scene, per_byte / point, per_intensity / point)
-    _stages(ax, scene)
-    placed = Labels(ax)
-    _cut_values(ax, scene, placed, labels)
-    _names(ax, scene, placed, labels, per_intensity)
+def _details(panels: Sequence[Axes], scenes: Sequence[Scene], labels: int) -> None:
+    """What depends on pixels: names, separators, marks of cut columns, the strip of stages."""
+    names = _names(panels, scenes, labels)
+    for ax, scene, named in zip(panels, scenes, names, strict=True):
+        per_byte = ax.transData.transform((1.0, 0.0))[0] - ax.transData.transform((0.0, 0.0))[0]
+        per_intensity = ax.transData.transform((0.0, 1.0))[1] - ax.transData.transform((0.0, 0.0))[1]
+        point = style.root_figure(ax).dpi / 72
+        _separators(ax, scene, per_byte / point)
+        _cut_marks(ax, scene, per_byte / point, per_intensity / point)
+        _stages(ax, scene)
+        _cut_values(ax, scene, labels, _write_names(ax, scene, named))
 
 
 def _separators(ax: Axes, scene: Scene, points_per_byte: float) -> None:
@@ -264,13 +278,14 @@ def _cut_marks(ax: Axes, scene: Scene, points_per_byte: float, points_per_intens
     ax.add_collection(LineCollection(lines, colors="white", linewidths=1.6, zorder=3.5, gid=style.gid(ax, "cut")), autolim=False)
 
 
-def _cut_values(ax: Axes, scene: Scene, placed: Labels, most: int) -> None:
-    """How high the cut columns really are, as far as there is room."""
+def _cut_values(ax: Axes, scene: Scene, most: int, taken: Sequence[Bbox]) -> None:
+    """How high the cut columns really are, as far as the names leave room."""
+    placed = Labels(ax, taken=taken)
     for column in sorted(scene.cut, key=lambda column: -column.width_bytes)[: 4 * most]:
         placed.keep(
             ax.annotate(
                 style.digits(column.height_ops_per_byte),
-                ((column.x0_bytes + column.x1_bytes) / 2, scene.limit),
+                (_middle(column), scene.limit),
                 xytext=(0, 2),
                 textcoords="offset points",
                 ha="center",
@@ -284,38 +299,125 @@ def _cut_values(ax: Axes, scene: Scene, placed: Labels, most: int) -> None:
         )
 
 
-def _names(ax: Axes, scene: Scene, placed: Labels, most: int, px_per_intensity: float) -> None:
-    """Names of the kernels that take most of the time: above their column, or inside it where it reaches too high."""
-    inside = ax.get_window_extent()
-    floor = ax.transData.transform((0.0, 0.0))[1]
+def _middle(column: Column) -> float:
+    return (column.x0_bytes + column.x1_bytes) / 2
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Name:
+    """The name of a kernel, and where it stands."""
+
+    column: Column
+    words: str
+    box: Box
+
+
+def _names(panels: Sequence[Axes], scenes: Sequence[Scene], most: int) -> list[list[_Name]]:
+    """Names of the kernels that take most of the time, panel by panel; the axes reach up until the longest three are named."""
+    figure = style.root_figure(panels[0])
+    height_pt = min(ax.get_window_extent().height for ax in panels) * 72 / figure.dpi
+    tallest = max(height for scene in scenes for height in (scene.level, *map(scene.height, scene.columns)))
+    before = float(panels[0].get_ylim()[1])
+    sizes = [_sizes(ax, scene, most) for ax, scene in zip(panels, scenes, strict=True)]
+    wanted = [min(_NAMED, most, len(each)) for each in sizes]
+    rooms = [min(0.5, 1.4 * rows * style.LABEL_PT / height_pt) for rows in range(_ROWS + 1)]
+    tops = [max(before, tallest / (1 - room)) for room in rooms]
+    found: dict[float, list[list[_Name]]] = {}
+    lacking: dict[float, int] = {}
+    for top in dict.fromkeys(tops):
+        _make_room(panels, top)
+        found[top] = [_stand(ax, scene, each) for ax, scene, each in zip(panels, scenes, sizes, strict=True)]
+        lacking[top] = sum(max(0, want - len(names)) for want, names in zip(wanted, found[top], strict=True))
+        if lacking[top] == 0:
+            return found[top]
+    best = min(lacking, key=lambda top: lacking[top])
+    _make_room(panels, best)
+    return found[best]
+
+
+def _make_room(panels: Sequence[Axes], top: float) -> None:
+    for ax in panels:
+        _reach(ax, top)
+    style.settle(panels[0])
+
+
+def _sizes(ax: Axes, scene: Scene, most: int) -> list[tuple[Column, dict[str, Bbox]]]:
+    """The longest kernels, and how large their names are, whole and shortened."""
+    found = []
     for column in scene.longest[:most]:
-        shown = max(scene.height(column), scene.level) * px_per_intensity
-        within = column in scene.cut or inside.y1 - floor - shown < 0.3 * (inside.y1 - floor)
-        room = (scene.height(column) * px_per_intensity if within else inside.y1 - floor - shown) - 8
-        for characters in (32, 24, 18):
-            text = ax.annotate(
-                f"{style.shorten(column.kernel.name, characters)}  {percent(scene.share(column))}",
-                ((column.x0_bytes + column.x1_bytes) / 2, max(scene.height(column), scene.level)),
-                xytext=(0, (-15 if column in scene.cut else -4) if within else 4),
-                textcoords="offset points",
-                ha="center",
-                va="top" if within else "bottom",
-                rotation=90,
-                fontsize=style.LABEL_PT,
-                color=style.INK,
-                family=style.FONT,
-                zorder=6,
-                path_effects=[
-                    withStroke(linewidth=1.6, foreground=BOUND_LOOKS[column.bound].color)
-                    if within
-                    else withStroke(linewidth=1.8, foreground="white", alpha=0.85)
-                ],
-                gid="name",
-            )
-            if text.get_window_extent().height <= room:
-                placed.keep(text)
-                break
+        height = f", {style.digits(column.height_ops_per_byte)} op/byte" if column in scene.cut else ""
+        spelled = {}
+        for characters in (36, 22):
+            words = f"{style.shorten(column.kernel.name, characters)}  {percent(scene.share(column))}{height}"
+            text = ax.text(0, 0, words, fontsize=style.LABEL_PT, family=style.FONT)
+            spelled[words] = text.get_window_extent()
             text.remove()
+        found.append((column, spelled))
+    return found
+
+
+def _stand(ax: Axes, scene: Scene, sizes: Sequence[tuple[Column, dict[str, Bbox]]]) -> list[_Name]:
+    """As many names as find a place, the longest kernels first."""
+    if not sizes:
+        return []
+    window = ax.get_window_extent()
+    inside = Box(window.x0, window.y0, window.x1, window.y1)
+    level = next(text.get_window_extent() for text in ax.texts if text.get_gid() == "level")
+    taken = [Box(level.x0, level.y0, level.x1, level.y1)]
+    edges = ax.transData.transform([(column.x0_bytes, max(scene.height(column), scene.level)) for column in scene.columns])
+    left, tops = edges[:, 0], edges[:, 1]
+    right = ax.transData.transform((scene.right, 0.0))[0]
+
+    def ground(x0: float, x1: float) -> float:
+        if x0 >= right:
+            return inside.y0
+        first, last = np.searchsorted(left, x0, side="right") - 1, np.searchsorted(left, x1)
+        return float(tops[max(first, 0) : last].max())
+
+    chosen: dict[int, tuple[Callout, str]] = {}
+    boxes: dict[int, Box] = {}
+    for key, (column, spelled) in enumerate(sizes):
+        x, foot = ax.transData.transform((_middle(column), max(scene.height(column), scene.level)))
+        for words, size in spelled.items():
+            callout = Callout(key=key, x_px=x, foot_px=foot, width_px=size.width, height_px=size.height)
+            tried = call_out([*(each for each, _ in chosen.values()), callout], inside, ground, taken, gap_px=3.0)
+            if tried is not None:
+                boxes, chosen[key] = tried, (callout, words)
+                break
+    return [_Name(column=sizes[key][0], words=words, box=boxes[key]) for key, (_, words) in chosen.items()]
+
+
+def _write_names(ax: Axes, scene: Scene, names: Sequence[_Name]) -> list[Bbox]:
+    """Write the names beside lines that stand on the columns' tops; the places that both take."""
+    lines, taken = [], []
+    to_data = ax.transData.inverted()
+    for name in names:
+        x, top = _middle(name.column), scene.height(name.column)
+        foot_px = ax.transData.transform((x, top))
+        lines.append([(x, top), (x, to_data.transform((0.0, name.box.y1))[1])])
+        right = name.box.x0 > foot_px[0]
+        at_x, at_y = to_data.transform((name.box.x0 if right else name.box.x1, name.box.y0))
+        ax.text(
+            at_x,
+            at_y,
+            name.words,
+            ha="left" if right else "right",
+            va="bottom",
+            fontsize=style.LABEL_PT,
+            color=style.INK,
+            family=style.FONT,
+            zorder=6,
+            gid="name",
+        ).set_in_layout(False)
+        taken.append(Bbox.from_extents(name.box.x0, name.box.y0, name.box.x1, name.box.y1))
+        taken.append(Bbox.from_extents(foot_px[0] - 1, foot_px[1], foot_px[0] + 1, name.box.y1))
+    ax.add_collection(
+        LineCollection(lines, colors=style.INK, linewidths=0.6, zorder=5.5, gid=style.gid(ax, "leaders")), autolim=False
+    )
+    return taken
 
 
 # -- stages ------------------------------------------------------------------------------------------------------------
@@ -324,23 +426,14 @@ def _names(ax: Axes, scene: Scene, placed: Labels, most: int, px_per_intensity: 
 def _stages(ax: Axes, scene: Scene) -> None:
     """A strip below the columns that names the stages of the network."""
     low = float(ax.get_ylim()[0])
-    narrow: list[tuple[str, float, float]] = []
-    parents = set()
     for index, (name, run) in enumerate(stages(scene.columns)):
         x0, x1 = run[0].x0_bytes, run[-1].x1_bytes
         shade = "#e9e9e9" if index % 2 else "#d6d6d6"
         ax.add_patch(Rectangle((x0, low), x1 - x0, -low, facecolor=shade, edgecolor="none", linewidth=0, zorder=1, gid="stage"))
-        if _stage_name(ax, name, x0, x1):
-            parents.add(name.rpartition(".")[0])
-        else:
-            narrow.append((name, x0, x1))
-    for name, x0, x1 in narrow:
-        parent, _, last = name.rpartition(".")
-        if parent and parent in parents:  # "3" is understood next to "blocks.2"
-            _stage_name(ax, last, x0, x1)
+        _stage_name(ax, name, x0, x1)
 
 
-def _stage_name(ax: Axes, words: str, x0: float, x1: float) -> bool:
+def _stage_name(ax: Axes, words: str, x0: float, x1: float) -> None:
     """Write the name of a stage into its part of the strip, if it fits."""
     low = float(ax.get_ylim()[0])
     text = ax.text(
@@ -356,7 +449,5 @@ def _stage_name(ax: Axes, words: str, x0: float, x1: float) -> bool:
     )
     text.set_in_layout(False)
     left, right = ax.transData.transform((x0, 0))[0], ax.transData.transform((x1, 0))[0]
-    if text.get_window_extent().width <= right - left - 3:
-        return True
-    text.remove()
-    return False
+    if text.get_window_extent().width > right - left - 3:
+        text.remove()
