@@ -634,16 +634,24 @@ def test_products_that_are_no_gates() -> None:
     refused(read_twice, "layer se.mul .* does not gate a convolution alone")
 
 
-@pytest.mark.parametrize("layer", ["depthwise", "norm"])
-def test_gates_before_other_than_full_convolutions(layer: str) -> None:
+def test_a_tensor_that_is_read_gated_and_as_it_is() -> None:
+    def build(b: GraphBuilder, x: Tensor) -> None:
+        y = b.conv(x, 8)
+        b.residual(b.conv(squeeze_excitation(b, y, 2, activation="relu"), 8, name="last"), y)
+
+    refused(build, "conv is read both gated and as it is")
+
+
+@pytest.mark.parametrize("layer", ["depthwise", "full", "norm"])
+def test_gates_before_other_than_pointwise_convolutions(layer: str) -> None:
     def build(b: GraphBuilder, x: Tensor) -> None:
         y = squeeze_excitation(b, b.conv(x, 8), 2, activation="relu")
         if layer == "norm":
             b.add(LayerNorm(channels=8), y, name="last")
         else:
-            b.conv(y, 8, kernel=3, group_width=1, name="last")
+            b.conv(y, 8, kernel=3, group_width=1 if layer == "depthwise" else None, name="last")
 
-    refused(build, "layer last reads a gated tensor but is no full convolution")
+    refused(build, "layer last reads a gated tensor but is no 1×1 convolution")
 
 
 def test_what_is_needed_after_the_mean_must_be_in_global_memory() -> None:
@@ -680,3 +688,15 @@ def test_branches_of_different_strides() -> None:
 def test_no_layers() -> None:
     with pytest.raises(FusionError, match="has no layers"):
         fused_programs(graph_of([CONVFIRST], 1, 4, 4), [], BY_TILES, element_bytes=2)
+
+
+@pytest.mark.parametrize("mode", ["tiles", "rows"])
+def test_an_accumulator_between_two_blocks_becomes_a_tile_and_is_given_back(mode: str) -> None:
+    (program,) = programs_of(graph_of([CONVFIRST, CONVFIRST], 1, 9, 9), replace(BY_TILES, mode=mode))
+    statements = [statement for _, statement in program.statements()]
+    (place,) = [index for index, statement in enumerate(statements) if isinstance(statement, Copy)]
+    copy = statements[place]
+    assert isinstance(copy, Copy)
+    assert statements[place + 1] == Free(buffer=copy.source)
+    sizes = {s.buffer.name: s.buffer.element_bytes for s in statements if isinstance(s, Allocate)}
+    assert (sizes[copy.source], sizes[copy.target]) == (4, 2)

@@ -104,6 +104,8 @@ class _Compiler:
         for step in self._steps:
             if step.gate and step.gate not in {small.name for small in self._small}:
                 raise FusionError(f"{step.name} is gated by {step.gate}, which no global mean makes; leave it on schedule layer")
+            if step.gate and (len(self._readers(step.source)) > 1 or step.source in _operands(step)):
+                raise FusionError(f"{step.source} is read both gated and as it is; leave it on schedule layer")
         self._names: dict[str, str] = {}
         self._final = self._steps[-1]
         self._tensors: dict[str, GlobalTensor] = {}
@@ -468,7 +470,7 @@ class _Compiler:
     def _emit_gated(self, step: Step, channels: Span, body: list[Node]) -> str:
         """A chunk of a tensor in global memory, times its gate."""
         target = f"{self._tile_name(step.source)}_chunk"
-        region = Region(spans=(channels, *self._need[step.source]))
+        region = Region(spans=(channels, *self._new(step.source)))
         body.append(Allocate(buffer=Buffer(name=target, holds=region, element_bytes=self._bytes)))
         body.append(Load(buffer=target, tensor=self._activation(step.source, "input"), region=region))
         body.append(Map(function="gate", target=target, region=region, operand=self._buffer[step.gate]))

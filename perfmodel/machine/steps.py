@@ -108,10 +108,8 @@ class _Reader:
         source, gate = self._tensor(node.inputs[0]), ""
         if node.inputs[0] in self._gated:
             source, gate = self._gated[node.inputs[0]]
-            if not isinstance(layer, Conv2d) or layer.conv_class not in ("conv", "pointwise_conv"):
-                raise FusionError(
-                    f"layer {node.name} reads a gated tensor but is no full convolution; leave it on schedule layer"
-                )
+            if not isinstance(layer, Conv2d) or layer.conv_class != "pointwise_conv":
+                raise FusionError(f"layer {node.name} reads a gated tensor but is no 1×1 convolution; leave it on schedule layer")
         if isinstance(layer, Conv2d):
             layer = replace(layer, bias=False)
         self._steps[node.name] = Step(

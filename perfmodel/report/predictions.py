@@ -126,7 +126,7 @@ def kernel_table(prediction: Prediction, *, top: int | None = None, people: bool
     assumed = tuple(f"assumed: {text}" for text in prediction.assumptions)
     unsupported = tuple(f"not understood: {text}" for text in prediction.unsupported)
     rows = [kernel_row(time, total_s) for time in times]
-    columns = KERNEL_COLUMNS
+    columns: tuple[Column, ...] = KERNEL_COLUMNS
     if people and not any(time.kernel.cost.workspace_bytes for time in prediction.times):
         place = next(index for index, column in enumerate(columns) if column.key == "workspace_bytes")
         columns = (*columns[:place], *columns[place + 1 :])
