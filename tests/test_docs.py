@@ -73,6 +73,9 @@ def test_every_decision_has_a_page() -> None:
 
 
 def test_figures_of_the_readme_and_changelog_are_those_recorded() -> None:
+    from perfmodel.hardware.catalog import names
+    from perfmodel.layers.catalog import BLOCKS, FORMULAS
+    from perfmodel.networks.catalog import entries
     from perfmodel.validation.timm_table import recorded
 
     comparisons = recorded()
@@ -82,6 +85,9 @@ def test_figures_of_the_readme_and_changelog_are_those_recorded() -> None:
     readme, changelog = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md"))
     assert f"of {rows} published ones, none lies below its bound" in readme
     assert f"of {rows} rows none lies below the bound, {below} lie below the" in changelog
+    assert f"costs of {len(FORMULAS)} layers and {len(BLOCKS)} residual blocks" in changelog
+    assert f"- {len(names())} machines" in changelog
+    assert f"- {len(entries())} networks" in changelog
     waterline = sorted(comparison.spearman for comparison in comparisons)
     macs = sorted(comparison.spearman_macs for comparison in comparisons)
     assert f"{waterline[0]:.3f} to {waterline[-1]:.3f}, of MACs alone {macs[0]:.3f} to {macs[-1]:.3f}" in changelog
