@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,28 @@ def _one_by_one(designs: int, runs: int, device: str) -> list[float]:
     return [designs / second for second in _repeat(evaluate, runs)]
 
 
+def _tilings(models: Sequence[str], device: str) -> tuple[list[float], list[float]]:
+    """For each distinct block of these networks: seconds to choose its tiling, and how many tilings were costed."""
+    from perfmodel.hardware.catalog import load
+    from perfmodel.networks.catalog import build
+    from perfmodel.tiling import Machine, choose
+
+    machine = Machine.of(load(device), "fp16")
+    seconds, considered = [], []
+    for model in models:
+        graph = build(model, batch=128).graph
+        distinct = {}
+        for name, block in graph.blocks.items():
+            layers = [layer for layer, node in graph.nodes.items() if node.block == name]
+            distinct.setdefault((block, graph.nodes[layers[0]].input_shapes[0]), layers)
+        for layers in distinct.values():
+            start = time.perf_counter()
+            choices = choose(graph, layers, machine, element_bytes=2)
+            seconds.append(time.perf_counter() - start)
+            considered.append(float(sum(choice.considered for choice in choices)))
+    return seconds, considered
+
+
 def _row(what: str, target: str, values: list[float], unit: str, scale: float = 1.0) -> dict[str, Any]:
     shown = [value * scale for value in values]
     return {
@@ -148,6 +170,9 @@ def measure(runs: int, designs: int) -> dict[str, Any]:
     for what, values in (("the same function, design by design", alone), ("building and predicting one by one", built)):
         ratios = [a / b for a, b in zip(sweeps["convfirst"], values, strict=True)]
         rows.append(_row(f"sweep of `convfirst` ÷ {what}", "–", ratios, "×"))
+    seconds, considered = _tilings(("convfirstnet_tiny", "efficientnet_b0", "convnext_tiny", "mobilenetv2_100"), "h200")
+    rows.append(_row("choosing the tiling of a block (each distinct one of four networks)", "milliseconds", seconds, "ms", 1e3))
+    rows.append(_row("tilings costed for it, over all of its programs", "–", considered, "tilings"))
     return {
         "schema_version": 1,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

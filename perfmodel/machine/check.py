@@ -49,7 +49,7 @@ class _Checker:
                 held.pop(statement.buffer, None)
             case Load() | Store():
                 sizes = statement.tensor.shape if statement.tensor.role == "weight" else statement.tensor.shape[1:]
-                self._fits(statement, statement.region, statement.tensor.name, sizes)
+                self._fits(statement, statement.tensor.name, taken=_extents(statement.region), has=sizes)
                 self._covers(statement, held, statement.buffer, statement.region)
             case Zero():
                 self._covers(statement, held, statement.buffer, statement.region)
@@ -87,19 +87,19 @@ class _Checker:
 
     def _covers(self, statement: Statement, held: dict[str, Buffer], name: str, region: Region) -> None:
         """The region lies in the coordinates of the buffer's tensor."""
-        self._has(statement, held, name, tuple(span.extent for span in region.spans))
+        self._has(statement, held, name, _extents(region))
 
     def _has(self, statement: Statement, held: dict[str, Buffer], name: str, sizes: tuple[Dim, ...]) -> None:
         """The buffer is a tile of a tensor of these sizes."""
         if name not in held:
             raise self._error(statement, f"uses {name}, which is not allocated")
-        self._fits(statement, held[name].holds, name, sizes)
+        self._fits(statement, name, taken=sizes, has=_extents(held[name].holds))
 
-    def _fits(self, statement: Statement, region: Region, name: str, sizes: tuple[Dim, ...]) -> None:
-        if len(region.spans) != len(sizes):
-            raise self._error(statement, f"takes {name} to have {len(sizes)} axes, but it has {len(region.spans)}")
-        for axis, (span, size) in enumerate(zip(region.spans, sizes, strict=True)):
-            self._same(statement, f"axis {axis} of {name}", span.extent, size)
+    def _fits(self, statement: Statement, name: str, *, taken: tuple[Dim, ...], has: tuple[Dim, ...]) -> None:
+        if len(taken) != len(has):
+            raise self._error(statement, f"takes {name} to have {len(taken)} axes, but it has {len(has)}")
+        for axis, (wanted, size) in enumerate(zip(taken, has, strict=True)):
+            self._same(statement, f"axis {axis} of {name}", size, wanted)
 
     def _same(self, statement: Statement, what: str, found: Dim, expected: Dim) -> None:
         if not isinstance(found, int) or not isinstance(expected, int):
@@ -109,3 +109,7 @@ class _Checker:
 
     def _error(self, statement: Statement, what: str) -> ProgramError:
         return ProgramError(f"program {self._program.name}: '{statement.text()}' {what}")
+
+
+def _extents(region: Region) -> tuple[Dim, ...]:
+    return tuple(span.extent for span in region.spans)
