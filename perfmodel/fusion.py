@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from perfmodel.hardware.spec import DeviceSpec
-from perfmodel.kernel import Kernel
+from perfmodel.kernel import NOT_FUSED, Kernel
 from perfmodel.layers.blocks.block import Block
 from perfmodel.layers.cost import Cost
 from perfmodel.layers.dims import Shape
@@ -20,8 +20,6 @@ from perfmodel.tiling import Choice, Machine, Movement, TilingError, choose
 from perfmodel.units import si
 
 SUMS_DTYPE: Final = "fp32"
-NOT_FUSED: Final = "not fused: "
-"""How the `tiling` of a kernel starts that kept schedule `layer`; the reason follows."""
 
 
 def fuse_blocks(graph: Graph, by_layer: Sequence[Kernel], precision: Precision, device: DeviceSpec) -> tuple[Kernel, ...]:

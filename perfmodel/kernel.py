@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from perfmodel.layers.cost import Cost
 from perfmodel.lowering import Access
+
+NOT_FUSED: Final = "not fused: "
+"""How the `tiling` of a kernel starts that kept schedule `layer`; the reason follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

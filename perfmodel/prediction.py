@@ -9,10 +9,9 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from perfmodel.errors import PerfmodelError, UnknownNameError
-from perfmodel.fusion import NOT_FUSED
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec, Document, HardwareError, Peak
-from perfmodel.kernel import Kernel
+from perfmodel.kernel import NOT_FUSED, Kernel
 from perfmodel.layers.cost import OPS_PER_MAC, Cost
 from perfmodel.network import Network
 from perfmodel.networks.catalog import build

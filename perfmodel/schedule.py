@@ -10,7 +10,6 @@ from typing import Final
 import sympy
 
 from perfmodel.errors import PerfmodelError, UnknownNameError
-from perfmodel.fusion import fuse_blocks
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.kernel import Kernel
 from perfmodel.layers.cost import Cost
@@ -177,6 +176,8 @@ def kernels(
         return by_layer
     if device is None:
         raise ScheduleError("schedule 'block' is tiled for a device; name one")
+    from perfmodel.fusion import fuse_blocks  # brings NumPy, which the other schedules do without
+
     return fuse_blocks(graph, by_layer, precision, device)
 
 

@@ -8,9 +8,9 @@ import pytest
 import sympy
 
 from perfmodel.fused_formulas import fused_formula, fused_text
-from perfmodel.fusion import NOT_FUSED
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import HardwareError
+from perfmodel.kernel import NOT_FUSED
 from perfmodel.layers import dims
 from perfmodel.layers.catalog import BLOCKS
 from perfmodel.networks.catalog import build, entries
