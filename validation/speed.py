@@ -122,7 +122,7 @@ def _tilings(models: Sequence[str], device: str) -> tuple[list[float], list[floa
     seconds, considered = [], []
     for model in models:
         graph = build(model, batch=128).graph
-        distinct = {}
+        distinct: dict[object, list[str]] = {}
         for name, block in graph.blocks.items():
             layers = [layer for layer, node in graph.nodes.items() if node.block == name]
             distinct.setdefault((block, graph.nodes[layers[0]].input_shapes[0]), layers)
