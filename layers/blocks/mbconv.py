@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-import sympy
-
 from perfmodel.layers.blocks.block import Block
 from perfmodel.layers.blocks.squeeze_excitation import squeeze_excitation
 from perfmodel.layers.dims import C, Dim, e, g
@@ -109,4 +107,4 @@ class FusedMBConv(_InvertedResidual):
 
     @classmethod
     def symbolic(cls) -> Self:
-        return cls(in_channels=C, out_channels=C, hidden_channels=sympy.sympify(e * C))
+        return cls(in_channels=C, out_channels=C, hidden_channels=e * C)

@@ -1,0 +1,48 @@
+"""`perfmodel hardware`: the catalogue of machines."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_tables
+
+hardware_app = typer.Typer(
+    help="The catalogue of machines, and how to describe one of your own.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@hardware_app.command("list")
+def hardware_list(fmt: OutputFormat = Format.TABLE, output: Output = None) -> None:
+    """Every machine of the catalogue."""
+    from perfmodel.report.machines import device_list
+
+    emit_tables([device_list()], fmt, output)
+
+
+@hardware_app.command("show")
+def hardware_show(
+    device: Annotated[str, typer.Argument(metavar="DEV", help="A machine of the catalogue, or a TOML file of yours.")],
+    fmt: OutputFormat = Format.TABLE,
+    output: Output = None,
+) -> None:
+    """Every number known of one machine, with the document it comes from."""
+    from perfmodel.hardware.catalog import load
+    from perfmodel.report.machines import device_table
+
+    spec = load(device)
+    if fmt is Format.JSON:
+        emit(spec.model_dump_json(indent=2) + "\n", output)
+    else:
+        emit_tables([device_table(spec)], fmt, output)
+
+
+@hardware_app.command("schema")
+def hardware_schema(output: Output = None) -> None:
+    """The JSON schema of a machine's TOML file."""
+    import json
+
+    from perfmodel.hardware.catalog import json_schema
+
+    emit(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", output)

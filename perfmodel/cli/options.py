@@ -1,0 +1,133 @@
+"""What commands share: their options, and how input is gathered and output written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perfmodel.errors import PerfmodelError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from perfmodel.prediction import Prediction
+    from perfmodel.report.table import Table
+    from perfmodel.schedule import Partition
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A network of the catalogue (see `perfmodel networks`).")]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help="Networks of the catalogue (see `perfmodel networks`).")]
+Hardware = Annotated[str, typer.Option("--hardware", metavar="DEV", help="A machine of the catalogue, or a TOML file of yours.")]
+Batch = Annotated[int, typer.Option(help="Images in a batch.")]
+Resolution = Annotated[int | None, typer.Option(help="Height and width of the image; default: the network's own.")]
+Classes = Annotated[int, typer.Option(help="Number of classes.")]
+Dtype = Annotated[str | None, typer.Option(help="Type of every tensor: fp32, tf32, fp16 (default), bf16, int8, fp8.")]
+Autocast = Annotated[str | None, typer.Option(help="fp16 or bf16: an fp32 network in automatic mixed precision.")]
+Layout = Annotated[str, typer.Option(help="nhwc or nchw: layout of tensors in memory.")]
+ScheduleName = Annotated[
+    str, typer.Option("--schedule", help="eager, pointwise, layer or block; or a JSON file with the layers of each kernel.")
+]
+Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that no measurement undercuts.")]
+OutputFormat = Annotated[Format, typer.Option("--format", case_sensitive=False, help="How to print.")]
+Output = Annotated[Path | None, typer.Option(help="Write to this file instead of standard output (- is standard output).")]
+PlotFile = Annotated[
+    Path, typer.Option("--output", metavar="FILE", help="File to write; its ending says the format: svg, png, pdf, html.")
+]
+
+
+def named_schedule(name: str) -> str | Partition:
+    """A schedule's name, or the partition in a JSON file: a list of lists of layer names."""
+    if not name.lower().endswith(".json"):
+        return name
+    import json
+
+    try:
+        parts = json.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PerfmodelError(f"cannot read the partition {name}: {error.strerror}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise PerfmodelError(f"the partition {name} is not JSON: {error}") from None
+    if not isinstance(parts, list) or not all(isinstance(part, list) and all(isinstance(x, str) for x in part) for part in parts):
+        raise PerfmodelError(f"the partition {name} must be a list of kernels, each a list of layer names")
+    return [part for part in parts if part]
+
+
+def predicted(
+    model: str,
+    hardware: str,
+    batch: int,
+    resolution: int | None,
+    classes: int,
+    dtype: str | None,
+    autocast: str | None,
+    layout: str,
+    schedule: str,
+    tier: str,
+) -> Prediction:
+    """The prediction of a model that was named on the command line."""
+    from perfmodel.prediction import predict
+
+    network = named_network(model, batch, resolution, classes)
+    return predict(network, hardware, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier)
+
+
+def named_network(model: str, batch: int, resolution: int | None, classes: int) -> Any:
+    """The network that was named, built at that size."""
+    from perfmodel.networks.catalog import build
+
+    if model.lower().endswith(".onnx") or ":" in model:
+        raise PerfmodelError(
+            f"{model!r} names a model outside the catalogue (ONNX, timm: or package.module:function), "
+            "which this version cannot read; `perfmodel networks` lists what it can"
+        )
+    return build(model, batch=batch, resolution=resolution, classes=classes)
+
+
+def emit(text: str, output: Path | None) -> None:
+    """Print, or write to a file."""
+    if output is None or str(output) == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PerfmodelError(f"cannot write {output}: {error.strerror}; choose another file") from None
+
+
+def emit_tables(tables: Sequence[Table], fmt: Format, output: Path | None) -> None:
+    """Print tables in a format, as wide as the terminal allows, or write them to a file."""
+    from perfmodel.report.table import render, terminal
+
+    width, colour = terminal(sys.stdout) if output is None else (None, False)
+    emit("\n".join(render(table, fmt, width=width, colour=colour) for table in tables), output)
+
+
+def save_figure(figure: Figure, output: Path) -> None:
+    """Write a plot and say where."""
+    from perfmodel.plots.save import save
+
+    save(figure, output)
+    print(f"wrote {output}", file=sys.stderr)
+
+
+def listed(option: str, text: str) -> list[str]:
+    """The items of an option that takes several, separated by commas."""
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise PerfmodelError(f"{option} names nothing; give at least one name")
+    return items
