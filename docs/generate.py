@@ -112,14 +112,19 @@ def pages() -> list[Path]:
 
 def _images() -> None:
     """Draw the pictures that the pages show."""
-    from perfmodel.plots.save import save
-    from perfmodel.plots.waterline import waterline_figure
-    from perfmodel.prediction import predict
+    from perfmodel.cli import run
 
-    layered, fused = (
-        predict("convfirstnet_tiny", "h200", batch=128, resolution=224, schedule=name) for name in ("layer", "block")
-    )
-    save(waterline_figure(layered, fused), ROOT / "docs" / "images" / "waterline-convfirstnet-tiny.png")
+    images = ROOT / "docs" / "images"
+    waterline = "plot waterline convfirstnet_tiny --hardware h200 --batch 128 --resolution 224 --schedule layer,block"
+    pictures = {
+        "waterline-convfirstnet-tiny": waterline,
+        "roofline-convnext-tiny": "plot roofline convnext_tiny --hardware h200 --batch 128",
+        "gap-h200": "plot gap resnet convnext efficientnet regnety mobilenetv3 --hardware h200",
+        "capacity-convfirst-mbconv": "plot capacity convfirst mbconv",
+    }
+    for name, command in pictures.items():
+        with contextlib.redirect_stderr(io.StringIO()):
+            run([*shlex.split(command), "--output", str(images / f"{name}.png")])
 
 
 def main() -> None:
