@@ -1,0 +1,92 @@
+"""Every kernel source compiles with NVRTC alone, for the architectures it is meant for, without spills where speed is promised."""
+
+from __future__ import annotations
+
+import pytest
+
+from perfmodel.validation.compile import GENERATED, Unit, compile_unit, compiler_version, unit_of
+from perfmodel.validation.configuration import choose_config
+from perfmodel.validation.problem import DeviceLimits, GpuError, Problem
+
+
+def limits(capability: tuple[int, int]) -> DeviceLimits:
+    shared = {(8, 0): 166912, (8, 9): 101376, (9, 0): 232448}[capability]
+    return DeviceLimits(
+        name="{}.{}".format(*capability),
+        compute_capability=capability,
+        multiprocessors=108,
+        shared_bytes_per_block=shared,
+        shared_bytes_per_multiprocessor=shared + 1024,
+        l2_bytes=2**25,
+    )
+
+
+HOPPER = limits((9, 0))
+FAST = [(64, 56, e) for e in (1, 4, 6, 8)] + [(128, 28, e) for e in (1, 4)] + [(128, 31, 4)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+def test_compiler_is_one_that_keeps_wgmma_asynchronous():
+    """With NVRTC 13.5 the streamed kernel spills and its matrix instructions are serialised: slower, though right."""
+    assert compiler_version() in ("13.0", "13.1")
+
+
+@pytest.mark.parametrize(("C", "size", "e"), FAST)
+def test_hopper_kernels(cache, C, size, e):
+    config = choose_config(Problem(N=8, H=size, W=size, C=C, expansion=e), HOPPER)
+    assert config.kernel == {64: "convfirst_c64", 128: "convfirst_stream"}[C]
+    done = compile_unit(unit_of(config, HOPPER.architecture), cache=cache)
+    assert HOPPER.architecture == "sm_90a"
+    assert config.name.encode() in done.cubin
+    assert done.spilled_bytes == 0
+    assert not done.serialised
+    assert done.registers <= 65536 // config.threads
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0)])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize(("C", "size", "e"), [(96, 56, 4), (256, 14, 4), (24, 7, 3), (520, 9, 1)])
+def test_generic_kernel(cache, capability, dtype, C, size, e):
+    device = limits(capability)
+    config = choose_config(Problem(N=8, H=size, W=size, C=C, expansion=e, dtype=dtype), device, only="convfirst_generic")
+    done = compile_unit(unit_of(config, device.architecture), cache=cache)
+    assert config.name.encode() in done.cubin
+    assert done.spilled_bytes <= 64  # a few addresses; accumulators would be hundreds
+    assert done.registers <= 65536 // (256 * config.blocks_per_multiprocessor)
+
+
+def test_compiled_once(cache, monkeypatch):
+    config = choose_config(Problem(N=1, H=3, W=3, C=8, expansion=1), HOPPER)
+    unit = unit_of(config, "sm_80")
+    first = compile_unit(unit, cache=cache)
+    monkeypatch.setattr("perfmodel.validation.compile._Nvrtc.compile", lambda *_: pytest.fail("compiled again"))
+    second = compile_unit(unit, cache=cache)
+    assert (second.cubin, second.log) == (first.cubin, first.log)
+
+
+def test_key_is_what_reaches_the_compiler():
+    unit = unit_of(choose_config(Problem(N=1, H=8, W=8, C=64, expansion=4), HOPPER), "sm_90a")
+    assert [name for name, _ in unit.headers] == [GENERATED, "hopper.cuh"]
+    changed = {
+        "source": unit.source + " ",
+        "headers": (unit.headers[0], (unit.headers[1][0], unit.headers[1][1] + " ")),
+        "options": (*unit.options, "-G"),
+        "architecture": "sm_90",
+    }
+    keys = {unit.key("13.0"), unit.key("13.1")}
+    for field, value in changed.items():
+        fields = {name: getattr(unit, name) for name in ("name", "source", "headers", "options", "architecture")}
+        keys.add(Unit(**{**fields, field: value}).key("13.0"))
+    assert len(keys) == 2 + len(changed)
+    assert unit.key("13.0") == unit.key("13.0")
+
+
+def test_refused_source_says_why(cache):
+    unit = Unit(name="broken", source="int f( {", headers=(), options=(), architecture="sm_80")
+    with pytest.raises(GpuError, match="refuses broken for sm_80"):
+        compile_unit(unit, cache=cache)
+    assert not list(cache.glob("broken*"))

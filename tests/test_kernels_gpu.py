@@ -1,0 +1,62 @@
+"""The kernels where there is a GPU: right on small problems, and clear about what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from perfmodel.validation.gpu import cupy_with_gpu, this_device
+from perfmodel.validation.launch import FusedConvFirst
+from perfmodel.validation.measure import check
+from perfmodel.validation.packing import draw
+from perfmodel.validation.problem import GpuError, Problem
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def cupy():
+    try:
+        module = cupy_with_gpu()
+        this_device()
+    except GpuError as error:
+        pytest.skip(f"needs a GPU: {error}")
+    return module
+
+
+def a_problem(**sizes) -> Problem:
+    return Problem(**{"N": 2, "H": 13, "W": 9, "C": 64, "expansion": 4, **sizes})
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"C": 128}, {"C": 24, "expansion": 3}, {"C": 264, "N": 1}, {"H": 1, "W": 1, "N": 1}], ids=str
+)
+def test_right(cupy, sizes, dtype):
+    assert check(a_problem(dtype=dtype, **sizes), seeds=(0, 1))["passed"]
+
+
+def test_torch_tensors(cupy):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for dtype, name in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+        problem = a_problem(dtype=name)
+        x = torch.randn(2, 13, 9, 64, device="cuda").to(dtype)
+        y = FusedConvFirst(problem, draw(problem))(x)
+        torch.cuda.synchronize()
+        assert (y.dtype, y.shape) == (x.dtype, x.shape)
+        assert torch.isfinite(y.float()).all()
+
+
+def test_refusals(cupy):
+    problem = a_problem()
+    block = FusedConvFirst(problem, draw(problem))
+    x = cupy.zeros((2, 13, 9, 64), cupy.float16)
+    for wrong, words in (
+        (x.astype(cupy.float32), "type float32"),
+        (x[:1], "shape"),
+        (x.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3), "not contiguous"),
+        ([1.0], "list"),
+    ):
+        with pytest.raises(GpuError, match=words):
+            block(wrong)
+    with pytest.raises(GpuError, match="overlaps"):
+        block(x, x)

@@ -1,0 +1,171 @@
+// Fused ConvFirst residual block for Hopper (sm_90a), C = 64: fp16 in and out, fp32 accumulation, NHWC, inference.
+//
+//   a = grouped_conv3x3(x, w1) + b1            C -> C, groups of 8 channels, zero padding, no activation
+//   h = silu(a @ We + be)                      C -> eC
+//   y = h @ Wp + bp + x                        eC -> C
+//
+// Organised like attention forward: a warpgroup owns 64 output pixels; the conv result is produced in the register layout
+// of a wgmma A operand; the hidden dimension is walked in chunks,
+//   S = a . We[:, chunk]   ->  P = silu(S) in registers   ->   O += P . Wp[chunk, :]
+// so neither `a` nor `h` ever leaves the register file. The host packs every weight so that a linear copy into shared
+// memory yields the operand layout (packing.py); We and be are multiplied by 1/2, because silu(2h) = h + h*tanh(h), and b1
+// is folded into be, because no activation stands between.
+//
+// All weights are resident in shared memory. Four independent warpgroups per block (one block per SM, persistent; three
+// where the weights leave no room for four) each own one 8x8-pixel patch at a time, double-buffer its 10x10 halo tile by
+// bulk tensor copies and never wait for the others, so that the matrix unit, the special-function unit and shared memory
+// are busy with warpgroups in different phases.
+// Halo tile: one box of 10x10 pixels x 64 channels, zero-filled outside the image, rows of 128 bytes with the 128-byte
+// swizzle. The swizzle is a function of the shared-memory address, so wgmma descriptors may start at any pixel: the A
+// operand of a tap is the tile shifted by (ky*10 + kx) rows, with 8-pixel groups 10 rows apart.
+// The filter is block-diagonal, two groups to a k16: an infinity in one group makes a NaN in its neighbour.
+//
+// Conditions: H, W <= 1016 (patch coordinates are 8 bits), N <= 32767. Constants: KERNEL_NAME, EXPANSION, WARPGROUPS,
+// SHARED_BYTES.
+#include "hopper.cuh"
+#include "specialisation.h"
+
+namespace c64 {
+constexpr int C = 64, HID = EXPANSION * C, HC = 64, NCH = HID / HC, NWG = WARPGROUPS;
+constexpr int PW = 10, PH = 10, LOAD_BYTES = PW * PH * C * 2, TILE_BYTES = (LOAD_BYTES + 1023) / 1024 * 1024;
+constexpr int OFF_WE = 0, OFF_WP = OFF_WE + C * HID * 2;
+constexpr int OFF_W1 = OFF_WP + C * HID * 2, W1_BYTES = (C / 16) * 9 * 512;
+constexpr int OFF_BE = OFF_W1 + W1_BYTES, OFF_BP = OFF_BE + HID * 2;   // b1 is folded into be
+constexpr int BLOB = OFF_BP + C * 4, OFF_TILE = (BLOB + 1023) / 1024 * 1024, OFF_BAR = OFF_TILE + NWG * 2 * TILE_BYTES;
+constexpr int SMEM = OFF_BAR + NWG * 2 * 8;
+static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
+constexpr int STEP_E = 2 * HC / 8 * 128 >> 4, STEP_P = 2 * C / 8 * 128 >> 4;  // per k16, in 16 B
+
+__device__ __forceinline__ uint32_t px_off(int px, int chunk) { return px * 128 + ((chunk ^ px) & 7) * 16; }
+
+// patch coordinates packed in one register: image << 16 | patch row << 8 | patch column
+__device__ __forceinline__ uint32_t advance(uint32_t a, uint32_t d, int TX, int TY) {   // a + d in mixed radix
+  a += d;
+  if ((int)(a & 255) >= TX) a += 256 - TX;
+  if ((int)(a >> 8 & 255) >= TY) a += (256 - TY) << 8;
+  return a;
+}
+__device__ __forceinline__ uint32_t coord(int t, int TX, int TY) { return t / (TX * TY) << 16 | t / TX % TY << 8 | t % TX; }
+__device__ __forceinline__ void expand(float (&s)[HC / 2], const uint32_t (&a)[C / 16][4], uint64_t de, int j) {
+#pragma unroll
+  for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(s, a[k], de + j * (C * HC * 2 >> 4) + k * STEP_E, k > 0);
+}
+__device__ __forceinline__ void project(float (&o)[C / 2], const uint32_t (&p)[HC / 16][4], uint64_t dp, int j) {
+#pragma unroll
+  for (int k = 0; k < HC / 16; ++k) Wgmma<C>::rs(o, p[k], dp + j * (C * HC * 2 >> 4) + k * STEP_P, j + k > 0);
+}
+}  // namespace c64
+
+extern "C" __global__ void __launch_bounds__(128 * WARPGROUPS, 1)
+KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ TensorMap y_map, const uint4* __restrict__ blob,
+            int N, int H, int W) {
+  using namespace c64;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = smem_u32(smem);
+  int tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));        // volatile: not re-read (slow S2R) under register pressure
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3;
+  const int TX = (W + 7) >> 3, TY = (H + 7) >> 3, tiles = N * TX * TY, step = gridDim.x * NWG;
+  const uint32_t tile0 = sm + OFF_TILE + wg * 2 * TILE_BYTES, full = sm + OFF_BAR + wg * 16;
+  auto load = [&](uint32_t t, int buf) {
+    mbar_expect(full + 8 * buf, LOAD_BYTES);
+    tma_load4(tile0 + buf * TILE_BYTES, &x_map, 0, (t & 255) * 8 - 1, (t >> 8 & 255) * 8 - 1, t >> 16, full + 8 * buf);
+  };
+
+  for (int i = tid; i < BLOB / 16; i += 128 * NWG) cp_async16(sm + i * 16, blob + i, true);
+  cp_async_commit();
+  int tile = blockIdx.x * NWG + wg;
+  uint32_t cur = coord(tile, TX, TY), nxt = cur;
+  const uint32_t inc = coord(step, TX, TY);
+  if ((tid & 127) == 0) {
+    mbar_init(full, 1);
+    mbar_init(full + 8, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    pdl_wait();
+    if (tile < tiles) load(cur, 0);
+  }
+  pdl_launch();
+  cp_async_wait<0>();
+  fence_async_proxy();
+  __syncthreads();
+
+  const uint64_t de = make_desc(sm + OFF_WE, HC / 8 * 128, 128);
+  const uint64_t dp = make_desc(sm + OFF_WP, C / 8 * 128, 128);
+  const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4);                         // [chunk][q][8 blocks] half2
+  // ldmatrix/stmatrix lane offset for the 16 output pixels of this warp (two patch rows) x two channel groups
+  const uint32_t ctr = px_off((2 * warp + 1 + ((lane >> 3) & 1)) * PW + (lane & 7) + 1, lane >> 4);
+
+  for (int it = 0; tile < tiles; tile += step, ++it, cur = nxt) {
+    const int buf = it & 1;
+    const uint32_t in = tile0 + buf * TILE_BYTES;
+    mbar_wait(full + 8 * buf, (it >> 1) & 1);
+
+    // ---- grouped 3x3 conv: result packed straight into the A operand of the expansion
+    uint32_t a[4][4];
+    {  // block-diagonal B (two groups per k16): 9 taps x 4 group pairs of m64n16k16; the first tap overwrites
+      float c[4][8];
+      const uint64_t dw = make_desc(sm + OFF_W1, 128, 256);
+      const uint64_t dt = make_desc(in, 16, PW * 128) | (1ull << 62);           // tap = shifted view of the halo tile
+      wgmma_fence();
+#pragma unroll
+      for (int tap = 0; tap < 9; ++tap)
+#pragma unroll
+        for (int k = 0; k < 4; ++k)                       // four independent accumulators in turn
+          Wgmma<16>::ss(c[k], dt + ((k * 32 + ((tap / 3) * PW + tap % 3) * 128) >> 4), dw + ((k * 9 + tap) * 512 >> 4), tap > 0);
+      wgmma_commit();
+      wgmma_wait<0>();
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[k][i] = pack2(c[k][2 * i], c[k][2 * i + 1]);
+    }
+    // all conv reads of this tile are done (the epilogue may overwrite its centre) and all stores from the other buffer
+    // have been read out (the next tile may be loaded into it)
+    if (lane == 0) bulk_wait_read();
+    bar_sync(1 + wg, 128);
+    nxt = advance(cur, inc, TX, TY);
+    if ((tid & 127) == 0 && tile + step < tiles) load(nxt, buf ^ 1);
+
+    // ---- inverted bottleneck, hidden dimension in chunks of 64
+    float o[C / 2];
+    float s[HC / 2];
+    uint32_t p[HC / 16][4];
+    wgmma_fence();
+    expand(s, a, de, 0);
+    wgmma_commit();
+#pragma unroll
+    for (int j = 0; j < NCH; ++j) {
+      wgmma_wait<0>();
+      silu_chunk<HC / 16>(s, p, be + j * (HC * 2));
+      wgmma_fence();
+      project(o, p, dp, j);
+      if (j + 1 < NCH) expand(s, a, de, j + 1);
+      wgmma_commit();
+    }
+    wgmma_wait<0>();
+
+    // ---- epilogue: + bias + residual (tile centre), staged in place, then one TMA store per patch row
+    uint4 bq;                                              // bias: half2, [q][C/8 blocks]
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {                                              // two groups of 8 output channels
+      uint32_t rx[4], ro[4], ad = in + (ctr ^ (i * 32));
+      if ((i & 1) == 0) bq = lds128(sm + OFF_BP + q * (C / 2) + i * 8);
+      ldsm4(rx, ad);
+#pragma unroll
+      for (int h = 0; h < 4; ++h) {
+        const uint32_t b = (&bq.x)[(i & 1) * 2 + (h >> 1)];
+        ro[h] = add2(add2(pack2(o[8 * i + 2 * h], o[8 * i + 2 * h + 1]), b), rx[h]);
+      }
+      stsm4(ad, ro[0], ro[1], ro[2], ro[3]);
+    }
+    fence_async_proxy();
+    __syncwarp();
+    if (lane == 0) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        tma_store4(&y_map, 0, (cur & 255) * 8, (cur >> 8 & 255) * 8 + 2 * warp + i, cur >> 16, in + ((2 * warp + i + 1) * PW + 1) * 128);
+      bulk_commit();
+    }
+  }
+  if (lane == 0) bulk_wait_all();
+}
