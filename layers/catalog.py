@@ -113,7 +113,7 @@ def block_of(kind: str, channels: int, *, expansion: int = 4, group_width: int =
         if type(value) is not int or not 1 <= value <= MOST_CHANNELS:
             raise ShapeError(f"{known.kind}: {what} must be a whole number from 1 to {MOST_CHANNELS}, not {value!r}")
     block = known.symbolic()
-    narrowing = block.in_channels / dims.K if sympy.sympify(block.in_channels).has(dims.K) else 1
+    narrowing = block.in_channels / dims.K if dims.expression(block.in_channels).has(dims.K) else 1
     if channels % narrowing:
         raise ShapeError(
             f"{known.kind}: {channels} channels cannot be narrowed {narrowing} times; choose a multiple of {narrowing}"
@@ -173,7 +173,7 @@ def _rank(symbol: sympy.Expr) -> tuple[int, str]:
 
 def _text(expression: dims.Dim) -> str:
     """A formula in plain text, for example `N·C·(H·W + 1)`."""
-    expression = sympy.sympify(expression)
+    expression = dims.expression(expression)
     if expression.is_Add:
         return " + ".join(map(_text, expression.as_ordered_terms()))
     if not expression.is_Mul:

@@ -78,6 +78,11 @@ def numbered(stem: sympy.Symbol, count: int) -> tuple[sympy.Symbol, ...]:
     return tuple(sympy.Symbol(f"{stem}_{i}", integer=True, positive=True) for i in range(1, count + 1))
 
 
+def expression(value: Dim) -> sympy.Expr:
+    """A number or expression as a sympy expression. Text is refused, never parsed: sympy evaluates what it parses."""
+    return sympy.sympify(value, strict=True)
+
+
 def is_symbolic(*dims: Dim) -> bool:
     """Whether any of `dims` is a sympy expression that is not a plain number."""
     return any(isinstance(dim, sympy.Basic) and not dim.is_number for dim in dims)

@@ -79,7 +79,7 @@ class Formula:
     @cached_property
     def symbols(self) -> tuple[sympy.Symbol, ...]:
         """The free symbols, in alphabetical order."""
-        free: set[sympy.Symbol] = set().union(*(sympy.sympify(x).free_symbols for x in self._expressions))
+        free: set[sympy.Symbol] = set().union(*(dims.expression(x).free_symbols for x in self._expressions))
         return tuple(sorted(free, key=str))
 
     @cached_property
@@ -89,7 +89,7 @@ class Formula:
     def bind(self, binding: Mapping[sympy.Symbol, Dim]) -> Count:
         """The counts for these dimensions: numbers or arrays through the generated function, expressions by substitution."""
         if dims.is_symbolic(*binding.values()):
-            values = [sympy.expand(sympy.sympify(x).xreplace(dict(binding))) for x in self._expressions]
+            values = [sympy.expand(dims.expression(x).xreplace(dict(binding))) for x in self._expressions]
         else:
             values = self._function(*(binding[symbol] for symbol in self.symbols))
         inputs = len(self.reads)

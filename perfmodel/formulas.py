@@ -47,7 +47,7 @@ class WorkFormula:
     def symbols(self) -> tuple[sympy.Symbol, ...]:
         """The symbols that occur, in alphabetical order."""
         expressions = [self.cost.macs, self.cost.vector_ops, self.cost.special_ops, self.cost.dram_bytes, self.params]
-        free: set[sympy.Symbol] = set().union(*(sympy.sympify(x).free_symbols for x in expressions))
+        free: set[sympy.Symbol] = set().union(*(dims.expression(x).free_symbols for x in expressions))
         return tuple(sorted(free, key=str))
 
     @property
@@ -70,7 +70,7 @@ def large_activation_limit(ops: Dim, dram_bytes: Dim) -> Dim:
     """ops / bytes as N·H·W grows, at stride 1: the ratio of the coefficients of the highest power of the pixels."""
     pixels = {dims.H: dims.H * _LARGE, dims.W: dims.W * _LARGE}
     numerator, denominator = (
-        sympy.expand(sympy.sympify(x).subs(_STRIDE_1).subs(pixels, simultaneous=True)) for x in (ops, dram_bytes)
+        sympy.expand(dims.expression(x).subs(_STRIDE_1).subs(pixels, simultaneous=True)) for x in (ops, dram_bytes)
     )
     degree = sympy.degree(denominator, _LARGE)
     return sympy.factor(sympy.cancel(numerator.coeff(_LARGE, degree) / denominator.coeff(_LARGE, degree)))
@@ -104,7 +104,7 @@ def _of_layer(name: str, precision: Precision) -> WorkFormula:
     size = element_bytes(precision.storage)
 
     def bind(expression: Dim) -> Dim:
-        return sympy.sympify(expression).subs(case)
+        return dims.expression(expression).subs(case)
 
     general = layer.cost(size)
     cost = Cost(

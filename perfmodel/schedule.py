@@ -13,6 +13,7 @@ from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.kernel import Kernel
 from perfmodel.layers.cost import Cost
+from perfmodel.layers.dims import expression
 from perfmodel.layers.graph import Graph
 from perfmodel.lowering import COMPILED, EAGER, LIBRARY, Access, Operation, Stack, lower
 from perfmodel.precision import Precision
@@ -258,7 +259,7 @@ def _merged(accesses: Iterable[Access]) -> tuple[Access, ...]:
 
 def _more(left: object, right: object) -> bool:
     if isinstance(left, sympy.Basic) or isinstance(right, sympy.Basic):
-        return (sympy.sympify(left) - sympy.sympify(right)).is_positive is True
+        return (expression(left) - expression(right)).is_positive is True
     return left > right  # type: ignore[operator,no-any-return]
 
 

@@ -14,6 +14,7 @@ from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.formulas import block_kernels
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.layers import dims
 from perfmodel.layers.catalog import BLOCKS
 from perfmodel.precision import Precision
 from perfmodel.schedule import BLOCK, SCHEDULES, ScheduleError
@@ -52,7 +53,7 @@ def block_function(kind: str, schedule: str = "layer", dtype: str = "fp16") -> B
             f"sweeps take the schedules {', '.join(SCHEDULES)}; a fused block's tiling is chosen for each design alone"
         )
     work, _ = block_kernels(kind, schedule, Precision(dtype=dtype))
-    outputs = [sympy.factor_terms(x) for kernel in work for x in (sympy.sympify(kernel.cost.ops), kernel.cost.dram_bytes)]
+    outputs = [sympy.factor_terms(x) for kernel in work for x in (dims.expression(kernel.cost.ops), kernel.cost.dram_bytes)]
     free: set[sympy.Symbol] = set().union(*(x.free_symbols for x in outputs))
     symbols = sorted(free, key=str)
     return BlockFunction(

@@ -261,3 +261,9 @@ def test_docstring_examples(name: str) -> None:
 def test_zero_work_costs_nothing() -> None:
     nothing = Formula(inputs=(), reads=(), writes=0)
     assert nothing.cost() == Cost()
+
+
+def test_text_is_never_parsed_as_an_expression() -> None:
+    with pytest.raises(sympy.SympifyError):
+        dims.expression("__import__('os').getcwd()")
+    assert dims.expression(3) == 3
