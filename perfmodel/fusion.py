@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from perfmodel.hardware.spec import DeviceSpec
@@ -92,9 +92,39 @@ def _kernels(
 
     made = {access.tensor for kernel in members for access in kernel.writes}
     entering = next(a for kernel in members for a in kernel.reads if a.role == "activation" and a.tensor not in made)
-    leaving = members[-1].writes[0]
-    inner = next(a.dtype for kernel in members for a in kernel.reads if a.role == "weight")
-    weight_dtypes = {a.tensor: a.dtype for kernel in members for a in kernel.reads if a.role == "weight"}
+    outside = Outside(
+        inner=next(a.dtype for kernel in members for a in kernel.reads if a.role == "weight"),
+        weights={a.tensor: a.dtype for kernel in members for a in kernel.reads if a.role == "weight"},
+        entering=lambda tensor: entering,
+        leaving=members[-1].writes[0],
+    )
+    return program_kernels(choices, outside, own, name=name, kind=block.kind, block=name, layers=layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """What the layers' own kernels say of the tensors that cross the border of fused programs: their names and types in DRAM."""
+
+    inner: str
+    """Type of what stays between programs, and of weights not named."""
+    weights: Mapping[str, str]
+    """Types of weights."""
+    entering: Callable[[str], Access]
+    """By the name that a program gives an input: the tensor that it is."""
+    leaving: Access
+
+
+def program_kernels(
+    choices: Sequence[Choice],
+    outside: Outside,
+    own: Callable[[str], str],
+    *,
+    name: str,
+    kind: str,
+    block: str | None,
+    layers: Sequence[str],
+) -> list[Kernel]:
+    """A kernel for each program; `own` turns the programs' names, which may be those of the same layers elsewhere, into these `layers`'."""
     between = {
         own(tensor.name) for choice in choices[:-1] for tensor in choice.program.tensors if tensor.role in ("output", "sums")
     }
@@ -104,29 +134,35 @@ def _kernels(
         reads: list[Access] = []
         writes: list[Access] = []
         for movement in choice.movements:
-            tensor = own(movement.tensor.name)
-            dtype = SUMS_DTYPE if tensor.endswith(".sums") else inner
+            tensor, elements = own(movement.tensor.name), movement.elements
+            dtype = SUMS_DTYPE if tensor.endswith(".sums") else outside.inner
             match movement.kind:
                 case "weight":
-                    reads.append(
-                        Access(tensor=tensor, elements=movement.elements, dtype=weight_dtypes.get(tensor, inner), role="weight")
-                    )
+                    stored = outside.weights.get(tensor, outside.inner)
+                    reads.append(Access(tensor=tensor, elements=elements, dtype=stored, role="weight"))
                 case "input" | "halo" if tensor in between:
-                    reads.append(Access(tensor=tensor, elements=movement.elements, dtype=dtype, role=_role(movement)))
+                    reads.append(Access(tensor=tensor, elements=elements, dtype=dtype, role=_role(movement)))
                 case "input" | "halo":
-                    outside = Access(
-                        tensor=entering.tensor, elements=movement.elements, dtype=entering.dtype, role=_role(movement)
-                    )
-                    reads.append(outside)
+                    source = outside.entering(tensor)
+                    reads.append(Access(tensor=source.tensor, elements=elements, dtype=source.dtype, role=_role(movement)))
                 case "output" if last:
-                    writes.append(Access(tensor=leaving.tensor, elements=movement.elements, dtype=leaving.dtype))
+                    writes.append(Access(tensor=outside.leaving.tensor, elements=elements, dtype=outside.leaving.dtype))
                 case _:
-                    writes.append(Access(tensor=tensor, elements=movement.elements, dtype=dtype))
-        suffix = "" if len(choices) == 1 else (".from_mean" if last else ".to_mean")
+                    writes.append(Access(tensor=tensor, elements=elements, dtype=dtype))
         carried_out = {own(layer) for layer in choice.program.layers}
         done = tuple(layer for layer in layers if layer in carried_out)
-        kernels.append(_kernel(f"{name}{suffix}", name, block, choice, [a for a in reads if a.elements], writes, done))
+        suffix = _suffix(index, len(choices))
+        kernels.append(_kernel(f"{name}{suffix}", kind, block, choice, [a for a in reads if a.elements], writes, done))
     return kernels
+
+
+def _suffix(index: int, count: int) -> str:
+    """What tells the programs of one fused segment apart: what lies before its first global mean, between two, and after the last."""
+    if count == 1:
+        return ""
+    if index == 0:
+        return ".to_mean"
+    return ".from_mean" if index == count - 1 else f".between_means_{index}"
 
 
 def _role(movement: Movement) -> TensorRole:
@@ -135,8 +171,8 @@ def _role(movement: Movement) -> TensorRole:
 
 def _kernel(
     name: str,
-    block_name: str,
-    block: Block,
+    kind: str,
+    block: str | None,
     choice: Choice,
     reads: Sequence[Access],
     writes: Sequence[Access],
@@ -147,9 +183,9 @@ def _kernel(
 
     return Kernel(
         name=name,
-        kind=block.kind,
+        kind=kind,
         layers=tuple(layers),
-        block=block_name,
+        block=block,
         reads=tuple(reads),
         writes=tuple(writes),
         cost=Cost(

@@ -16,7 +16,7 @@ from perfmodel.layers.cost import OPS_PER_MAC, Cost
 from perfmodel.network import Network
 from perfmodel.networks.catalog import build
 from perfmodel.precision import Precision
-from perfmodel.schedule import Partition, check, kernels
+from perfmodel.schedule import AUTO, Partition, check, kernels
 from perfmodel.units import si, text
 from perfmodel.waterline import Bound, KernelTime, Limits, kernel_times
 
@@ -224,7 +224,7 @@ def place(
     waterline = Limits.waterline(device, peak)
     on_waterline = kernel_times(work, waterline)
     bound_latency_s: float | None = None
-    assumptions = [*_assumptions(device, precision, peak, schedule, layout), *_unfused(work)]
+    assumptions = [*_assumptions(device, precision, peak, schedule, layout), *_unfused(work, schedule)]
     times = on_waterline
     try:
         within_bound = kernel_times(work, Limits.bound(device, peak))
@@ -279,12 +279,13 @@ def _granted(device: DeviceSpec, peak: Peak) -> str:
     )
 
 
-def _unfused(work: Sequence[Kernel]) -> tuple[str, ...]:
-    """Which kernels of schedule `block` are not fused programs: layers outside of blocks, and blocks that could not be fused."""
+def _unfused(work: Sequence[Kernel], schedule: str | Partition) -> tuple[str, ...]:
+    """Which kernels of schedules `block` and `auto` are not fused programs: layers outside of blocks, and blocks that could not be fused."""
     if not any(kernel.tiling for kernel in work):
         return ()
     outside = [kernel.name for kernel in work if kernel.tiling is None]
-    said = [f"on schedule layer, being in no block: {', '.join(outside)}"] if outside else []
+    why_outside = "fusing them does not pay or is not possible" if schedule == AUTO else "being in no block"
+    said = [f"on schedule layer, {why_outside}: {', '.join(outside)}"] if outside else []
     blocks: dict[str, dict[str | None, None]] = {}
     for kernel in work:
         if kernel.tiling and kernel.tiling.startswith(NOT_FUSED):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sympy
 
@@ -18,14 +18,17 @@ from perfmodel.layers.graph import Graph
 from perfmodel.lowering import COMPILED, EAGER, LIBRARY, Access, Operation, Stack, lower
 from perfmodel.precision import Precision
 
+if TYPE_CHECKING:
+    from perfmodel.segments import Costs, Pieces
+
 Partition = Sequence[Sequence[str]]
 """A user's own schedule: the layers of each kernel, by name."""
 
 LAYOUTS: Final = ("nhwc", "nchw")
 BLOCK: Final = "block"
 """The schedule whose kernels depend on the device: each residual block is one fused program, or two around a global mean."""
-PLANNED: Final = ("auto",)
-"""Schedules of the design that this version does not have yet."""
+AUTO: Final = "auto"
+"""The schedule whose kernels are the best cut of the network for the device, within blocks and across them."""
 
 MAX_FUSED_CONCAT: Final = 8
 """torch.compile copies the inputs of a longer concatenation in a kernel of its own."""
@@ -137,15 +140,15 @@ SCHEDULES: Final = {
 }
 
 
-NAMES: Final = (*SCHEDULES, BLOCK)
+FUSED: Final = (BLOCK, AUTO)
+"""Schedules that need a device: its local memory decides what can be fused."""
+NAMES: Final = (*SCHEDULES, *FUSED)
 """Every schedule by name, from the most kernels to the fewest."""
 
 
 def check(name: str) -> str:
-    """The name of a schedule as it is spelled here; raises ScheduleError for one that is planned, UnknownNameError otherwise."""
+    """The name of a schedule as it is spelled here; raises UnknownNameError."""
     key = name.lower()
-    if key in PLANNED:
-        raise ScheduleError(f"schedule {key!r} is not available in this version; use one of {', '.join(NAMES)}")
     if key not in NAMES:
         raise UnknownNameError("schedule", name, NAMES)
     return key
@@ -161,8 +164,8 @@ def kernels(
 ) -> tuple[Kernel, ...]:
     """The kernels of `graph` in the order they run, each with the tensors it moves.
 
-    `schedule` is a name, or a partition: the layers of each kernel (then folding and types are those of schedule `layer`). Schedule
-    `block` needs the `device` for which its programs are tiled. Raises ScheduleError, UnknownNameError, or HardwareError where the
+    `schedule` is a name, or a partition: the layers of each kernel (then folding and types are those of schedule `layer`). Schedules
+    `block` and `auto` need the `device` for which their programs are tiled. Raises ScheduleError, UnknownNameError, or HardwareError where the
     device has no figure for its local memory.
     """
     if layout not in LAYOUTS:
@@ -171,20 +174,33 @@ def kernels(
         operations = lower(graph, precision, LIBRARY, layout=layout)
         return _of_groups(_by_partition(graph, operations, schedule))
     key = check(schedule)
-    rule = SCHEDULES["layer" if key == BLOCK else key]
+    rule = SCHEDULES["layer" if key in FUSED else key]
     by_layer = _of_groups(rule.group(lower(graph, precision, rule.stack, layout=layout)))
-    if key != BLOCK:
+    if key not in FUSED:
         return by_layer
     if device is None:
-        raise ScheduleError("schedule 'block' is tiled for a device; name one")
-    from perfmodel.fusion import fuse_blocks  # brings NumPy, which the other schedules do without
+        raise ScheduleError(f"schedule {key!r} is tiled for a device; name one")
+    if key == BLOCK:
+        from perfmodel.fusion import fuse_blocks  # brings NumPy, which the other schedules do without
 
-    return fuse_blocks(graph, by_layer, precision, device)
+        return fuse_blocks(graph, by_layer, precision, device)
+    from perfmodel.cut import best_cut
+    from perfmodel.segments import Costs
+
+    return best_cut(pieces(graph, Costs(device, precision), precision)).kernels()
 
 
 def _of_groups(groups: Sequence[Sequence[Operation]]) -> tuple[Kernel, ...]:
     needed = _read_by_others(groups)
     return tuple(_kernel(group, needed[index]) for index, group in enumerate(groups))
+
+
+def pieces(graph: Graph, costs: Costs, precision: Precision) -> Pieces:
+    """The kernels of schedule `layer`, as what segments are made of."""
+    from perfmodel.segments import Pieces
+
+    operations = lower(graph, precision, LIBRARY)
+    return Pieces(graph, operations, _of_groups(_layer(operations)), costs)
 
 
 def _by_partition(graph: Graph, operations: Sequence[Operation], partition: Partition) -> list[list[Operation]]:

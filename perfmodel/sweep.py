@@ -17,7 +17,7 @@ from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.layers import dims
 from perfmodel.layers.catalog import BLOCKS
 from perfmodel.precision import Precision
-from perfmodel.schedule import BLOCK, SCHEDULES, ScheduleError
+from perfmodel.schedule import FUSED, SCHEDULES, ScheduleError
 from perfmodel.waterline import Limits, waterline_s
 
 Array = Any
@@ -48,7 +48,7 @@ def block_function(kind: str, schedule: str = "layer", dtype: str = "fp16") -> B
     """The generated function of a block's kernels (common subexpressions shared), made once per block, schedule and type."""
     if kind not in BLOCKS:
         raise UnknownNameError("block", kind, BLOCKS)
-    if schedule.lower() == BLOCK:
+    if schedule.lower() in FUSED:
         raise ScheduleError(
             f"sweeps take the schedules {', '.join(SCHEDULES)}; a fused block's tiling is chosen for each design alone"
         )

@@ -3,13 +3,14 @@
 The search space is stated and searched exactly: both modes; weights resident or loaded for each tile; tile rows and columns of SIZES or the
 whole image; chunks of channels of CHUNKS or all of them, and where groups are wider than the smallest chunk both chunks of whole groups
 that run through grouped convolutions, and any chunks that do not. All tilings of a mode are costed in one go, by
-building the program once with arrays for its sizes.
+building the program once with arrays for its sizes: rows, columns and chunks along an axis each, so that what depends on one of them
+alone is computed once for each of its values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Final, Literal
@@ -30,6 +31,8 @@ from perfmodel.units import percent, si
 
 SIZES: Final = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 CHUNKS: Final = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+SAME: Final = 1e-12
+"""Times that differ by less, relatively, are rounded differently and otherwise the same."""
 MODES: Final[tuple[Mode, ...]] = ("tiles", "rows")
 
 Array = npt.NDArray[np.float64]
@@ -83,8 +86,7 @@ def movements(program: Program, total: Totals, cache_bytes: float, *, interior: 
     Activations are charged for every load. Weights are charged once if they are resident or all of them fit the cache, else for every
     load. Sums over tiles live in the cache and are charged once. `interior` as in `totals`.
     """
-    weights = [tensor for tensor in program.tensors if tensor.role == "weight"]
-    cached = cache_bytes == math.inf or sum(tensor.elements * tensor.element_bytes for tensor in weights) <= cache_bytes
+    cached = _weights_fit(program, cache_bytes)
     touched = _touched(program, interior=interior)
     found: list[Movement] = []
     for tensor in program.tensors:
@@ -173,19 +175,27 @@ class Choice:
     reason: str
 
 
-def candidates(graph: Graph, layers: Sequence[str], machine: Machine, *, element_bytes: int, name: str) -> tuple[Candidates, ...]:
+def candidates(
+    graph: Graph,
+    layers: Sequence[str],
+    machine: Machine,
+    *,
+    element_bytes: int,
+    name: str,
+    stored_bytes: Mapping[str, int] | None = None,
+) -> tuple[Candidates, ...]:
     """For each program that carries out `layers`, every tiling of the search space, costed."""
     costed: list[list[Array]] = []
     for through in (True, False) if _group(graph, layers) > CHUNKS[0] else (True,):
-        grid = np.array(_grid(graph, layers, through=through), dtype=np.float64)  # exact to 2⁵³, and never overflows
-        rows, columns, chunk = grid.T
+        rows, columns, chunk = _grid(graph, layers, through=through)
+        grid = (len(rows), columns.shape[1], chunk.shape[2])
         for mode, resident in product(MODES, (False, True)):
             tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident, chunk_through=through)
-            programs = fused_programs(graph, layers, tiling, element_bytes=element_bytes, name=name)
+            programs = fused_programs(graph, layers, tiling, element_bytes=element_bytes, name=name, stored_bytes=stored_bytes)
             costed = costed or [[] for _ in programs]
             for variants, program in zip(costed, programs, strict=True):
                 values = (rows, columns, chunk, mode == "rows", resident, through, *_costs(program, machine))
-                variants.append(np.array([np.broadcast_to(np.asarray(value, dtype=np.float64), len(grid)) for value in values]))
+                variants.append(np.array([np.broadcast_to(np.asarray(value, dtype=np.float64), grid).ravel() for value in values]))
     return tuple(Candidates(**dict(zip(_FIELDS, np.concatenate(variants, axis=1), strict=True))) for variants in costed)
 
 
@@ -199,14 +209,111 @@ def _costs(program: Program, machine: Machine) -> tuple[Dim, ...]:
     return (total.macs, dram, loaded, total.peak_local_bytes, parallel_turns(program))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastTime:
+    """The least waterline time in which layers can run fused: what `choose` would come to, without the choice."""
+
+    time_s: float
+    """Infinite where nothing fits."""
+    dram_bytes: float
+    """The least traffic in that time."""
+    local_bytes: float
+    """What the tiling with the least local memory needs, in the program that needs most."""
+    beyond_s: float
+    """A time that no longer segment with the same result, whose layers before these are all done first, can be under."""
+
+
+def least_time(
+    graph: Graph,
+    layers: Sequence[str],
+    machine: Machine,
+    *,
+    element_bytes: int,
+    stored_bytes: Mapping[str, int] | None = None,
+    at_least: tuple[float, float] = (0.0, 0.0),
+) -> LeastTime:
+    """The least waterline time over the tilings of `choose` that fit, summed over programs; and the least traffic in that time.
+
+    Weights that stay resident save nothing where the cache holds them all, and only take memory: such tilings are left out. The search
+    ends with a tiling that needs no more than `at_least`, a time and traffic that none can be under. Raises FusionError.
+    """
+    best: list[_Least] = []
+    closed = True
+    for through in (True, False) if _group(graph, layers) > CHUNKS[0] else (True,):
+        rows, columns, chunk = _grid(graph, layers, through=through)
+        for resident, mode in product((False, True), reversed(MODES)):
+            tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident, chunk_through=through)
+            programs = fused_programs(graph, layers, tiling, element_bytes=element_bytes, stored_bytes=stored_bytes)
+            if resident and all(_not_resident(program, machine, element_bytes) for program in programs):
+                break
+            best = best or [_Least() for _ in programs]
+            closed = closed and not programs[0].opening
+            for least, program in zip(best, programs, strict=True):
+                least.take(program, machine)
+            if sum(least.time_s for least in best) <= at_least[0] * (1 + SAME) and sum(least.moved for least in best) <= at_least[1]:
+                return _least_time(best, closed=False)
+    return _least_time(best, closed=closed)
+
+
+class _Least:
+    """The least of one program's tilings so far."""
+
+    def __init__(self) -> None:
+        self.time_s = self.moved = self.local_bytes = self.without_input_s = math.inf
+
+    def take(self, program: Program, machine: Machine) -> None:
+        """Consider the tilings of `program`."""
+        total = totals(program)
+        moved = movements(program, total, machine.cache_bytes)
+        dram_bytes = sum(movement.bytes for movement in moved)
+        input_bytes = sum(movement.bytes for movement in moved if movement.kind in ("input", "halo"))
+        needed = np.asarray(total.peak_local_bytes, dtype=np.float64)
+        self.local_bytes = min(self.local_bytes, float(np.min(needed)))
+        fits = needed <= machine.local_bytes
+        if not fits.any():
+            return
+        arithmetic_s = OPS_PER_MAC * total.macs / machine.peak_ops_per_s
+        each = np.where(fits, np.maximum(arithmetic_s, dram_bytes / machine.bandwidth_bytes_per_s), np.inf)
+        without = np.maximum(arithmetic_s, (dram_bytes - input_bytes) / machine.bandwidth_bytes_per_s)
+        self.without_input_s = min(self.without_input_s, float(np.min(np.where(fits, without, np.inf))))
+        quickest = float(np.min(each))
+        if quickest <= self.time_s * (1 + SAME):
+            least = float(np.min(np.where(each <= quickest * (1 + SAME), dram_bytes, np.inf)))
+            self.moved = least if quickest < self.time_s * (1 - SAME) else min(least, self.moved)
+            self.time_s = min(quickest, self.time_s)
+
+
+def _least_time(best: Sequence[_Least], *, closed: bool) -> LeastTime:
+    """`closed`: no chunk can come from what precedes, so with longer segments no tiling needs less memory than it does now."""
+    first, *others = best
+    return LeastTime(
+        time_s=sum(least.time_s for least in best),
+        dram_bytes=sum(least.moved for least in best),
+        local_bytes=max(least.local_bytes for least in best),
+        beyond_s=first.without_input_s + sum(least.time_s for least in others) if closed else 0.0,
+    )
+
+
+def _not_resident(program: Program, machine: Machine, element_bytes: int) -> bool:
+    """Whether resident weights save nothing, the cache holding them all, or leave no room in the local memory."""
+    weights = sum(tensor.elements for tensor in program.tensors if tensor.role == "weight")
+    return _weights_fit(program, machine.cache_bytes) or weights * element_bytes > machine.local_bytes
+
+
+def _weights_fit(program: Program, cache_bytes: float) -> bool:
+    """Whether all weights of a program fit the cache, so that loading them again costs no DRAM traffic."""
+    weights = sum(tensor.elements * tensor.element_bytes for tensor in program.tensors if tensor.role == "weight")
+    return bool(cache_bytes == math.inf or weights <= cache_bytes)
+
+
 def _group(graph: Graph, layers: Sequence[str]) -> int:
     """Channels that only go together: the least common multiple of the widths of all groups."""
     convolutions = [layer for name in layers if isinstance(layer := graph.nodes[name].layer, Conv2d)]
     return math.lcm(*(c.group_width for c in convolutions if c.conv_class in ("grouped_conv", "depthwise_conv")))
 
 
-def _grid(graph: Graph, layers: Sequence[str], *, through: bool) -> list[tuple[int, int, int]]:
-    """(rows, columns, chunk) of every tiling of the search space."""
+def _grid(graph: Graph, layers: Sequence[str], *, through: bool) -> tuple[Array, Array, Array]:
+    """Rows, columns and chunks of the search space, each along an axis of its own; floats, exact to 2⁵³ and never overflowing."""
     shapes = [graph.nodes[layer].shape for layer in layers]
     height, width = max(shape.H for shape in shapes), max(shape.W for shape in shapes)
     rows = sorted({*(size for size in SIZES if size < height), height})
@@ -215,7 +322,8 @@ def _grid(graph: Graph, layers: Sequence[str], *, through: bool) -> list[tuple[i
     widest = -(-max(shape.C for shape in shapes) // group) * group
     sizes = {size for size in CHUNKS if size % group == 0} or {group * -(-CHUNKS[0] // group)}
     chunks = sorted({min(size, widest) for size in (*sizes, widest)})
-    return [(r, c, k) for r in rows for c in columns for k in chunks]
+    along = [np.array(values, dtype=np.float64) for values in (rows, columns, chunks)]
+    return along[0][:, None, None], along[1][None, :, None], along[2][None, None, :]
 
 
 def choose(
@@ -226,6 +334,7 @@ def choose(
     element_bytes: int,
     name: str = "block",
     tile: tuple[int, int] | None = None,
+    stored_bytes: Mapping[str, int] | None = None,
 ) -> tuple[Choice, ...]:
     """For each program that carries out `layers`, the tiling with the least waterline time that fits the local memory.
 
@@ -233,7 +342,7 @@ def choose(
     loaded in all, the largest tile, the widest chunk. With `tile`, only tiles of that many rows and columns are considered. Raises
     FusionError for layers without a fused form and TilingError where nothing fits.
     """
-    found = candidates(graph, layers, machine, element_bytes=element_bytes, name=name)
+    found = candidates(graph, layers, machine, element_bytes=element_bytes, name=name, stored_bytes=stored_bytes)
     choices = []
     for index, costed in enumerate(found):
         fits = costed.local_bytes <= machine.local_bytes
@@ -249,7 +358,7 @@ def choose(
         keys = (-costed.chunk, -costed.rows * costed.columns, costed.loaded_bytes, costed.macs, costed.dram_bytes, idle)
         best = int(np.lexsort((*keys, np.where(fits, time_s, np.inf)))[0])
         tiling = costed.tiling(best)
-        program = fused_programs(graph, layers, tiling, element_bytes=element_bytes, name=name)[index]
+        program = fused_programs(graph, layers, tiling, element_bytes=element_bytes, name=name, stored_bytes=stored_bytes)[index]
         total = totals(program)
         moved = movements(program, total, machine.cache_bytes)
         choices.append(

@@ -25,6 +25,8 @@ FLOORS = {
     "perfmodel.kernel": 4,
     "perfmodel.tiling": 4,
     "perfmodel.fusion": 5,
+    "perfmodel.segments": 6,
+    "perfmodel.cut": 6,
     "perfmodel.schedule": 6,
     "perfmodel.waterline": 6,
     "perfmodel.formulas": 7,

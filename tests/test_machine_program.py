@@ -46,7 +46,7 @@ from perfmodel.machine.program import (
 from perfmodel.machine.span import Loop, Span, tiles, window
 from perfmodel.machine.steps import FusionError
 from perfmodel.machine.totals import totals
-from tests.reference import convolve, graph_of, layers_of, programs_of
+from tests.reference import check, convolve, graph_of, layers_of, programs_of
 from tests.small_networks import small_block
 
 IMAGES = Loop(counter="n", count=2, parallel=True, what="images")
@@ -608,13 +608,26 @@ def test_means_that_gate_nothing() -> None:
     refused(mean, "part, up to its mean has no layers before its global mean")
 
 
-def test_two_means() -> None:
+@pytest.mark.parametrize("mode", ["tiles", "rows"])
+@pytest.mark.parametrize("resident", [False, True])
+def test_each_global_mean_starts_a_program(mode: str, resident: bool) -> None:
+    """Squeeze-and-excitation blocks in a row: what follows one mean and leads to the next is one program."""
+    blocks = [small_block("mbconv", 8, 8, 2), small_block("mbconv", 8, 12, 1), small_block("mbconv", 12, 8, 2)]
+    tiling = Tiling(mode=mode, rows=2, columns=3, chunk=4, resident_weights=resident)
+    checked = check(graph_of(blocks, 2, 9, 7), tiling)
+    assert [program.name.removeprefix("block, ") for program, _ in checked] == [
+        "up to its mean", "from its mean 1 to the next", "from its mean 2 to the next", "from its mean 3 on",
+    ]  # fmt: skip
+    _, second, _, _ = (program for program, _ in checked)
+    assert {"b0.project.bn", "b1.expand", "b1.expand.bn"} <= second.layers
+
+
+def test_a_residual_that_skips_a_mean() -> None:
     def twice(b: GraphBuilder, x: Tensor) -> None:
         for number in range(2):
-            x = squeeze_excitation(b, b.conv(x, 8, name=f"c{number}"), 2, activation="relu", name=f"se{number}")
-        b.conv(x, 8, name="last")
+            x = b.block(small_block("mbconv"), x, name=f"b{number}")
 
-    refused(twice, "part has 2 global means; fuse the parts between them by themselves")
+    refused(twice, "part needs b0.project after its global mean, but it is not in global memory then")
 
 
 def test_products_that_are_no_gates() -> None:

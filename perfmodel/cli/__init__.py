@@ -183,13 +183,13 @@ def _schedules_on(device: str) -> list[str]:
     """Every schedule that a machine has the figures for."""
     from perfmodel.hardware.catalog import load
     from perfmodel.hardware.spec import HardwareError
-    from perfmodel.schedule import BLOCK, NAMES
+    from perfmodel.schedule import FUSED, NAMES
 
     try:
         load(device).require("chip.shared_memory_per_block_bytes")
     except HardwareError as error:
-        print(f"perfmodel: without schedule {BLOCK}: {error}", file=sys.stderr)
-        return [name for name in NAMES if name != BLOCK]
+        print(f"perfmodel: without schedules {' and '.join(FUSED)}: {error}", file=sys.stderr)
+        return [name for name in NAMES if name not in FUSED]
     return list(NAMES)
 
 

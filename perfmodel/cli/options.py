@@ -39,7 +39,7 @@ Dtype = Annotated[str | None, typer.Option(help="Type of every tensor: fp32, tf3
 Autocast = Annotated[str | None, typer.Option(help="fp16 or bf16: an fp32 network in automatic mixed precision.")]
 Layout = Annotated[str, typer.Option(help="nhwc or nchw: layout of tensors in memory.")]
 ScheduleName = Annotated[
-    str, typer.Option("--schedule", help="eager, pointwise, layer or block; or a JSON file with the layers of each kernel.")
+    str, typer.Option("--schedule", help="eager, pointwise, layer, block or auto; or a JSON file with the layers of each kernel.")
 ]
 Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that no measurement undercuts.")]
 OutputFormat = Annotated[Format, typer.Option("--format", case_sensitive=False, help="How to print.")]

@@ -9,7 +9,7 @@ between them runs in chunks of its channels, which then never exist all at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,44 +63,80 @@ class Tiling:
 
 
 def fused_programs(
-    graph: Graph, layers: Sequence[str], tiling: Tiling, *, element_bytes: int, name: str = "block"
+    graph: Graph,
+    layers: Sequence[str],
+    tiling: Tiling,
+    *,
+    element_bytes: int,
+    name: str = "block",
+    stored_bytes: Mapping[str, int] | None = None,
 ) -> tuple[Program, ...]:
-    """The programs that carry out `layers` of `graph`: one; or two, where a global mean must be known before the rest can start.
+    """The programs that carry out `layers` of `graph`: one, and one more after each global mean, which must be known before the rest
+    can start.
 
+    `element_bytes` is the size of an element in local memory, and in global memory unless `stored_bytes` has another for a tensor.
     Raises FusionError for layers that have no fused form.
     """
     steps = steps_of(graph, layers)
-    means = [index for index, step in enumerate(steps) if isinstance(step.layer, GlobalAveragePool)]
-    if not means:
-        return (_Compiler(name, steps, tiling, element_bytes).program(),)
-    if len(means) > 1:
-        raise FusionError(f"{name} has {len(means)} global means; fuse the parts between them by themselves")
-    split = means[0]
-    head = _Compiler(f"{name}, up to its mean", steps[:split], tiling, element_bytes, mean=True)
-    tail = _Compiler(f"{name}, from its mean on", steps[split:], tiling, element_bytes)
-    programs = (head.program(), tail.program())
-    stored = {tensor.name for tensor in programs[0].tensors} | (set(graph.nodes) - set(layers))
-    for tensor in programs[1].tensors:
-        if tensor.role == "input" and tensor.name not in stored:
-            raise FusionError(f"{name} needs {tensor.name} after its global mean, but it is not in global memory then")
-    return programs
+    parts: list[list[Step]] = [[]]
+    for step in steps:
+        if isinstance(step.layer, GlobalAveragePool):
+            parts.append([])
+        parts[-1].append(step)
+    stored = stored_bytes or {}
+    if len(parts) == 1:
+        return (_Compiler(name, steps, tiling, element_bytes, stored).program(),)
+    programs: list[Program] = []
+    in_memory = set(graph.nodes) - set(layers)
+    for index, part in enumerate(parts):
+        label = _part_name(name, index, len(parts))
+        mean = index < len(parts) - 1
+        program = _Compiler(label, part, tiling, element_bytes, stored, mean=mean).program()
+        for tensor in program.tensors:
+            if tensor.role == "input" and tensor.name not in in_memory:
+                raise FusionError(f"{name} needs {tensor.name} after its global mean, but it is not in global memory then")
+        in_memory |= {tensor.name for tensor in program.tensors}
+        programs.append(program)
+    return tuple(programs)
+
+
+def _part_name(name: str, index: int, count: int) -> str:
+    if index == 0:
+        return f"{name}, up to its mean"
+    which = "" if count == 2 else f" {index}"
+    return f"{name}, from its mean{which} on" if index == count - 1 else f"{name}, from its mean{which} to the next"
 
 
 class _Compiler:
     """Emits one program. `_need` has the rows and columns of each tensor that a turn works on; `_buffer` where each tensor lies."""
 
-    def __init__(self, name: str, steps: Sequence[Step], tiling: Tiling, element_bytes: int, *, mean: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        steps: Sequence[Step],
+        tiling: Tiling,
+        element_bytes: int,
+        stored_bytes: Mapping[str, int],
+        *,
+        mean: bool = False,
+    ) -> None:
         if not steps:
             raise FusionError(f"{name} has no layers before its global mean; leave it on schedule layer")
         self._name = name
         self._tiling = tiling
         self._bytes = element_bytes
+        self._stored = stored_bytes
         self._mean = mean
         gated = next((index for index, step in enumerate(steps) if step.gate), 0) if _has_mean(steps) else 0
         if _has_mean(steps) and not gated:
             raise FusionError(f"{name} does not gate a tensor with its global mean; leave it on schedule layer")
         self._small = steps[:gated]
         self._steps = steps[gated:]
+        self._read_by: dict[str, list[Step]] = {}
+        for step in self._steps:
+            for tensor in dict.fromkeys((step.source, *_operands(step))):
+                self._read_by.setdefault(tensor, []).append(step)
+        self._worked_on: dict[str, tuple[Span, Span]] = {}
         for step in self._steps:
             if step.gate and step.gate not in {small.name for small in self._small}:
                 raise FusionError(f"{step.name} is gated by {step.gate}, which no global mean makes; leave it on schedule layer")
@@ -138,10 +174,13 @@ class _Compiler:
             body=(*self._resident(weights), For(loop=self._images, body=per_image)),
             remarks=(self._remark(),),
             layers=frozenset(layer for step in (*self._small, *self._steps) for layer in step.layers),
+            opening=not self._small and self._may_extend(nests[0]),
         )
 
     def _remark(self) -> str:
         tiling = self._tiling
+        if np.ndim(tiling.rows):
+            return "many tilings at once"
         walk = (
             f"tiles of {tiling.rows}×{tiling.columns}"
             if tiling.mode == "tiles"
@@ -211,13 +250,17 @@ class _Compiler:
 
     def _new(self, tensor: str) -> tuple[Span, Span]:
         """The rows and columns of a tensor that a turn loads or computes: all it needs, or in mode rows those that are new."""
-        rows, columns = self._need[tensor]
-        return (replace(rows, rolling=True), columns) if self._tiling.mode == "rows" else (rows, columns)
+        if self._tiling.mode != "rows":
+            return self._need[tensor]
+        if tensor not in self._worked_on:
+            rows, columns = self._need[tensor]
+            self._worked_on[tensor] = (replace(rows, rolling=True), columns)
+        return self._worked_on[tensor]
 
     # -- where tensors lie -----------------------------------------------------------------------------------------
 
     def _readers(self, tensor: str) -> list[Step]:
-        return [step for step in self._steps if tensor == step.source or tensor in _operands(step)]
+        return self._read_by.get(tensor, [])
 
     def _is_ring(self, tensor: str) -> bool:
         """Whether a tensor's rows outlive their turn: a later turn's window, or a reader that lags behind, still needs them."""
@@ -283,7 +326,8 @@ class _Compiler:
     def _global(
         self, name: str, role: Literal["input", "output", "weight", "sums"], shape: tuple[Dim, ...], size: int
     ) -> GlobalTensor:
-        return self._tensors.setdefault(name, GlobalTensor(name=name, role=role, shape=shape, element_bytes=size))
+        stored = self._stored.get(name, size)
+        return self._tensors.setdefault(name, GlobalTensor(name=name, role=role, shape=shape, element_bytes=stored))
 
     def _activation(self, tensor: str, role: Literal["input", "output"]) -> GlobalTensor:
         return self._global(tensor, role, tuple(self._shapes[tensor]), self._bytes)
@@ -305,7 +349,7 @@ class _Compiler:
         return body
 
     def _fetch(self, tensor: GlobalTensor, region: Region) -> list[Node]:
-        buffer = Buffer(name=self._weight_name(tensor), holds=region, element_bytes=tensor.element_bytes)
+        buffer = Buffer(name=self._weight_name(tensor), holds=region, element_bytes=self._bytes)
         return [Allocate(buffer=buffer), Load(buffer=buffer.name, tensor=tensor, region=region)]
 
     def _ready(self, tensor: GlobalTensor, spans: tuple[Span, ...], body: list[Node]) -> str:
@@ -333,25 +377,27 @@ class _Compiler:
         while left:
             last = left.pop()
             nest = [last]
-            stores_chunks = last is self._final and self._mean
-            joins = isinstance(last.layer, Conv2d) and last.is_channelwise == stores_chunks  # sums over chunks, or keeps them
-            if joins and not last.gate:
-                self._extend_back(nest, left)
+            while left and self._may_extend(nest) and self._chains(left[-1], nest[0]):
+                nest.insert(0, left.pop())
             nests.insert(0, nest)
         return nests
 
-    def _extend_back(self, nest: list[Step], left: list[Step]) -> None:
-        while left:
-            first, candidate = nest[0], left[-1]
-            chained = first.source == candidate.name and len(self._readers(candidate.name)) == 1
-            chained = chained and candidate.name not in _operands(first)
-            if not chained or self._is_ring(candidate.name) or not isinstance(candidate.layer, Conv2d):
-                return
-            if (len(nest) > 1 or first.is_channelwise) and not first.keeps_channels:
-                return  # the chunk begins at a full product, or where channels become others
-            if candidate.gate or (first.is_channelwise and not self._tiling.chunk_through):
-                return
-            nest.insert(0, left.pop())
+    def _may_extend(self, nest: Sequence[Step]) -> bool:
+        """Whether some step before could join: the nest ends in a product that sums over chunks, or keeps them, and has no beginning yet."""
+        first, last = nest[0], nest[-1]
+        stores_chunks = last is self._final and self._mean
+        if not isinstance(last.layer, Conv2d) or last.gate or last.is_channelwise != stores_chunks:
+            return False
+        # the chunk begins at a full product, or where channels become others
+        return first.keeps_channels if len(nest) > 1 or first.is_channelwise else True
+
+    def _chains(self, candidate: Step, first: Step) -> bool:
+        """Whether a chunk of `candidate` can be handed to `first`, and nobody else wants it."""
+        if first.source != candidate.name or len(self._readers(candidate.name)) != 1 or candidate.name in _operands(first):
+            return False
+        if self._is_ring(candidate.name) or not isinstance(candidate.layer, Conv2d) or candidate.gate:
+            return False
+        return self._tiling.chunk_through or not first.is_channelwise
 
     def _emit_nest(self, nest: list[Step], body: list[Node]) -> None:
         last = nest[-1]

@@ -12,6 +12,7 @@ from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import Graph, Node
+from perfmodel.layers.layer import Layer
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
 from perfmodel.layers.pooling import GlobalAveragePool
@@ -54,6 +55,12 @@ class Step:
     def keeps_channels(self) -> bool:
         """Whether the same channels that go in come out."""
         return self.is_channelwise and bool(self.source_shape.C == self.shape.C)
+
+
+def has_fused_form(layer: Layer) -> bool:
+    """Whether a layer of that kind can be a step, or part of one, at all."""
+    known = (Conv2d, Linear, LayerNorm, GlobalAveragePool, BatchNorm, Activation, Scale, Add, Multiply)
+    return isinstance(layer, known)
 
 
 def steps_of(graph: Graph, names: Sequence[str]) -> tuple[Step, ...]:

@@ -33,10 +33,11 @@ def totals(program: Program, *, interior: bool = False) -> Totals:
     ProgramError, naming the statement, where a statement uses a loop that is not around it, or two spans of one loop.
     """
     sums: dict[tuple[str, str], Dim] = {}
+    lengths: dict[int, Dim] = {}
     for loops, statement in program.statements():
         for charge in statement.charges():
             key = (charge.of, charge.tensor)
-            sums[key] = sums.get(key, 0) + _total(program, statement, loops, charge, interior=interior)
+            sums[key] = sums.get(key, 0) + _total(program, statement, loops, charge, lengths, interior=interior)
     moved = {of: {tensor: total for (kind, tensor), total in sums.items() if kind == of} for of in ("loaded", "stored")}
     return Totals(
         macs=sums.get(("macs", ""), 0),
@@ -48,7 +49,10 @@ def totals(program: Program, *, interior: bool = False) -> Totals:
     )
 
 
-def _total(program: Program, statement: Statement, loops: tuple[Loop, ...], charge: Charge, *, interior: bool) -> Dim:
+def _total(
+    program: Program, statement: Statement, loops: tuple[Loop, ...], charge: Charge, lengths: dict[int, Dim], *, interior: bool
+) -> Dim:
+    """`lengths` has what the sums over spans came to; statements share spans, and summing one is most of the work."""
     around = {id(loop) for loop in loops}
     for span in charge.spans:
         if span.loop is not None and id(span.loop) not in around:
@@ -59,18 +63,23 @@ def _total(program: Program, statement: Statement, loops: tuple[Loop, ...], char
             product = product * span.total()
     for loop in loops:
         spans = [span for span in charge.spans if span.loop is loop]
-        product = product * _over(program, statement, loop, spans, interior=interior)
+        product = product * _over(program, statement, loop, spans, lengths, interior=interior)
     return product
 
 
-def _over(program: Program, statement: Statement, loop: Loop, spans: list[Span], *, interior: bool) -> Dim:
+def _over(
+    program: Program, statement: Statement, loop: Loop, spans: list[Span], lengths: dict[int, Dim], *, interior: bool
+) -> Dim:
     if not spans:
         return loop.interior_count if interior else loop.count
     if len(spans) > 1:
         raise ProgramError(
             f"program {program.name}: '{statement.text()}' has two spans of the loop over {loop.what}; its cost is not a product"
         )
-    return spans[0].interior_total() if interior else spans[0].total()
+    span = spans[0]
+    if id(span) not in lengths:  # the program holds its spans, so an id is not used again meanwhile
+        lengths[id(span)] = span.interior_total() if interior else span.total()
+    return lengths[id(span)]
 
 
 def _peak(body: tuple[Node, ...], live: dict[str, Dim], most: Dim) -> tuple[dict[str, Dim], Dim]:
