@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from perfmodel.hardware.catalog import load as load_hardware  # noqa: F401
     from perfmodel.network import Network as Network
     from perfmodel.networks.catalog import build as build_network  # noqa: F401
+    from perfmodel.planning import Plan as Plan
+    from perfmodel.planning import plan as plan
     from perfmodel.prediction import Prediction as Prediction
     from perfmodel.prediction import predict as predict
     from perfmodel.sweep import sweep_block as sweep_block
@@ -31,6 +33,8 @@ _HOMES = {
     "load_hardware": ("perfmodel.hardware.catalog", "load"),
     "Network": ("perfmodel.network", "Network"),
     "build_network": ("perfmodel.networks.catalog", "build"),
+    "Plan": ("perfmodel.planning", "Plan"),
+    "plan": ("perfmodel.planning", "plan"),
     "Prediction": ("perfmodel.prediction", "Prediction"),
     "predict": ("perfmodel.prediction", "predict"),
     "sweep_block": ("perfmodel.sweep", "sweep_block"),

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from perfmodel.kernel import Kernel
-from perfmodel.segments import LONGEST, Pieces, SegmentTime
+from perfmodel.segments import LONGEST, Floor, Pieces, SegmentTime
+from perfmodel.tiling import Beyond
 
 MOST_STATES: Final = 20_000
 """Sets of pieces that are visited; beyond, only segments of pieces that follow one another."""
@@ -94,19 +95,19 @@ def _search(pieces: Pieces, states: Sequence[int], segments: Sequence[Sequence[i
     best: dict[int, tuple[float, int]] = {0: (0.0, 0)}
     considered = 0
     floors: dict[int, float] = {}
-    beyond: dict[int, tuple[float, int]] = {}
+    known: dict[int, _Known] = {}
     for state in states:
         value, taken = math.inf, 0
         for segment in segments[state.bit_length() - 1]:
             considered += 1
             rest = best[state & ~segment][0]
             if segment not in floors:
-                seconds, moved = pieces.least(segment)
-                floors[segment] = max(seconds + per_byte_s * moved, _inherited(pieces, segment, beyond))
+                known[segment] = _inherited(pieces, segment, known)
+                floors[segment] = known[segment].least_s(per_byte_s)
             if rest + floors[segment] >= value:
                 continue
             time = pieces.time(segment)
-            beyond[segment] = (max(time.beyond_s, beyond[segment][0]), beyond[segment][1])
+            known[segment] = known[segment].learnt(time.beyond)
             total = rest + time.time_s + per_byte_s * time.dram_bytes
             if total < value:
                 value, taken = total, segment
@@ -128,12 +129,44 @@ def _search(pieces: Pieces, states: Sequence[int], segments: Sequence[Sequence[i
     )
 
 
-def _inherited(pieces: Pieces, segment: int, beyond: dict[int, tuple[float, int]]) -> float:
-    """What is known of a segment from the one without its first piece: the same tilings, which need more memory and time now.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What is known of a segment without costing it: its floor, and what shorter segments with the same result exceeded theirs by.
 
-    It holds while both have the same chunks of channels to choose from, which depend on the width of groups.
+    A shorter segment is done last in a longer one, with the same tilings; each needs at least as much memory and does at least as much
+    there, so the excess stays. It holds while both have the same chunks of channels to choose from, which depend on the width of groups.
     """
-    width = pieces.group_width(segment)
-    known, before = beyond.get(segment & (segment - 1), (0.0, width))
-    beyond[segment] = (known if width == before else 0.0, width)
-    return beyond[segment][0]
+
+    floor: Floor
+    group_width: int
+    arithmetic_s: float = 0.0
+    memory_s: float = 0.0
+    time_s: float = 0.0
+    """Not an excess: what the shorter ones take without their input."""
+
+    def least_s(self, per_byte_s: float) -> float:
+        """What the segment cannot be under."""
+        floor = self.floor
+        if not floor.dram_bytes:
+            return 0.0
+        return max(
+            floor.arithmetic_s + self.arithmetic_s, floor.memory_s + self.memory_s, self.time_s, floor.time_s + per_byte_s * floor.dram_bytes
+        )
+
+    def learnt(self, beyond: Beyond) -> _Known:
+        """With what costing it showed."""
+        return replace(
+            self,
+            arithmetic_s=max(self.arithmetic_s, beyond.arithmetic_s - self.floor.arithmetic_s),
+            memory_s=max(self.memory_s, beyond.memory_s - self.floor.memory_without_input_s),
+            time_s=max(self.time_s, beyond.time_s),
+        )
+
+
+def _inherited(pieces: Pieces, segment: int, known: dict[int, _Known]) -> _Known:
+    """What is known of a segment from the one without its first piece."""
+    floor, width = pieces.floor(segment), pieces.group_width(segment)
+    shorter = known.get(segment & (segment - 1))
+    if shorter is None or shorter.group_width != width or not floor.dram_bytes or not shorter.floor.dram_bytes:
+        return _Known(floor=floor, group_width=width)
+    return replace(shorter, floor=floor)

@@ -17,7 +17,7 @@ from perfmodel.layers.dims import Dim, Shape
 from perfmodel.layers.element import element_bytes
 from perfmodel.layers.graph import GraphBuilder
 from perfmodel.precision import Precision
-from perfmodel.schedule import kernels
+from perfmodel.schedule import AUTO, BLOCK, SCHEDULES, ScheduleError, kernels
 
 _STRIDE_1: Final = {dims.P: dims.H, dims.Q: dims.W, dims.H_r: dims.H, dims.W_r: dims.W, dims.H_f: dims.H, dims.W_f: dims.W}
 _LARGE: Final = sympy.Symbol("large", positive=True)
@@ -91,6 +91,8 @@ def formula(name: str, *, schedule: str = "layer", dtype: str = "fp16") -> WorkF
     """
     precision = Precision(dtype=dtype)
     key = name.lower().replace("-", "_")
+    if schedule.lower() == AUTO:
+        raise ScheduleError(f"schedule {AUTO!r} cuts whole networks; formulas of a block are those of {', '.join((*SCHEDULES, BLOCK))}")
     if key in COMPOSITIONS:
         return _of_block(key, schedule, precision)
     if key in FORMULAS or key in CONV2D_CASES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from perfmodel.fusion import Outside, program_kernels
@@ -23,7 +23,7 @@ from perfmodel.layers.layer import Layer
 from perfmodel.lowering import Access, Operation
 from perfmodel.machine.steps import FusionError, has_fused_form
 from perfmodel.precision import Precision
-from perfmodel.tiling import Choice, Machine, TilingError, choose, least_time
+from perfmodel.tiling import Beyond, Choice, Machine, choose, least_time
 from perfmodel.units import si
 
 LONGEST: Final = 24
@@ -65,8 +65,23 @@ class SegmentTime:
     """What the tiling with the least local memory needs."""
     obstacle: str = ""
     """Why it has no fused form."""
-    beyond_s: float = 0.0
-    """A time that no longer segment with the same result can be under that has the same pieces and others before all of them."""
+    beyond: Beyond = field(default_factory=Beyond)
+    """What no longer segment can be under that has the same result and pieces, and others before all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floor:
+    """What no program of a segment can be under, by arithmetic, and by reading each input and weight and writing the result once."""
+
+    arithmetic_s: float
+    memory_s: float
+    memory_without_input_s: float
+    dram_bytes: float
+
+    @property
+    def time_s(self) -> float:
+        """The longer of the two."""
+        return max(self.arithmetic_s, self.memory_s)
 
 
 class Costs:
@@ -78,9 +93,8 @@ class Costs:
         self.element_bytes = element_bytes(precision.matrix_storage)
         self.inner = precision.matrix_storage
         self.times: dict[tuple[tuple[int, int], ...], SegmentTime] = {}
-        self.choices: dict[tuple[tuple[int, int], ...], tuple[Choice, ...]] = {}
-        self.names: dict[tuple[tuple[int, int], ...], tuple[str, ...]] = {}
-        """Names of the layers and inputs that a choice was made for."""
+        self.choices: dict[tuple[tuple[int, int], ...], tuple[tuple[Choice, ...], tuple[str, ...]]] = {}
+        """With the names of the layers and inputs that they were made for."""
         self._forms: dict[object, int] = {}
 
     def form(self, description: object) -> int:
@@ -198,20 +212,27 @@ class Pieces:
         first = members[0].nodes[0]
         return tuple((piece.form, piece.nodes[0] - first) for piece in members)
 
-    def least(self, mask: int) -> tuple[float, float]:
-        """A time and DRAM traffic that no program of a segment can be under: its arithmetic, and each input, weight and result once."""
+    def floor(self, mask: int) -> Floor:
+        """What no program of a segment can be under; all zero where part of a result is never read, which a program need not compute."""
         machine, members = self.costs.machine, [self.all[index] for index in bits(mask)]
-        reads: dict[str, int] = {}
+        reads: dict[str, Access] = {}
         for piece in members:
             for access in piece.kernel.reads:
-                reads[access.tensor] = max(reads.get(access.tensor, 0), access.bytes)
+                if access.tensor not in reads or access.bytes > reads[access.tensor].bytes:
+                    reads[access.tensor] = access
         for piece in members[:-1]:
-            access = piece.kernel.writes[0]
-            if reads.pop(access.tensor) < access.bytes:
-                return 0.0, 0.0  # part of a result is never read, so a program need not compute it
-        dram_bytes = sum(reads.values()) + members[-1].kernel.writes[0].bytes
-        macs = sum(piece.kernel.cost.macs for piece in members)
-        return max(OPS_PER_MAC * macs / machine.peak_ops_per_s, dram_bytes / machine.bandwidth_bytes_per_s), dram_bytes
+            result = piece.kernel.writes[0]
+            if reads.pop(result.tensor).bytes < result.bytes:
+                return Floor(arithmetic_s=0.0, memory_s=0.0, memory_without_input_s=0.0, dram_bytes=0.0)
+        weights = sum(access.bytes for access in reads.values() if access.role == "weight")
+        written = members[-1].kernel.writes[0].bytes
+        dram_bytes = sum(access.bytes for access in reads.values()) + written
+        return Floor(
+            arithmetic_s=OPS_PER_MAC * sum(piece.kernel.cost.macs for piece in members) / machine.peak_ops_per_s,
+            memory_s=dram_bytes / machine.bandwidth_bytes_per_s,
+            memory_without_input_s=(weights + written) / machine.bandwidth_bytes_per_s,
+            dram_bytes=dram_bytes,
+        )
 
     def time(self, mask: int) -> SegmentTime:
         """The least time of a segment: of a single piece, that of schedule `layer`; of several, that of fused programs."""
@@ -225,7 +246,7 @@ class Pieces:
         return known
 
     def _fused_time(self, mask: int) -> SegmentTime:
-        layers = self.layers(mask)
+        layers, floor = self.layers(mask), self.floor(mask)
         try:
             least = least_time(
                 self.graph,
@@ -233,12 +254,15 @@ class Pieces:
                 self.costs.machine,
                 element_bytes=self.costs.element_bytes,
                 stored_bytes=self._stored_bytes(mask, layers),
-                at_least=self.least(mask),
+                at_least=(floor.time_s, floor.dram_bytes),
             )
         except FusionError as error:
             obstacle = str(error).removeprefix("block ").removesuffix("; leave it on schedule layer")
-            return SegmentTime(time_s=math.inf, dram_bytes=math.inf, obstacle=obstacle)
-        return SegmentTime(time_s=least.time_s, dram_bytes=least.dram_bytes, local_bytes=least.local_bytes, beyond_s=least.beyond_s)
+            beyond = Beyond(time_s=math.inf) if error.lasting else Beyond()
+            return SegmentTime(time_s=math.inf, dram_bytes=math.inf, obstacle=obstacle, beyond=beyond)
+        return SegmentTime(
+            time_s=least.time_s, dram_bytes=least.dram_bytes, local_bytes=least.local_bytes, beyond=least.beyond
+        )
 
     def _stored_bytes(self, mask: int, layers: Sequence[str]) -> dict[str, int]:
         """Bytes of an element in DRAM of what crosses a segment's border, by the names that its programs give these tensors."""
@@ -267,19 +291,8 @@ class Pieces:
         if mask.bit_count() == 1:
             return [self.root(mask).kernel]
         layers = self.layers(mask)
-        key = self.signature(mask)
-        names = self._names(layers)
-        if key not in self.costs.choices:
-            self.costs.choices[key] = choose(
-                self.graph,
-                layers,
-                self.costs.machine,
-                element_bytes=self.costs.element_bytes,
-                stored_bytes=self._stored_bytes(mask, layers),
-                name=self.label(mask),
-            )
-            self.costs.names[key] = names
-        own_name = dict(zip(self.costs.names[key], names, strict=True))
+        choices, made_for = self._chosen(mask)
+        own_name = dict(zip(made_for, self._names(layers), strict=True))
         weights = {a.tensor: a.dtype for i in bits(mask) for a in self.all[i].kernel.reads if a.role == "weight"}
 
         def own(other: str) -> str:
@@ -291,7 +304,7 @@ class Pieces:
         blocks = {self.graph.nodes[layer].block for layer in layers}
         block = blocks.pop() if len(blocks) == 1 else None
         return program_kernels(
-            self.costs.choices[key],
+            choices,
             Outside(inner=self.costs.inner, weights=weights, entering=self.entering, leaving=self.root(mask).kernel.writes[0]),
             own,
             name=self.label(mask),
@@ -299,6 +312,25 @@ class Pieces:
             block=block,
             layers=layers,
         )
+
+    def choices(self, mask: int) -> tuple[Choice, ...]:
+        """The best tiling of each program of a segment, chosen once for all segments alike; names are those of one of them."""
+        return self._chosen(mask)[0]
+
+    def _chosen(self, mask: int) -> tuple[tuple[Choice, ...], tuple[str, ...]]:
+        key = self.signature(mask)
+        if key not in self.costs.choices:
+            layers = self.layers(mask)
+            found = choose(
+                self.graph,
+                layers,
+                self.costs.machine,
+                element_bytes=self.costs.element_bytes,
+                stored_bytes=self._stored_bytes(mask, layers),
+                name=self.label(mask),
+            )
+            self.costs.choices[key] = found, self._names(layers)
+        return self.costs.choices[key]
 
     def _names(self, layers: Sequence[str]) -> tuple[str, ...]:
         """The layers and what they read from outside, in an order that is the same for every segment of one signature."""
@@ -342,5 +374,3 @@ def bits(mask: int) -> Iterator[int]:
         yield low.bit_length() - 1
         mask ^= low
 
-
-__all__ = ["LONGEST", "Costs", "FusionError", "Piece", "Pieces", "SegmentTime", "TilingError", "bits"]

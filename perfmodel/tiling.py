@@ -219,8 +219,21 @@ class LeastTime:
     """The least traffic in that time."""
     local_bytes: float
     """What the tiling with the least local memory needs, in the program that needs most."""
-    beyond_s: float
-    """A time that no longer segment with the same result, whose layers before these are all done first, can be under."""
+    beyond: Beyond
+    """What more layers, all done before these, cannot do better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beyond:
+    """Seconds that no program can be under which does these layers last, after any others: with more layers no tiling needs less memory.
+
+    Without the input, which the others would make: the arithmetic of these layers, their DRAM traffic, and the longer of both tiling by
+    tiling. All are 0 where nothing is known, and infinite where nothing fits or the layers cannot be fused in whatever company.
+    """
+
+    arithmetic_s: float = 0.0
+    memory_s: float = 0.0
+    time_s: float = 0.0
 
 
 def least_time(
@@ -259,7 +272,8 @@ class _Least:
     """The least of one program's tilings so far."""
 
     def __init__(self) -> None:
-        self.time_s = self.moved = self.local_bytes = self.without_input_s = math.inf
+        self.time_s = self.moved = self.local_bytes = math.inf
+        self.arithmetic_s = self.memory_s = self.without_input_s = math.inf
 
     def take(self, program: Program, machine: Machine) -> None:
         """Consider the tilings of `program`."""
@@ -274,8 +288,10 @@ class _Least:
             return
         arithmetic_s = OPS_PER_MAC * total.macs / machine.peak_ops_per_s
         each = np.where(fits, np.maximum(arithmetic_s, dram_bytes / machine.bandwidth_bytes_per_s), np.inf)
-        without = np.maximum(arithmetic_s, (dram_bytes - input_bytes) / machine.bandwidth_bytes_per_s)
-        self.without_input_s = min(self.without_input_s, float(np.min(np.where(fits, without, np.inf))))
+        memory_s = (dram_bytes - input_bytes) / machine.bandwidth_bytes_per_s
+        self.arithmetic_s = min(self.arithmetic_s, _least_of(arithmetic_s, fits))
+        self.memory_s = min(self.memory_s, _least_of(memory_s, fits))
+        self.without_input_s = min(self.without_input_s, _least_of(np.maximum(arithmetic_s, memory_s), fits))
         quickest = float(np.min(each))
         if quickest <= self.time_s * (1 + SAME):
             least = float(np.min(np.where(each <= quickest * (1 + SAME), dram_bytes, np.inf)))
@@ -283,14 +299,22 @@ class _Least:
             self.time_s = min(quickest, self.time_s)
 
 
+def _least_of(values: Dim, fits: npt.NDArray[np.bool_]) -> float:
+    return float(np.min(np.where(fits, values, np.inf)))
+
+
 def _least_time(best: Sequence[_Least], *, closed: bool) -> LeastTime:
     """`closed`: no chunk can come from what precedes, so with longer segments no tiling needs less memory than it does now."""
     first, *others = best
+    later_s = sum(least.time_s for least in others)
+    beyond = Beyond(
+        arithmetic_s=first.arithmetic_s + later_s, memory_s=first.memory_s + later_s, time_s=first.without_input_s + later_s
+    )
     return LeastTime(
         time_s=sum(least.time_s for least in best),
         dram_bytes=sum(least.moved for least in best),
         local_bytes=max(least.local_bytes for least in best),
-        beyond_s=first.without_input_s + sum(least.time_s for least in others) if closed else 0.0,
+        beyond=beyond if closed else Beyond(),
     )
 
 

@@ -35,6 +35,7 @@ from perfmodel.cli.options import (
     named_network,
     predicted,
 )
+from perfmodel.cli.plan import plan
 from perfmodel.cli.plot import plot_app
 from perfmodel.errors import PerfmodelError
 
@@ -79,6 +80,7 @@ app = typer.Typer(
 )
 app.add_typer(hardware_app, name="hardware")
 app.add_typer(plot_app, name="plot")
+app.command("plan")(plan)
 
 
 def _print_version(wanted: bool) -> None:

@@ -94,7 +94,9 @@ def fused_programs(
         program = _Compiler(label, part, tiling, element_bytes, stored, mean=mean).program()
         for tensor in program.tensors:
             if tensor.role == "input" and tensor.name not in in_memory:
-                raise FusionError(f"{name} needs {tensor.name} after its global mean, but it is not in global memory then")
+                raise FusionError(
+                    f"{name} needs {tensor.name} after its global mean, but it is not in global memory then", lasting=True
+                )
         in_memory |= {tensor.name for tensor in program.tensors}
         programs.append(program)
     return tuple(programs)
@@ -226,7 +228,8 @@ class _Compiler:
         for old, new in zip(known or need, need, strict=True):
             if np.any(old.slope != new.slope):
                 raise FusionError(
-                    f"{tensor} in {self._name} is read by branches of different strides; leave it on schedule layer"
+                    f"{tensor} in {self._name} is read by branches of different strides; leave it on schedule layer",
+                    lasting=True,
                 )
         self._need[tensor] = need if known is None else (hull(known[0], need[0]), hull(known[1], need[1]))
 

@@ -21,6 +21,11 @@ from perfmodel.layers.pooling import GlobalAveragePool
 class FusionError(PerfmodelError):
     """Layers that no fused program can carry out: names them, and what to do."""
 
+    def __init__(self, sentence: str, *, lasting: bool = False) -> None:
+        super().__init__(sentence)
+        self.lasting = lasting
+        """Whether no more layers before these could help."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epilogue:
