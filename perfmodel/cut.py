@@ -150,7 +150,10 @@ class _Known:
         if not floor.dram_bytes:
             return 0.0
         return max(
-            floor.arithmetic_s + self.arithmetic_s, floor.memory_s + self.memory_s, self.time_s, floor.time_s + per_byte_s * floor.dram_bytes
+            floor.arithmetic_s + self.arithmetic_s,
+            floor.memory_s + self.memory_s,
+            self.time_s,
+            floor.time_s + per_byte_s * floor.dram_bytes,
         )
 
     def learnt(self, beyond: Beyond) -> _Known:

@@ -92,7 +92,9 @@ def formula(name: str, *, schedule: str = "layer", dtype: str = "fp16") -> WorkF
     precision = Precision(dtype=dtype)
     key = name.lower().replace("-", "_")
     if schedule.lower() == AUTO:
-        raise ScheduleError(f"schedule {AUTO!r} cuts whole networks; formulas of a block are those of {', '.join((*SCHEDULES, BLOCK))}")
+        raise ScheduleError(
+            f"schedule {AUTO!r} cuts whole networks; formulas of a block are those of {', '.join((*SCHEDULES, BLOCK))}"
+        )
     if key in COMPOSITIONS:
         return _of_block(key, schedule, precision)
     if key in FORMULAS or key in CONV2D_CASES:

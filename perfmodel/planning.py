@@ -307,7 +307,9 @@ def _reason(cut: Cut, mask: int, longest: int, *, given: bool) -> CutReason:
     time = parts.time(both)
     if time.obstacle:
         mean = _has_mean(parts, both)
-        return CutReason(kind="global mean" if mean else "no fused form", sentence=f"global mean: {time.obstacle}" if mean else time.obstacle)
+        return CutReason(
+            kind="global mean" if mean else "no fused form", sentence=f"global mean: {time.obstacle}" if mean else time.obstacle
+        )
     if time.time_s == math.inf:
         return CutReason(kind="local memory", sentence=f"with {parts.label(reader)} it {parts.too_large(both)}")
     apart_s = parts.time(mask).time_s + parts.time(reader).time_s
@@ -334,8 +336,12 @@ def _no_gain(parts: Pieces, both: int, reader: int, together_s: float, apart_s: 
     machine = parts.costs.machine
     local = f"in {si(machine.local_bytes, 'B')} of local memory, fused with {label}"
     slower = f"{si(together_s, 's')} instead of {si(apart_s, 's')}"
-    if again > SAME and any(_held_by_arithmetic(choice, machine.peak_ops_per_s, machine.bandwidth_bytes_per_s) for choice in choices):
-        sentence = f"{local}, it would compute {percent(again)} of its MACs again, which costs more than the traffic it saves: {slower}"
+    if again > SAME and any(
+        _held_by_arithmetic(choice, machine.peak_ops_per_s, machine.bandwidth_bytes_per_s) for choice in choices
+    ):
+        sentence = (
+            f"{local}, it would compute {percent(again)} of its MACs again, which costs more than the traffic it saves: {slower}"
+        )
         return CutReason(kind="recompute", sentence=sentence, together_s=together_s)
     if halo:
         sentence = f"{local}, it would read {si(halo, 'B')} of halo again, which costs more than the traffic it saves: {slower}"

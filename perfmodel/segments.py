@@ -260,9 +260,7 @@ class Pieces:
             obstacle = str(error).removeprefix("block ").removesuffix("; leave it on schedule layer")
             beyond = Beyond(time_s=math.inf) if error.lasting else Beyond()
             return SegmentTime(time_s=math.inf, dram_bytes=math.inf, obstacle=obstacle, beyond=beyond)
-        return SegmentTime(
-            time_s=least.time_s, dram_bytes=least.dram_bytes, local_bytes=least.local_bytes, beyond=least.beyond
-        )
+        return SegmentTime(time_s=least.time_s, dram_bytes=least.dram_bytes, local_bytes=least.local_bytes, beyond=least.beyond)
 
     def _stored_bytes(self, mask: int, layers: Sequence[str]) -> dict[str, int]:
         """Bytes of an element in DRAM of what crosses a segment's border, by the names that its programs give these tensors."""
@@ -373,4 +371,3 @@ def bits(mask: int) -> Iterator[int]:
         low = mask & -mask
         yield low.bit_length() - 1
         mask ^= low
-

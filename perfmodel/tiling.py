@@ -195,7 +195,9 @@ def candidates(
             costed = costed or [[] for _ in programs]
             for variants, program in zip(costed, programs, strict=True):
                 values = (rows, columns, chunk, mode == "rows", resident, through, *_costs(program, machine))
-                variants.append(np.array([np.broadcast_to(np.asarray(value, dtype=np.float64), grid).ravel() for value in values]))
+                variants.append(
+                    np.array([np.broadcast_to(np.asarray(value, dtype=np.float64), grid).ravel() for value in values])
+                )
     return tuple(Candidates(**dict(zip(_FIELDS, np.concatenate(variants, axis=1), strict=True))) for variants in costed)
 
 
@@ -263,7 +265,10 @@ def least_time(
             closed = closed and not programs[0].opening
             for least, program in zip(best, programs, strict=True):
                 least.take(program, machine)
-            if sum(least.time_s for least in best) <= at_least[0] * (1 + SAME) and sum(least.moved for least in best) <= at_least[1]:
+            if (
+                sum(least.time_s for least in best) <= at_least[0] * (1 + SAME)
+                and sum(least.moved for least in best) <= at_least[1]
+            ):
                 return _least_time(best, closed=False)
     return _least_time(best, closed=closed)
 
