@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,7 +131,7 @@ def plan(
     >>> plan("mobilenetv2_100", "jetson-agx-orin").latency_s < 50e-6
     True
     """
-    if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
+    if longest < 1:
         raise PlanError(f"the longest segment must have at least 1 layer kernel, not {longest!r}")
     precision = Precision.of(dtype, autocast)
     device = hardware if isinstance(hardware, DeviceSpec) else load(hardware)
@@ -177,27 +176,45 @@ def lower_bound_s(parts: Pieces) -> float:
     machine = parts.costs.machine
     before: list[int] = []
     for piece in parts.all:  # what each needs, however far back
-        before.append(functools.reduce(int.__or__, (before[source] | 1 << source for source in piece.sources), 0))
+        needed = 0
+        for source in piece.sources:
+            needed |= before[source] | 1 << source
+        before.append(needed)
     means = [piece.index for piece in parts.all if _is_mean(parts, piece.index)]
-    free = [piece for piece in parts.all if not piece.obstacle]
-    alone_s = math.fsum(piece.time_s for piece in parts.all if piece.obstacle)
-    made = {access.tensor: piece for piece in free for access in piece.kernel.writes}
-    inside = {piece.index for piece in free}
+    inside = {piece.index for piece in parts.all if not piece.obstacle}
+    whole = _computed_whole(parts)
+    made = {access.tensor for index in inside for access in parts.all[index].kernel.writes}
     macs = moved = 0
-    reads: dict[str, int] = {}
-    for piece in free:
-        for access in piece.kernel.reads:
-            reads[access.tensor] = max(reads.get(access.tensor, 0), access.bytes)
-    for piece in free:
-        for access in piece.kernel.writes:
-            over_mean = any(before[reader] >> mean & 1 for mean in means if mean in piece.readers for reader in piece.readers)
-            crosses = over_mean or not piece.readers or not piece.readers <= inside
-            read = reads.get(access.tensor, access.bytes)
-            macs += int(piece.kernel.cost.macs) if read >= access.bytes else 0  # what is never read need not be computed
-            moved += min(read, access.bytes) if crosses else 0
-            moved += read if over_mean else 0
-    moved += sum(size for tensor, size in reads.items() if tensor not in made)
+    entering: dict[str, int] = {}
+    for index in inside:
+        for access in parts.all[index].kernel.reads:
+            if access.tensor not in made and (access.role == "weight" or index in whole):
+                entering[access.tensor] = max(entering.get(access.tensor, 0), access.bytes)
+    for index in inside & whole:
+        piece = parts.all[index]
+        macs += int(piece.kernel.cost.macs)
+        over_mean = any(before[reader] >> mean & 1 for mean in means if mean in piece.readers for reader in piece.readers)
+        leaves = over_mean or not piece.readers or not piece.readers <= inside
+        written = sum(access.bytes for access in piece.kernel.writes)
+        moved += written * (2 if over_mean else 1) if leaves else 0
+    moved += sum(entering.values())
+    alone_s = math.fsum(piece.time_s for piece in parts.all if piece.obstacle)
     return alone_s + max(OPS_PER_MAC * macs / machine.peak_ops_per_s, moved / machine.bandwidth_bytes_per_s)
+
+
+def _computed_whole(parts: Pieces) -> set[int]:
+    """Pieces whose whole result some other needs; strides skip rows and columns, which a fused kernel need not compute, nor what leads there."""
+    whole: set[int] = set()
+    for piece in reversed(parts.all):
+        sizes = {access.tensor: access.bytes for access in piece.kernel.writes}
+        reads = [
+            (reader, access) for reader in piece.readers for access in parts.all[reader].kernel.reads if access.tensor in sizes
+        ]
+        if not reads or any(
+            access.bytes >= sizes[access.tensor] and (reader in whole or parts.all[reader].obstacle) for reader, access in reads
+        ):
+            whole.add(piece.index)
+    return whole
 
 
 def _is_mean(parts: Pieces, index: int) -> bool:
