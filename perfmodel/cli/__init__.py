@@ -13,6 +13,8 @@ from typing import Annotated, Any, Final
 import typer
 import typer.core
 
+from perfmodel.cli.codesign import convfirst_net
+from perfmodel.cli.design import design_app
 from perfmodel.cli.hardware import hardware_app
 from perfmodel.cli.options import (
     Autocast,
@@ -80,7 +82,9 @@ app = typer.Typer(
 )
 app.add_typer(hardware_app, name="hardware")
 app.add_typer(plot_app, name="plot")
+app.add_typer(design_app, name="design")
 app.command("plan")(plan)
+design_app.command("convfirst-net")(convfirst_net)
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ its stride. Nobody has trained these networks: they have no accuracy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,7 @@ from perfmodel.layers.graph import GraphBuilder, Tensor
 from perfmodel.layers.pooling import GlobalAveragePool
 from perfmodel.networks.entry import NetworkEntry
 
-_RESOLUTION = 256
+RESOLUTION = 256
 _GROUP_WIDTH = 8
 _ACTIVATION = "silu"
 
@@ -60,6 +61,11 @@ class Spec:
     """Channels of the first stage; the next ones double them, the stem has half of them, the head twice the last stage's."""
     depths: tuple[int, int, int, int]
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.width << number for number in range(len(STAGES)))
+
 
 SPECS = {
     "atto": Spec(width=32, depths=(3, 3, 8, 3)),
@@ -73,22 +79,27 @@ SPECS = {
 """By the name of the ConvNeXt that has the same multiply-accumulates."""
 
 
-def _build(spec: Spec, builder: GraphBuilder, x: Tensor, classes: int) -> Tensor:
-    x = builder.conv_norm(x, spec.width // 2, kernel=3, stride=2, activation=_ACTIVATION, name="stem.conv", norm_name="stem.bn")
-    for number, (stage, depth) in enumerate(zip(STAGES, spec.depths, strict=True)):
+def add_stages(builder: GraphBuilder, x: Tensor, classes: int, *, widths: Sequence[int], depths: Sequence[int]) -> Tensor:
+    """Stem, four stages of these widths and depths, head; the stem is half as wide as the first stage, the head twice as the last."""
+    x = builder.conv_norm(x, widths[0] // 2, kernel=3, stride=2, activation=_ACTIVATION, name="stem.conv", norm_name="stem.bn")
+    for number, (stage, width, depth) in enumerate(zip(STAGES, widths, depths, strict=True)):
         for position in range(depth):
-            block = stage.make_block(x.shape.C, spec.width << number, stride=2 if position == 0 else 1)
+            block = stage.make_block(x.shape.C, width, stride=2 if position == 0 else 1)
             x = builder.block(block, x, name=f"stages.{number}.blocks.{position}")
     x = builder.conv_norm(x, 2 * x.shape.C, activation=_ACTIVATION, name="head.conv", norm_name="head.bn")
     x = builder.add(GlobalAveragePool(), x, name="head.global_pool")
     return builder.linear(x, classes, name="head.fc")
 
 
+def _build(spec: Spec, builder: GraphBuilder, x: Tensor, classes: int) -> Tensor:
+    return add_stages(builder, x, classes, widths=spec.widths, depths=spec.depths)
+
+
 ENTRIES: tuple[NetworkEntry, ...] = tuple(
     NetworkEntry(
         name=f"convfirstnet_{member}",
         family="convfirstnet",
-        resolution=_RESOLUTION,
+        resolution=RESOLUTION,
         build=partial(_build, spec),
         description=f"ConvFirstNet (our own design), width {spec.width}, depths {spec.depths}; equal work to convnext_{member}",
     )
