@@ -95,7 +95,7 @@ def _kernels(
     outside = Outside(
         inner=next(a.dtype for kernel in members for a in kernel.reads if a.role == "weight"),
         weights={a.tensor: a.dtype for kernel in members for a in kernel.reads if a.role == "weight"},
-        entering=lambda tensor: entering,
+        entering=lambda _: entering,
         leaving=members[-1].writes[0],
     )
     return program_kernels(choices, outside, own, name=name, kind=block.kind, block=name, layers=layers)

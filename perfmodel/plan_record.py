@@ -42,6 +42,7 @@ class SegmentRecord(_Record):
 
     @classmethod
     def of(cls, segment: PlannedSegment) -> Self:
+        """The record of a segment."""
         reason = segment.reason
         return cls(
             name=segment.name,

@@ -24,7 +24,18 @@ from perfmodel.tiling import Choice
 from perfmodel.units import percent, si, text
 from perfmodel.waterline import KernelTime
 
-CutKind = Literal["result", "several readers", "no fused form", "global mean", "local memory", "recompute", "re-read", "no gain", "length", "given"]  # fmt: skip
+CutKind = Literal[
+    "result",
+    "several readers",
+    "no fused form",
+    "global mean",
+    "local memory",
+    "recompute",
+    "re-read",
+    "no gain",
+    "length",
+    "given",
+]
 SAME: Final = 1e-9
 """Latencies that differ by less, relatively, count as equal."""
 
@@ -203,7 +214,7 @@ def lower_bound_s(parts: Pieces) -> float:
 
 
 def _computed_whole(parts: Pieces) -> set[int]:
-    """Pieces whose whole result some other needs; strides skip rows and columns, which a fused kernel need not compute, nor what leads there."""
+    """Pieces whose whole result some other needs: what strides skip, and what leads there alone, a fused kernel need not compute."""
     whole: set[int] = set()
     for piece in reversed(parts.all):
         sizes = {access.tensor: access.bytes for access in piece.kernel.writes}

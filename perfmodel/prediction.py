@@ -280,7 +280,7 @@ def _granted(device: DeviceSpec, peak: Peak) -> str:
 
 
 def _unfused(work: Sequence[Kernel], schedule: str | Partition) -> tuple[str, ...]:
-    """Which kernels of schedules `block` and `auto` are not fused programs: layers outside of blocks, and blocks that could not be fused."""
+    """Which kernels of schedules `block` and `auto` are not fused programs, and why."""
     if not any(kernel.tiling for kernel in work):
         return ()
     outside = [kernel.name for kernel in work if kernel.tiling is None]

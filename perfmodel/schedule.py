@@ -165,8 +165,8 @@ def kernels(
     """The kernels of `graph` in the order they run, each with the tensors it moves.
 
     `schedule` is a name, or a partition: the layers of each kernel (then folding and types are those of schedule `layer`). Schedules
-    `block` and `auto` need the `device` for which their programs are tiled. Raises ScheduleError, UnknownNameError, or HardwareError where the
-    device has no figure for its local memory.
+    `block` and `auto` need the `device` for which their programs are tiled. Raises ScheduleError, UnknownNameError, or HardwareError
+    where the device has no figure for its local memory.
     """
     if layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS)

@@ -264,7 +264,24 @@ FAULTS = [
     (("predict", "resnet5", "--hardware", "h200"), "unknown model 'resnet5'; did you mean resnet50"),
     (("predict", "resnet50", "--hardware", "h20"), "did you mean h200"),
     (("predict", "resnet50", "--hardware", "h200", "--schedule", "eagre"), "did you mean eager"),
-    (("predict", "resnet50", "--hardware", "h200", "--schedule", "auto"), "not available in this version"),
+    (("predict", "resnet50", "--hardware", "h200", "--schedule", "aut"), "did you mean auto"),
+    (("formula", "mbconv", "--schedule", "auto"), "cuts whole networks"),
+    (("plan", "resnet50", "--hardware", "m1-ultra"), "chip.shared_memory_per_block_bytes"),
+    (("plan", "resnet50", "--hardware", "h200", "--longest", "0"), "--longest"),
+    (("plan", "resnet50", "--hardware", "h200", "--partition", "block"), "--partition takes a JSON file"),
+    (("plan", "resnet50", "--hardware", "h200", "--format", "jso"), "--format"),
+    (("design", "convfirst-net", "--hardware", "h200"), "name a budget"),
+    (("design", "convfirst-net", "--macs", "1G"), "name a machine with --hardware"),
+    (("design", "convfirst-net", "--member", "tinny"), "did you mean tiny"),
+    (("design", "convfirst-net", "--member", "tiny", "--macs", "1G"), "questions of their own"),
+    (("design", "convfirst-net", "--hardware", "h200", "--macs", "2e9"), "must be a number such as 5.8G"),
+    (
+        ("design", "convfirst-net", "--hardware", "h200", "--macs", "1G", "--widths", "10:12"),
+        "no width from 10 to 12 is a multiple",
+    ),
+    (("design", "convfirst-net", "--hardware", "h200", "--macs", "1G", "--deepest", "3,3,9"), "4 whole numbers"),
+    (("design", "convfirst-net", "--hardware", "h200", "--macs", "1G", "--schedule", "blok"), "did you mean block"),
+    (("design", "convfirst-net", "--hardware", "h200", "--macs", "1.7G", "--params", "50M"), "the budgets contradict each other"),
     (("predict", "resnet50", "--hardware", "m1-ultra", "--schedule", "block"), "chip.shared_memory_per_block_bytes"),
     (("predict", "resnet50", "--hardware", "h200", "--tier", "expected"), "not available in this version"),
     (("predict", "resnet50", "--hardware", "h200", "--dtype", "fp17"), "did you mean fp16"),
@@ -398,7 +415,7 @@ def test_compare_leaves_out_what_a_machine_has_no_figures_for(command: Run) -> N
     code, out, err = command("compare", "resnet18", "--hardware", "m1-ultra", "--dtype", "fp32", "--format", "json")
     assert code == 0
     assert [row["schedule"] for row in json.loads(out)] == ["eager", "pointwise", "layer"]
-    assert "without schedule block" in err
+    assert "without schedules block and auto" in err
     assert "chip.shared_memory_per_block_bytes" in err
 
 

@@ -231,8 +231,9 @@ def unpruned(parts: Pieces, longest: int, monkeypatch: pytest.MonkeyPatch) -> Cu
 
 
 @pytest.mark.parametrize(
-    ("model", "device"), [("mobilenetv2_100", "jetson-agx-orin"), ("efficientnet_b0", "t4"), ("regnety_004", "rtx4090"), ("convnext_pico", "h200")]
-)  # fmt: skip
+    ("model", "device"),
+    [("mobilenetv2_100", "jetson-agx-orin"), ("efficientnet_b0", "t4"), ("regnety_004", "rtx4090"), ("convnext_pico", "h200")],
+)
 def test_what_is_not_costed_could_not_have_been_better(model: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = build(model, batch=2).graph
     quick = best_cut(pieces(graph, Costs(load(device), Precision()), Precision()), longest=10)

@@ -19,7 +19,7 @@ from perfmodel.network import Network
 from perfmodel.networks.catalog import build, entries
 from perfmodel.prediction import Prediction, predict
 from perfmodel.record import PredictionRecord
-from perfmodel.schedule import NAMES, SCHEDULES, ScheduleError
+from perfmodel.schedule import AUTO, FUSED, NAMES, SCHEDULES, ScheduleError
 
 SMALL = (
     "resnet18",
@@ -46,7 +46,7 @@ def test_a_prediction_is_the_sum_of_its_kernels(model: str, schedule: str) -> No
     nominal = build(model, batch=4).macs
     assert prediction.cost.macs == nominal + prediction.recomputed_ops // 2
     assert prediction.recomputed_ops >= 0
-    assert prediction.recomputed_ops == 0 or schedule == "block"
+    assert prediction.recomputed_ops == 0 or schedule in FUSED
     assert prediction.ideal_latency_s == pytest.approx(2 * nominal / peak, rel=1e-12)
     assert prediction.efficiency == pytest.approx(prediction.ideal_latency_s / prediction.latency_s, rel=1e-12)
 
@@ -63,7 +63,10 @@ def test_limits_are_ordered_for_every_network(model: str) -> None:
         assert prediction.unsupported == ()
     in_order = [found[name] for name in NAMES]
     assert [p.latency_s for p in in_order] == sorted((p.latency_s for p in in_order), reverse=True)
-    assert [p.cost.dram_bytes for p in in_order] == sorted((p.cost.dram_bytes for p in in_order), reverse=True)
+    moved = [
+        prediction.cost.dram_bytes for name, prediction in found.items() if name != AUTO
+    ]  # which minimises time, not traffic
+    assert moved == sorted(moved, reverse=True)
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
@@ -188,7 +191,6 @@ def test_a_user_s_network_and_partition() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"schedule": "auto"}, "not available in this version"),
         ({"schedule": "layr"}, "did you mean layer"),
         ({"tier": "expected"}, "not available in this version"),
         ({"tier": "bounds"}, "did you mean bound"),

@@ -20,7 +20,7 @@ from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.upsample import Upsample
 from perfmodel.lowering import Access
 from perfmodel.precision import Precision
-from perfmodel.schedule import NAMES, PLANNED, SCHEDULES, ScheduleError, check, kernels
+from perfmodel.schedule import NAMES, SCHEDULES, ScheduleError, check, kernels
 from tests.small_networks import small_block
 
 FP32 = Precision(dtype="fp32")
@@ -815,12 +815,9 @@ def test_schedules_are_found_whatever_their_case() -> None:
     assert all(rule.name == name for name, rule in SCHEDULES.items())
 
 
-def test_unknown_and_planned_schedules_are_refused() -> None:
+def test_unknown_schedules_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="did you mean pointwise"):
         check("pointwize")
-    for name in PLANNED:
-        with pytest.raises(ScheduleError, match="not available in this version"):
-            check(name)
     with pytest.raises(UnknownNameError, match="unknown layout 'nwhc'; did you mean nhwc"):
         kernels(chain(), FP16, "layer", layout="nwhc")
 

@@ -2,7 +2,7 @@
 
 A design is a first width (the next stages double it) and four depths. Its latency is that of its best kernels on the device (schedule
 `auto`), so network and kernels are chosen together. A latency model knows nothing of accuracy: without bounds on its shape the quickest
-design is as narrow and deep as may be, or as shallow. The bounds are therefore part of the question, and every one is stated with the answer.
+design is as narrow and deep as may be, or as shallow. The bounds are therefore part of the question, and each is stated with the answer.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _doubled(width: int) -> tuple[int, ...]:
 
 
 def _space(question: Question, widths: Sequence[Sequence[int]], depths: Sequence[Sequence[int]]) -> Space:
-    """These widths with these depths. A count is that of what occurs once plus each stage's repeated block as often as it repeats, exactly."""
+    """These widths with these depths. A count is that of what occurs once plus that of each repeated block, exactly."""
     depth_rows = np.array(depths, dtype=np.int64)
     columns: list[tuple[npt.NDArray[np.int64], ...]] = []
     for row in widths:
@@ -321,8 +321,8 @@ def answer(question: Question, progress: Callable[[int, int], None] | None = Non
     chosen = _within(question, designs)
     if len(chosen) > MOST_PLANNED:
         raise DesignError(
-            f"{len(chosen)} designs are within {percent(question.tolerance)} of the budget, more than the {MOST_PLANNED} that are planned one "
-            "by one; lower --tolerance or narrow --widths"
+            f"{len(chosen)} designs are within {percent(question.tolerance)} of the budget, more than the "
+            f"{MOST_PLANNED} that are planned one by one; lower --tolerance or narrow --widths"
         )
     coster = Coster(question)
     found = []
@@ -447,7 +447,7 @@ def _relaxations(coster: Coster, best: Design, stage: int) -> Iterator[Relaxatio
     if stage == THIRD:
         low, high = asked.widths
         widths = [_doubled(width) for width in range(asked.width_step, high + 1, asked.width_step) if width >= low]
-        depths = [(outer, outer, third, outer) for outer in _outer(asked) for third in free]
+        depths: list[tuple[int, ...]] = [(outer, outer, third, outer) for outer in _outer(asked) for third in free]
         yield _relaxation(coster, best, f"at most {most} blocks", f"with up to {2 * most}", widths, depths)
     else:
         rows = [[outer, outer, third, outer] for outer in _outer(asked) for third in range(1, asked.deepest[THIRD] + 1)]
@@ -485,7 +485,7 @@ def _relaxation(
 
 
 def member(name: str, *, progress: Callable[[int, int], None] | None = None, explain: bool = True) -> Answer:
-    """The answer that the shipped member `name` is: on an H200, batch 128, 256×256, as much work as its ConvNeXt, no deeper than FAMILY says.
+    """The answer that the shipped member `name` is: on an H200, batch 128, 256×256, the work of its ConvNeXt, no deeper than FAMILY says.
 
     Raises UnknownNameError.
     """

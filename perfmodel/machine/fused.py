@@ -71,8 +71,7 @@ def fused_programs(
     name: str = "block",
     stored_bytes: Mapping[str, int] | None = None,
 ) -> tuple[Program, ...]:
-    """The programs that carry out `layers` of `graph`: one, and one more after each global mean, which must be known before the rest
-    can start.
+    """The programs that carry out `layers` of `graph`: one, and one more from each global mean on, which the rest must wait for.
 
     `element_bytes` is the size of an element in local memory, and in global memory unless `stored_bytes` has another for a tensor.
     Raises FusionError for layers that have no fused form.
@@ -386,7 +385,7 @@ class _Compiler:
         return nests
 
     def _may_extend(self, nest: Sequence[Step]) -> bool:
-        """Whether some step before could join: the nest ends in a product that sums over chunks, or keeps them, and has no beginning yet."""
+        """Whether a step before could join: the nest ends in a product that sums over chunks, or keeps them, and has no beginning."""
         first, last = nest[0], nest[-1]
         stores_chunks = last is self._final and self._mean
         if not isinstance(last.layer, Conv2d) or last.gate or last.is_channelwise != stores_chunks:

@@ -311,7 +311,7 @@ class Program:
     layers: frozenset[str] = field(default=frozenset())
     """The network's layers that it carries out."""
     opening: bool = True
-    """Whether a step before its first could share that one's loop over chunks of channels, so that what they exchange is never held whole."""
+    """Whether a step before its first could share that one's loop over chunks of channels: then what they exchange is never held whole."""
 
     def tensor(self, name: str) -> GlobalTensor:
         """A global tensor by name; raises ProgramError."""

@@ -52,8 +52,8 @@ def constraints(answer: Answer) -> tuple[str, ...]:
         f"the ConvFirstNet with the least latency on {asked.device.name}, schedule {asked.schedule}, batch {asked.batch}, "
         f"{asked.resolution}×{asked.resolution}, {asked.precision}",
         f"budget: {budgets} for one image, within {percent(asked.tolerance)}; latencies are compared at the budget",
-        f"bounds: stages at most {_joined(asked.deepest)} blocks deep, stages 1, 2 and 4 equally; widths double, the first from {low} to {high} "
-        f"in steps of {asked.width_step}",
+        f"bounds: stages at most {_joined(asked.deepest)} blocks deep, stages 1, 2 and 4 equally; widths double, the first from {low} to "
+        f"{high} in steps of {asked.width_step}",
         f"{answer.space} designs within the bounds, {len(answer.within_budget)} of them within the budget",
     )
 
@@ -98,7 +98,21 @@ def family_table(answers: dict[str, Answer]) -> Table:
         second = answer.within_budget[1].at_budget_s / best.at_budget_s - 1 if len(answer.within_budget) > 1 else None
         same = best.widths == spec.widths and best.depths == spec.depths
         macs = answer.question.macs or best.macs
-        rows.append((name, answer.question.deepest, macs, best.widths, best.depths, best.macs / macs - 1, best.latency_s, best.efficiency, len(answer.within_budget), second, same))  # fmt: skip
+        rows.append(
+            (
+                name,
+                answer.question.deepest,
+                macs,
+                best.widths,
+                best.depths,
+                best.macs / macs - 1,
+                best.latency_s,
+                best.efficiency,
+                len(answer.within_budget),
+                second,
+                same,
+            )
+        )
     return Table(
         title="the shipped family, regenerated",
         columns=(
@@ -115,7 +129,7 @@ def family_table(answers: dict[str, Answer]) -> Table:
             Column(key="shipped", heading="as shipped", show=lambda value: "yes" if value else "NO", right=False),
         ),
         rows=rows,
-        before=(next(iter(answers.values())) and constraints(next(iter(answers.values())))[0],),
+        before=constraints(next(iter(answers.values())))[:1],
         after=("next: how much slower at the budget the second design is; – where the budget leaves one design only",),
     )
 
