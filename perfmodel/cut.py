@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from perfmodel.kernel import Kernel
+from perfmodel.least_time import Beyond
 from perfmodel.segments import LONGEST, Floor, Pieces, SegmentTime
-from perfmodel.tiling import Beyond
 
 MOST_STATES: Final = 20_000
 """Sets of pieces that are visited; beyond, only segments of pieces that follow one another."""

@@ -20,10 +20,11 @@ from perfmodel.layers.cost import OPS_PER_MAC
 from perfmodel.layers.element import element_bytes
 from perfmodel.layers.graph import Graph
 from perfmodel.layers.layer import Layer
+from perfmodel.least_time import Beyond, least_time
 from perfmodel.lowering import Access, Operation
 from perfmodel.machine.steps import FusionError, has_fused_form
 from perfmodel.precision import Precision
-from perfmodel.tiling import Beyond, Choice, Machine, choose, least_time
+from perfmodel.tiling import Choice, Machine, choose
 from perfmodel.units import si
 
 LONGEST: Final = 24

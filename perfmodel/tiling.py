@@ -31,8 +31,6 @@ from perfmodel.units import percent, si
 
 SIZES: Final = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 CHUNKS: Final = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-SAME: Final = 1e-12
-"""Times that differ by less, relatively, are rounded differently and otherwise the same."""
 MODES: Final[tuple[Mode, ...]] = ("tiles", "rows")
 
 Array = npt.NDArray[np.float64]
@@ -86,7 +84,7 @@ def movements(program: Program, total: Totals, cache_bytes: float, *, interior: 
     Activations are charged for every load. Weights are charged once if they are resident or all of them fit the cache, else for every
     load. Sums over tiles live in the cache and are charged once. `interior` as in `totals`.
     """
-    cached = _weights_fit(program, cache_bytes)
+    cached = weights_fit(program, cache_bytes)
     touched = _touched(program, interior=interior)
     found: list[Movement] = []
     for tensor in program.tensors:
@@ -186,9 +184,9 @@ def candidates(
 ) -> tuple[Candidates, ...]:
     """For each program that carries out `layers`, every tiling of the search space, costed."""
     costed: list[list[Array]] = []
-    for through in (True, False) if _group(graph, layers) > CHUNKS[0] else (True,):
-        rows, columns, chunk = _grid(graph, layers, through=through)
-        grid = (len(rows), columns.shape[1], chunk.shape[2])
+    for through in (True, False) if group_width(graph, layers) > CHUNKS[0] else (True,):
+        rows, columns, chunk = grid(graph, layers, through=through)
+        sizes = (len(rows), columns.shape[1], chunk.shape[2])
         for mode, resident in product(MODES, (False, True)):
             tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident, chunk_through=through)
             programs = fused_programs(graph, layers, tiling, element_bytes=element_bytes, name=name, stored_bytes=stored_bytes)
@@ -196,7 +194,7 @@ def candidates(
             for variants, program in zip(costed, programs, strict=True):
                 values = (rows, columns, chunk, mode == "rows", resident, through, *_costs(program, machine))
                 variants.append(
-                    np.array([np.broadcast_to(np.asarray(value, dtype=np.float64), grid).ravel() for value in values])
+                    np.array([np.broadcast_to(np.asarray(value, dtype=np.float64), sizes).ravel() for value in values])
                 )
     return tuple(Candidates(**dict(zip(_FIELDS, np.concatenate(variants, axis=1), strict=True))) for variants in costed)
 
@@ -211,143 +209,25 @@ def _costs(program: Program, machine: Machine) -> tuple[Dim, ...]:
     return (total.macs, dram, loaded, total.peak_local_bytes, parallel_turns(program))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeastTime:
-    """The least waterline time in which layers can run fused: what `choose` would come to, without the choice."""
-
-    time_s: float
-    """Infinite where nothing fits."""
-    dram_bytes: float
-    """The least traffic in that time."""
-    local_bytes: float
-    """What the tiling with the least local memory needs, in the program that needs most."""
-    beyond: Beyond
-    """What more layers, all done before these, cannot do better."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beyond:
-    """Seconds that no program can be under which does these layers last, after any others: with more layers no tiling needs less memory.
-
-    Without the input, which the others would make: the arithmetic of these layers, their DRAM traffic, and the longer of both tiling by
-    tiling. All are 0 where nothing is known, and infinite where nothing fits or the layers cannot be fused in whatever company.
-    """
-
-    arithmetic_s: float = 0.0
-    memory_s: float = 0.0
-    time_s: float = 0.0
-
-
-def least_time(
-    graph: Graph,
-    layers: Sequence[str],
-    machine: Machine,
-    *,
-    element_bytes: int,
-    stored_bytes: Mapping[str, int] | None = None,
-    at_least: tuple[float, float] = (0.0, 0.0),
-) -> LeastTime:
-    """The least waterline time over the tilings of `choose` that fit, summed over programs; and the least traffic in that time.
-
-    Weights that stay resident save nothing where the cache holds them all, and only take memory: such tilings are left out. The search
-    ends with a tiling that needs no more than `at_least`, a time and traffic that none can be under. Raises FusionError.
-    """
-    best: list[_Least] = []
-    closed = True
-    for through in (True, False) if _group(graph, layers) > CHUNKS[0] else (True,):
-        rows, columns, chunk = _grid(graph, layers, through=through)
-        for resident, mode in product((False, True), reversed(MODES)):
-            tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident, chunk_through=through)
-            programs = fused_programs(graph, layers, tiling, element_bytes=element_bytes, stored_bytes=stored_bytes)
-            if resident and all(_not_resident(program, machine, element_bytes) for program in programs):
-                break
-            best = best or [_Least() for _ in programs]
-            closed = closed and not programs[0].opening
-            for least, program in zip(best, programs, strict=True):
-                least.take(program, machine)
-            if (
-                sum(least.time_s for least in best) <= at_least[0] * (1 + SAME)
-                and sum(least.moved for least in best) <= at_least[1]
-            ):
-                return _least_time(best, closed=False)
-    return _least_time(best, closed=closed)
-
-
-class _Least:
-    """The least of one program's tilings so far."""
-
-    def __init__(self) -> None:
-        self.time_s = self.moved = self.local_bytes = math.inf
-        self.arithmetic_s = self.memory_s = self.without_input_s = math.inf
-
-    def take(self, program: Program, machine: Machine) -> None:
-        """Consider the tilings of `program`."""
-        total = totals(program)
-        moved = movements(program, total, machine.cache_bytes)
-        dram_bytes = sum(movement.bytes for movement in moved)
-        input_bytes = sum(movement.bytes for movement in moved if movement.kind in ("input", "halo"))
-        needed = np.asarray(total.peak_local_bytes, dtype=np.float64)
-        self.local_bytes = min(self.local_bytes, float(np.min(needed)))
-        fits = needed <= machine.local_bytes
-        if not fits.any():
-            return
-        arithmetic_s = OPS_PER_MAC * total.macs / machine.peak_ops_per_s
-        each = np.where(fits, np.maximum(arithmetic_s, dram_bytes / machine.bandwidth_bytes_per_s), np.inf)
-        memory_s = (dram_bytes - input_bytes) / machine.bandwidth_bytes_per_s
-        self.arithmetic_s = min(self.arithmetic_s, _least_of(arithmetic_s, fits))
-        self.memory_s = min(self.memory_s, _least_of(memory_s, fits))
-        self.without_input_s = min(self.without_input_s, _least_of(np.maximum(arithmetic_s, memory_s), fits))
-        quickest = float(np.min(each))
-        if quickest <= self.time_s * (1 + SAME):
-            least = float(np.min(np.where(each <= quickest * (1 + SAME), dram_bytes, np.inf)))
-            self.moved = least if quickest < self.time_s * (1 - SAME) else min(least, self.moved)
-            self.time_s = min(quickest, self.time_s)
-
-
-def _least_of(values: Dim, fits: npt.NDArray[np.bool_]) -> float:
-    return float(np.min(np.where(fits, values, np.inf)))
-
-
-def _least_time(best: Sequence[_Least], *, closed: bool) -> LeastTime:
-    """`closed`: no chunk can come from what precedes, so with longer segments no tiling needs less memory than it does now."""
-    first, *others = best
-    later_s = sum(least.time_s for least in others)
-    beyond = Beyond(
-        arithmetic_s=first.arithmetic_s + later_s, memory_s=first.memory_s + later_s, time_s=first.without_input_s + later_s
-    )
-    return LeastTime(
-        time_s=sum(least.time_s for least in best),
-        dram_bytes=sum(least.moved for least in best),
-        local_bytes=max(least.local_bytes for least in best),
-        beyond=beyond if closed else Beyond(),
-    )
-
-
-def _not_resident(program: Program, machine: Machine, element_bytes: int) -> bool:
-    """Whether resident weights save nothing, the cache holding them all, or leave no room in the local memory."""
-    weights = sum(tensor.elements for tensor in program.tensors if tensor.role == "weight")
-    return _weights_fit(program, machine.cache_bytes) or weights * element_bytes > machine.local_bytes
-
-
-def _weights_fit(program: Program, cache_bytes: float) -> bool:
+def weights_fit(program: Program, cache_bytes: float) -> bool:
     """Whether all weights of a program fit the cache, so that loading them again costs no DRAM traffic."""
     weights = sum(tensor.elements * tensor.element_bytes for tensor in program.tensors if tensor.role == "weight")
     return bool(cache_bytes == math.inf or weights <= cache_bytes)
 
 
-def _group(graph: Graph, layers: Sequence[str]) -> int:
+def group_width(graph: Graph, layers: Sequence[str]) -> int:
     """Channels that only go together: the least common multiple of the widths of all groups."""
     convolutions = [layer for name in layers if isinstance(layer := graph.nodes[name].layer, Conv2d)]
     return math.lcm(*(c.group_width for c in convolutions if c.conv_class in ("grouped_conv", "depthwise_conv")))
 
 
-def _grid(graph: Graph, layers: Sequence[str], *, through: bool) -> tuple[Array, Array, Array]:
+def grid(graph: Graph, layers: Sequence[str], *, through: bool) -> tuple[Array, Array, Array]:
     """Rows, columns and chunks of the search space, each along an axis of its own; floats, exact to 2⁵³ and never overflowing."""
     shapes = [graph.nodes[layer].shape for layer in layers]
     height, width = max(shape.H for shape in shapes), max(shape.W for shape in shapes)
     rows = sorted({*(size for size in SIZES if size < height), height})
     columns = sorted({*(size for size in SIZES if size < width), width})
-    group = _group(graph, layers) if through else 1
+    group = group_width(graph, layers) if through else 1
     widest = -(-max(shape.C for shape in shapes) // group) * group
     sizes = {size for size in CHUNKS if size % group == 0} or {group * -(-CHUNKS[0] // group)}
     chunks = sorted({min(size, widest) for size in (*sizes, widest)})

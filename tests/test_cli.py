@@ -170,7 +170,7 @@ def test_compare_is_side_by_side(command: Run) -> None:
     )
     rows = json.loads(out)
     assert code == 0
-    assert len(rows) == 2 * 2 * 4
+    assert len(rows) == 2 * 2 * 5
     for row in rows:
         prediction = predict(row["model"], row["hardware"], batch=8, schedule=row["schedule"])
         assert row["latency_s"] == prediction.latency_s

@@ -24,6 +24,7 @@ FLOORS = {
     "perfmodel.machine": 3,
     "perfmodel.kernel": 4,
     "perfmodel.tiling": 4,
+    "perfmodel.least_time": 4,
     "perfmodel.fusion": 5,
     "perfmodel.segments": 6,
     "perfmodel.cut": 6,
@@ -40,6 +41,7 @@ FLOORS = {
     "perfmodel.report": 9,
     "perfmodel.report.codesign": 10,
     "perfmodel.design.codesign": 9,
+    "perfmodel.design.convfirst_space": 9,
     "perfmodel.design": 8,
     "perfmodel.plots": 9,
     "perfmodel.validation": 10,
@@ -49,11 +51,13 @@ FLOORS = {
 }
 # What may not see what on its own floor: the two foundations know nothing of each other.
 STRANGERS = [("perfmodel.hardware", "perfmodel.layers"), ("perfmodel.layers", "perfmodel.hardware")]
-# Imports that run upward on purpose, inside a method that only delegates: Prediction offers its record, report and plot as methods.
+# Imports that run upward on purpose, inside a method that only delegates: a Prediction offers its record, report and plot as methods,
+# a Plan its record.
 DELEGATES = {
     ("perfmodel.prediction", "perfmodel.record"),
     ("perfmodel.prediction", "perfmodel.report"),
     ("perfmodel.prediction", "perfmodel.plots"),
+    ("perfmodel.planning", "perfmodel.plan_record"),
 }
 
 

@@ -11,27 +11,37 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from perfmodel.cut import best_cut
-from perfmodel.errors import PerfmodelError, UnknownNameError, shown
+from perfmodel.design.convfirst_space import (
+    FAMILY_BATCH,
+    THIRD,
+    TOLERANCE,
+    WIDTH_STEP,
+    WIDTHS,
+    Depths,
+    DesignError,
+    Question,
+    designs_of,
+    doubled,
+    network,
+    space,
+    within_budget,
+)
+from perfmodel.errors import UnknownNameError, shown
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.layers.cost import OPS_PER_MAC
-from perfmodel.layers.dims import Shape
-from perfmodel.layers.graph import Graph, GraphBuilder
+from perfmodel.layers.graph import Graph
 from perfmodel.networks.catalog import build
-from perfmodel.networks.convfirstnet import RESOLUTION, SPECS, STAGES, add_stages
+from perfmodel.networks.convfirstnet import RESOLUTION, SPECS, STAGES
 from perfmodel.precision import Precision
 from perfmodel.schedule import AUTO, FUSED, check, kernels, pieces
 from perfmodel.segments import Costs
-from perfmodel.units import percent, si
-
-Depths = tuple[int, int, int, int]
-Quantity = Literal["MACs", "parameters"]
+from perfmodel.units import percent
 
 FAMILY: Final[dict[str, Depths]] = {
     **dict.fromkeys(("atto", "femto", "pico", "nano", "tiny"), (3, 3, 9, 3)),
@@ -39,55 +49,10 @@ FAMILY: Final[dict[str, Depths]] = {
 }
 """How deep a member of the shipped family may be: no stage deeper than in ConvNeXt-T, or in ConvNeXt-S and -B for its namesakes."""
 FAMILY_DEVICE: Final = "h200"
-FAMILY_BATCH: Final = 128
-TOLERANCE: Final = 0.015
-"""How far a design may be from its budget."""
-WIDTH_STEP: Final = 16
-"""Channels that the matrix unit takes at a time; the stem, half as wide, then has whole groups of 8."""
-WIDTHS: Final = (16, 256)
 LONGEST: Final = 12
 """Kernels of schedule `layer` in one fused kernel while designs are compared: four blocks."""
 MOST_PLANNED: Final = 400
 """Designs whose kernels are planned one by one."""
-CLASSES: Final = 1000
-THIRD: Final = 2
-"""The stage whose depth is chosen by itself, as in ConvNeXt."""
-
-
-class BudgetError(PerfmodelError):
-    """A budget below what the smallest design needs: says what that is."""
-
-    exit_code = 3
-
-
-class DesignError(PerfmodelError):
-    """A question without an answer: no design meets all constraints; says which are in the way."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked: the machine, the budget, and the bounds on the shape of a design."""
-
-    device: DeviceSpec
-    precision: Precision
-    macs: int | None
-    """Multiply-accumulates for one image, or None."""
-    params: int | None
-    batch: int = FAMILY_BATCH
-    resolution: int = RESOLUTION
-    schedule: str = AUTO
-    tolerance: float = TOLERANCE
-    deepest: Depths = (3, 3, 9, 3)
-    """The most blocks of each stage."""
-    widths: tuple[int, int] = WIDTHS
-    """The least and the most channels of the first stage."""
-    width_step: int = WIDTH_STEP
-
-    @property
-    def budgets(self) -> dict[Quantity, int]:
-        """What is given, by quantity; the first one is what latencies are scaled to."""
-        named: dict[Quantity, int | None] = {"MACs": self.macs, "parameters": self.params}
-        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,82 +133,6 @@ class Answer:
     stages: tuple[StageRow, ...]
 
 
-# -- the space ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Space:
-    """Every design within the bounds, as arrays: widths, depths, and their exact MACs and parameters."""
-
-    widths: npt.NDArray[np.int64]
-    depths: npt.NDArray[np.int64]
-    macs: npt.NDArray[np.int64]
-    params: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.widths)
-
-    def amount(self, name: Quantity) -> npt.NDArray[np.int64]:
-        """The quantity that a budget is of."""
-        return self.macs if name == "MACs" else self.params
-
-    def label(self, index: int) -> str:
-        """First width and depths, in words."""
-        return f"width {self.widths[index, 0]}, depths {', '.join(map(str, self.depths[index]))}"
-
-
-def space(question: Question) -> Space:
-    """All first widths and depths within the bounds: widths that double, and stages 1, 2 and 4 equally deep."""
-    low, high = question.widths
-    widths = [width for width in range(question.width_step, high + 1, question.width_step) if width >= low]
-    if not widths:
-        raise DesignError(
-            f"no width from {low} to {high} is a multiple of {question.width_step}; widen --widths or lower --width-step"
-        )
-    d1, d2, d3, d4 = question.deepest
-    outer = range(1, min(d1, d2, d4) + 1)
-    depths = [(depth, depth, third, depth) for depth in outer for third in range(1, d3 + 1)]
-    return _space(question, [_doubled(width) for width in widths], depths)
-
-
-def _doubled(width: int) -> tuple[int, ...]:
-    return tuple(width << stage for stage in range(len(STAGES)))
-
-
-def _space(question: Question, widths: Sequence[Sequence[int]], depths: Sequence[Sequence[int]]) -> Space:
-    """These widths with these depths. A count is that of what occurs once plus that of each repeated block, exactly."""
-    depth_rows = np.array(depths, dtype=np.int64)
-    columns: list[tuple[npt.NDArray[np.int64], ...]] = []
-    for row in widths:
-        counts = _counts(network(row, (2,) * len(STAGES), 1, question.resolution))
-        totals = [base + (depth_rows - 1) @ np.array(repeated, dtype=np.int64) for base, repeated in counts]
-        columns.append((np.tile(np.array(row, dtype=np.int64), (len(depth_rows), 1)), depth_rows, *totals))
-    width_column, depth_column, macs, params = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return Space(widths=width_column, depths=depth_column, macs=macs, params=params)
-
-
-def network(widths: Sequence[int], depths: Sequence[int], batch: int, resolution: int) -> Graph:
-    """The network of these stages."""
-    builder = GraphBuilder()
-    x = builder.input(Shape(batch, 3, resolution, resolution))
-    add_stages(builder, x, CLASSES, widths=widths, depths=depths)
-    return builder.graph()
-
-
-def _counts(graph: Graph) -> list[tuple[int, list[int]]]:
-    """(what occurs once, each stage's repeated block) in MACs and in parameters, of a network with two blocks in each stage."""
-    repeated = [f"stages.{stage}.blocks.1" for stage in range(len(STAGES))]
-    macs = {name: int(count.macs) for name, count in graph.counts.items()}
-    params = dict.fromkeys(graph.nodes, 0)
-    for tensor, weight, elements in graph.weights():
-        params[tensor.rpartition(".")[0]] += int(elements) if weight.trained else 0
-    found = []
-    for values in (macs, params):
-        again = [sum(value for name, value in values.items() if graph.nodes[name].block == block) for block in repeated]
-        found.append((sum(values.values()) - sum(again), again))
-    return found
-
-
 # -- the question ------------------------------------------------------------------------------------------------------
 
 
@@ -318,7 +207,7 @@ def design_convfirst_net(
 def answer(question: Question, progress: Callable[[int, int], None] | None = None, *, explain: bool = True) -> Answer:
     """The answer to a question; `progress` is told how many designs of how many are done. Without `explain`, no stages."""
     designs = space(question)
-    chosen = _within(question, designs)
+    chosen = within_budget(question, designs)
     if len(chosen) > MOST_PLANNED:
         raise DesignError(
             f"{len(chosen)} designs are within {percent(question.tolerance)} of the budget, more than the "
@@ -338,44 +227,6 @@ def answer(question: Question, progress: Callable[[int, int], None] | None = Non
         space=len(designs),
         stages=tuple(_stages(coster, ranked[0])) if explain else (),
     )
-
-
-def _within(question: Question, designs: Space) -> list[int]:
-    """The designs within every budget; raises BudgetError and DesignError."""
-    inside = np.ones(len(designs), dtype=bool)
-    for name, budget in question.budgets.items():
-        values = designs.amount(name)
-        least, most = int(values.min()), int(values.max())
-        if budget * (1 + question.tolerance) < least:
-            raise BudgetError(
-                f"the budget of {_amount(budget, name)} is below the {_amount(least, name)} of the smallest design "
-                f"({designs.label(int(values.argmin()))}); raise it, or lower --widths"
-            )
-        if budget * (1 - question.tolerance) > most:
-            raise DesignError(
-                f"the budget of {_amount(budget, name)} is above the {_amount(most, name)} of the largest design "
-                f"({designs.label(int(values.argmax()))}); raise --widths or --deepest"
-            )
-        close = np.abs(values / budget - 1) <= question.tolerance
-        if not close.any():
-            nearest = int(np.abs(values - budget).argmin())
-            raise DesignError(
-                f"no design is within {100 * question.tolerance:g} % of {_amount(budget, name)}; the nearest has "
-                f"{_amount(int(values[nearest]), name)} ({designs.label(nearest)}); raise --tolerance or --deepest"
-            )
-        if not (inside & close).any():
-            other, amount = next(iter(question.budgets.items()))
-            span = values[inside]
-            raise DesignError(
-                f"the budgets contradict each other: designs with {_amount(amount, other)} have {_amount(int(span.min()), name)} to "
-                f"{_amount(int(span.max()), name)}, not {_amount(budget, name)}; change one of them"
-            )
-        inside &= close
-    return [int(index) for index in np.flatnonzero(inside)]
-
-
-def _amount(value: int, name: Quantity) -> str:
-    return f"{si(value, '').rstrip()} {name}"
 
 
 class Coster:
@@ -446,7 +297,7 @@ def _relaxations(coster: Coster, best: Design, stage: int) -> Iterator[Relaxatio
     free = range(1, 2 * most + 1)
     if stage == THIRD:
         low, high = asked.widths
-        widths = [_doubled(width) for width in range(asked.width_step, high + 1, asked.width_step) if width >= low]
+        widths = [doubled(width) for width in range(asked.width_step, high + 1, asked.width_step) if width >= low]
         depths: list[tuple[int, ...]] = [(outer, outer, third, outer) for outer in _outer(asked) for third in free]
         yield _relaxation(coster, best, f"at most {most} blocks", f"with up to {2 * most}", widths, depths)
     else:
@@ -472,7 +323,7 @@ def _outer(question: Question) -> range:
 def _relaxation(
     coster: Coster, best: Design, constraint: str, lifted: str, widths: Sequence[Sequence[int]], depths: Sequence[Sequence[int]]
 ) -> Relaxation:
-    designs = _space(coster.question, widths, depths)
+    designs = designs_of(coster.question, widths, depths)
     inside = np.ones(len(designs), dtype=bool)
     for name, budget in coster.question.budgets.items():
         inside &= np.abs(designs.amount(name) / budget - 1) <= coster.question.tolerance
