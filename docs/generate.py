@@ -27,6 +27,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.report.fusion import points_table, schedules_table
     from perfmodel.report.machines import catalog_markdown, missing_markdown
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
+    from perfmodel.validation.planner_speed import family_table, plans_table, shapes_table
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
 
     return {
@@ -44,6 +45,9 @@ def _tables() -> dict[str, Callable[[], str]]:
         "kernel-checks": checks_sentence,
         "kernel-conditions": conditions_sentence,
         "speed": speed_table,
+        "planner-speed": plans_table,
+        "convfirstnet-family": family_table,
+        "convfirstnet-shapes": shapes_table,
     }
 
 
@@ -124,6 +128,7 @@ def _images() -> None:
         "waterline-convfirstnet-tiny": waterline,
         "roofline-convnext-tiny": "plot roofline convnext_tiny --hardware h200 --batch 128",
         "gap-h200": "plot gap resnet convnext efficientnet regnety mobilenetv3 --hardware h200",
+        "waterline-mobilenetv2-plan": "plot waterline mobilenetv2_100 --hardware jetson-agx-orin --batch 128 --schedule layer,auto",
         "capacity-convfirst-mbconv": "plot capacity convfirst mbconv",
     }
     for name, command in pictures.items():

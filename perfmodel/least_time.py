@@ -14,9 +14,10 @@ import numpy.typing as npt
 from perfmodel.layers.cost import OPS_PER_MAC
 from perfmodel.layers.dims import Dim
 from perfmodel.layers.graph import Graph
-from perfmodel.machine.fused import Tiling, fused_programs
+from perfmodel.machine.fused import Tiling, compiled
 from perfmodel.machine.program import Program
-from perfmodel.machine.totals import totals
+from perfmodel.machine.steps import steps_of
+from perfmodel.machine.totals import peak_local_bytes, totals
 from perfmodel.tiling import CHUNKS, MODES, Machine, grid, group_width, movements, weights_fit
 
 SAME: Final = 1e-12
@@ -64,15 +65,17 @@ def least_time(
     Weights that stay resident save nothing where the cache holds them all, and only take memory: such tilings are left out. The search
     ends with a tiling that needs no more than `at_least`, a time and traffic that none can be under. Raises FusionError.
     """
+    steps = steps_of(graph, layers)
     best: list[_Least] = []
+    programs: tuple[Program, ...] = ()
     closed = True
     for through in (True, False) if group_width(graph, layers) > CHUNKS[0] else (True,):
         rows, columns, chunk = grid(graph, layers, through=through)
         for resident, mode in product((False, True), reversed(MODES)):
-            tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident, chunk_through=through)
-            programs = fused_programs(graph, layers, tiling, element_bytes=element_bytes, stored_bytes=stored_bytes)
             if resident and all(_not_resident(program, machine, element_bytes) for program in programs):
-                break
+                break  # they have the same weights either way
+            tiling = Tiling(mode=mode, rows=rows, columns=columns, chunk=chunk, resident_weights=resident, chunk_through=through)
+            programs = compiled(graph, layers, steps, tiling, element_bytes=element_bytes, stored_bytes=stored_bytes)
             best = best or [_Least() for _ in programs]
             closed = closed and not programs[0].opening
             for least, program in zip(best, programs, strict=True):
@@ -94,15 +97,15 @@ class _Least:
 
     def take(self, program: Program, machine: Machine) -> None:
         """Consider the tilings of `program`."""
-        total = totals(program)
-        moved = movements(program, total, machine.cache_bytes)
-        dram_bytes = sum(movement.bytes for movement in moved)
-        input_bytes = sum(movement.bytes for movement in moved if movement.kind in ("input", "halo"))
-        needed = np.asarray(total.peak_local_bytes, dtype=np.float64)
+        needed = np.asarray(peak_local_bytes(program), dtype=np.float64)
         self.local_bytes = min(self.local_bytes, float(np.min(needed)))
         fits = needed <= machine.local_bytes
         if not fits.any():
             return
+        total = totals(program)
+        moved = movements(program, total, machine.cache_bytes)
+        dram_bytes = sum(movement.bytes for movement in moved)
+        input_bytes = sum(movement.bytes for movement in moved if movement.kind in ("input", "halo"))
         arithmetic_s = OPS_PER_MAC * total.macs / machine.peak_ops_per_s
         each = np.where(fits, np.maximum(arithmetic_s, dram_bytes / machine.bandwidth_bytes_per_s), np.inf)
         memory_s = (dram_bytes - input_bytes) / machine.bandwidth_bytes_per_s

@@ -39,8 +39,8 @@ def test_counts_over_the_space_are_those_of_the_networks(resolution: int) -> Non
 
 
 @pytest.mark.parametrize("schedule", ["layer", "block", "auto"])
-@pytest.mark.parametrize("budget", [{"macs": 900_000_000}, {"params": 2_000_000, "macs": None}])
-def test_the_answer_is_the_best_of_all_by_prediction(schedule: str, budget: dict[str, int | None]) -> None:
+@pytest.mark.parametrize("budget", [{"macs": 900_000_000}, {"params": 2_000_000, "macs": None, "tolerance": 0.15}])
+def test_the_answer_is_the_best_of_all_by_prediction(schedule: str, budget: dict[str, Any]) -> None:
     """Every design of the space whose MACs or parameters are within the budget, predicted by itself."""
     answer = asked(schedule=schedule, widths=(16, 96), deepest=(2, 2, 4, 2), **budget)
     designs = space(answer.question)
@@ -49,7 +49,7 @@ def test_the_answer_is_the_best_of_all_by_prediction(schedule: str, budget: dict
     assert target is not None
     scaled = {}
     for index in range(len(designs)):
-        if abs(int(values[index]) / target - 1) > 0.05:
+        if abs(int(values[index]) / target - 1) > answer.question.tolerance:
             continue
         widths, depths = (tuple(array[index].tolist()) for array in (designs.widths, designs.depths))
         graph = network(widths, depths, 4, 256)

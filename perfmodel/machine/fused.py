@@ -76,7 +76,22 @@ def fused_programs(
     `element_bytes` is the size of an element in local memory, and in global memory unless `stored_bytes` has another for a tensor.
     Raises FusionError for layers that have no fused form.
     """
-    steps = steps_of(graph, layers)
+    return compiled(
+        graph, layers, steps_of(graph, layers), tiling, element_bytes=element_bytes, name=name, stored_bytes=stored_bytes
+    )
+
+
+def compiled(
+    graph: Graph,
+    layers: Sequence[str],
+    steps: Sequence[Step],
+    tiling: Tiling,
+    *,
+    element_bytes: int,
+    name: str = "block",
+    stored_bytes: Mapping[str, int] | None = None,
+) -> tuple[Program, ...]:
+    """The same, for `layers` whose steps are known; they do not depend on the tiling."""
     parts: list[list[Step]] = [[]]
     for step in steps:
         if isinstance(step.layer, GlobalAveragePool):

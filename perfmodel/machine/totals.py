@@ -45,8 +45,13 @@ def totals(program: Program, *, interior: bool = False) -> Totals:
         special_ops=sums.get(("special_ops", ""), 0),
         loaded=moved["loaded"],
         stored=moved["stored"],
-        peak_local_bytes=_peak(program.body, {}, 0)[1],
+        peak_local_bytes=peak_local_bytes(program),
     )
+
+
+def peak_local_bytes(program: Program) -> Dim:
+    """The most local memory that a program holds at any time. Raises ProgramError where it gives back what it does not hold."""
+    return _peak(program.body, {}, 0, 0)
 
 
 def _total(
@@ -82,16 +87,19 @@ def _over(
     return lengths[id(span)]
 
 
-def _peak(body: tuple[Node, ...], live: dict[str, Dim], most: Dim) -> tuple[dict[str, Dim], Dim]:
-    """(what is held after `body`, the most that was held), given what is held before it."""
+def _peak(body: tuple[Node, ...], outer: dict[str, Dim], held: Dim, most: Dim) -> Dim:
+    """The most that was held, given which buffers are held before `body`, what they come to, and the most before it."""
+    live = dict(outer)
     for node in body:
         if isinstance(node, For):
-            _, most = _peak(node.body, dict(live), most)
+            most = _peak(node.body, live, held, most)
         elif isinstance(node, Allocate):
-            live[node.buffer.name] = node.buffer.bytes
-            most = maximum(most, sum(live.values()))
+            size = node.buffer.bytes
+            held = held - live.get(node.buffer.name, 0) + size
+            live[node.buffer.name] = size
+            most = maximum(most, held)
         elif isinstance(node, Free):
             if node.buffer not in live:
                 raise ProgramError(f"'{node.text()}' gives back what is not held")
-            del live[node.buffer]
-    return live, most
+            held = held - live.pop(node.buffer)
+    return most
