@@ -287,7 +287,7 @@ def _require_segment(parts: Pieces, mask: int, partition: Partition) -> None:
             )
     time = parts.time(mask)
     if time.obstacle:
-        raise PlanError(f"{which}: {time.obstacle}; split it there")
+        raise PlanError(f"{which}: {parts.obstacle(mask)}; split it there")
     if time.time_s == math.inf:
         raise PlanError(f"{which} {parts.too_large(mask)}; split it")
 
@@ -330,17 +330,21 @@ def _reason(cut: Cut, mask: int, longest: int, *, given: bool) -> CutReason:
     if parts.root(reader).obstacle:
         return CutReason(kind="no fused form", sentence=parts.root(reader).obstacle)
     both = mask | reader
-    if both.bit_count() > longest:
-        return CutReason(kind="length", sentence=f"together with what reads it, it would have more than {longest} layer kernels")
     time = parts.time(both)
     if time.obstacle:
-        mean = _has_mean(parts, both)
-        return CutReason(
-            kind="global mean" if mean else "no fused form", sentence=f"global mean: {time.obstacle}" if mean else time.obstacle
-        )
+        detail = parts.obstacle(both)
+        if not _has_mean(parts, both):
+            return CutReason(kind="no fused form", sentence=detail)
+        if "needs" not in detail:
+            detail = f"with {parts.label(reader)} it would have to wait for a global mean that gates nothing"
+        return CutReason(kind="global mean", sentence=detail)
     if time.time_s == math.inf:
         return CutReason(kind="local memory", sentence=f"with {parts.label(reader)} it {parts.too_large(both)}")
     apart_s = parts.time(mask).time_s + parts.time(reader).time_s
+    if both.bit_count() > longest and time.time_s < apart_s * (1 - SAME):
+        count = f"have {both.bit_count()} layer kernels, more than the {longest} allowed"
+        sentence = f"with {parts.label(reader)} it would take {si(time.time_s, 's')} instead of {si(apart_s, 's')}, but {count}"
+        return CutReason(kind="length", sentence=sentence, together_s=time.time_s)
     return _no_gain(parts, both, reader, time.time_s, apart_s, given=given)
 
 

@@ -22,6 +22,7 @@ from perfmodel.layers.graph import Graph
 from perfmodel.layers.layer import Layer
 from perfmodel.least_time import Beyond, least_time
 from perfmodel.lowering import Access, Operation
+from perfmodel.machine.fused import Tiling, fused_programs
 from perfmodel.machine.steps import FusionError, has_fused_form
 from perfmodel.precision import Precision
 from perfmodel.tiling import Choice, Machine, choose
@@ -64,8 +65,8 @@ class SegmentTime:
     dram_bytes: float
     local_bytes: float = 0.0
     """What the tiling with the least local memory needs."""
-    obstacle: str = ""
-    """Why it has no fused form."""
+    obstacle: bool = False
+    """Whether it has no fused form."""
     beyond: Beyond = field(default_factory=Beyond)
     """What no longer segment can be under that has the same result and pieces, and others before all of them."""
 
@@ -258,9 +259,8 @@ class Pieces:
                 at_least=(floor.time_s, floor.dram_bytes),
             )
         except FusionError as error:
-            obstacle = str(error).removeprefix("block ").removesuffix("; leave it on schedule layer")
             beyond = Beyond(time_s=math.inf) if error.lasting else Beyond()
-            return SegmentTime(time_s=math.inf, dram_bytes=math.inf, obstacle=obstacle, beyond=beyond)
+            return SegmentTime(time_s=math.inf, dram_bytes=math.inf, obstacle=True, beyond=beyond)
         return SegmentTime(time_s=least.time_s, dram_bytes=least.dram_bytes, local_bytes=least.local_bytes, beyond=least.beyond)
 
     def _stored_bytes(self, mask: int, layers: Sequence[str]) -> dict[str, int]:
@@ -356,6 +356,15 @@ class Pieces:
     def group_width(self, mask: int) -> int:
         """Channels that only go together in any convolution of a segment: which chunks there are depends on it."""
         return math.lcm(*(self.all[index].group_width for index in bits(mask)))
+
+    def obstacle(self, mask: int) -> str:
+        """Why a segment has no fused form, in the names of its own layers; empty if it has one."""
+        tiling = Tiling(mode="tiles", rows=1, columns=1, chunk=self.group_width(mask), resident_weights=False)
+        try:
+            fused_programs(self.graph, self.layers(mask), tiling, element_bytes=self.costs.element_bytes, name=self.label(mask))
+        except FusionError as error:
+            return str(error).removesuffix("; leave it on schedule layer")
+        return ""
 
     def too_large(self, mask: int) -> str:
         """That a segment does not fit, with numbers."""

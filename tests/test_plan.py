@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import inspect
+import io
 import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +18,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import perfmodel
+from perfmodel import cli
+from perfmodel.cli.codesign import convfirst_net
+from perfmodel.cli.plan import plan as cli_plan
 from perfmodel.cut import Cut, best_cut
+from perfmodel.design.codesign import FAMILY
+from perfmodel.design.convfirst_space import FAMILY_BATCH, TOLERANCE, WIDTH_STEP, WIDTHS
 from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import HardwareError
@@ -25,11 +34,13 @@ from perfmodel.machine.interpreter import Interpreter
 from perfmodel.machine.steps import FusionError
 from perfmodel.network import Network
 from perfmodel.networks.catalog import build, entries
+from perfmodel.networks.convfirstnet import RESOLUTION
+from perfmodel.plan_record import PlanRecord
 from perfmodel.planning import PlanError, lower_bound_s, plan
 from perfmodel.precision import Precision
 from perfmodel.prediction import predict
 from perfmodel.schedule import kernels, pieces
-from perfmodel.segments import Costs, Pieces, bits
+from perfmodel.segments import LONGEST, Costs, Pieces, bits
 from perfmodel.tiling import Machine, TilingError, choose
 from tests.reference import run, weights_for
 from tests.small_networks import block_networks, graphs
@@ -364,3 +375,65 @@ def test_a_graph_with_too_many_branches_is_searched_in_part_and_says_so(monkeypa
 
 def test_bits() -> None:
     assert list(bits(0b101001)) == [0, 3, 5]
+
+
+# -- the command
+
+
+def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "plan.svg"
+    assert cli.run(["plan", "mobilenetv3_small_100", "--hardware", "orin", "--batch", "8", "--plot", str(picture)]) == 0
+    out = capsys.readouterr().out
+    made = plan("mobilenetv3_small_100", "orin", batch=8)
+    assert f"in {len(made.prediction.kernels)} kernels" in out
+    assert all(f"{segment.name}: " in out for segment in made.segments if segment.reason.kind != "result")
+    assert picture.read_text().startswith("<?xml")
+
+    assert cli.run(["plan", "mobilenetv3_small_100", "--hardware", "orin", "--batch", "8", "--format", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    PlanRecord.model_validate(record)
+    assert record["prediction"] == predict("mobilenetv3_small_100", "orin", batch=8, schedule="auto").to_dict()
+    assert record["latency_s"] == pytest.approx(sum(segment["latency_s"] for segment in record["segments"]))
+    assert record["layer_latency_s"] == pytest.approx(sum(segment["layer_latency_s"] for segment in record["segments"]))
+    assert record["gap"] == pytest.approx(record["latency_s"] / record["lower_bound_s"] - 1)
+    assert [name for segment in record["segments"] for name in segment["kernels"]] == [
+        kernel["name"] for kernel in record["prediction"]["kernels"]
+    ]
+
+    cut = tmp_path / "cut.json"
+    cut.write_text(json.dumps([segment["layers"] for segment in record["segments"]]))
+    arguments = [
+        "plan",
+        "mobilenetv3_small_100",
+        "--hardware",
+        "orin",
+        "--batch",
+        "8",
+        "--partition",
+        str(cut),
+        "--format",
+        "csv",
+    ]
+    assert cli.run(arguments) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [float(row["latency_s"]) for row in rows] == [segment["latency_s"] for segment in record["segments"]]
+
+
+def test_defaults_are_the_library_s() -> None:
+    made = inspect.signature(cli_plan).parameters
+    assert made["longest"].default == LONGEST
+    asked = inspect.signature(convfirst_net).parameters
+    assert (asked["batch"].default, asked["resolution"].default) == (FAMILY_BATCH, RESOLUTION)
+    assert (asked["tolerance"].default, asked["width_step"].default) == (TOLERANCE, WIDTH_STEP)
+    assert asked["widths"].default == "{}:{}".format(*WIDTHS)
+    assert asked["deepest"].default == ",".join(map(str, FAMILY["tiny"]))
+
+
+def test_a_segment_that_could_be_longer_says_so() -> None:
+    made = plan("mobilenetv2_100", "jetson-agx-orin", batch=8, longest=3)
+    free = plan("mobilenetv2_100", "jetson-agx-orin", batch=8)
+    assert free.latency_s < made.latency_s
+    stopped = [segment.reason for segment in made.segments if segment.reason.kind == "length"]
+    assert stopped
+    assert all("more than the 3 allowed" in reason.sentence for reason in stopped)
+    assert all(reason.together_s is not None for reason in stopped)

@@ -45,7 +45,7 @@ def _searched(plan: Plan) -> str:
     if plan.given:
         return "the cut is the one that was given, each part costed as a fused kernel"
     limit = f"kernels with one result and at most {plan.longest} layer kernels"
-    how = f"{plan.considered} ways to end one, {plan.costed} distinct segments costed"
+    how = f"{plan.considered} considered, {plan.costed} of different shape costed"
     if plan.complete:
         return f"the best of all cuts into {limit} ({how})"
     return f"the best of the cuts that were searched into {limit} ({how}): the graph has too many branches to search them all"
@@ -71,7 +71,7 @@ def plan_table(plan: Plan) -> Table:
             f"DRAM traffic {size(prediction.cost.dram_bytes)}, on layer {size(plan.layer.cost.dram_bytes)}; computational efficiency "
             f"{percent(prediction.efficiency)}, on layer {percent(plan.layer.efficiency)}",
             f"{_searched(plan)}; no kernels that stop at global means can take less than {duration(plan.lower_bound_s)}, "
-            f"which is {percent(1 - plan.lower_bound_s / plan.latency_s)} less",
+            f"which is {percent(1 - plan.lower_bound_s / plan.latency_s)} less time",
         ),
         after=("why each segment is not fused further:", *reasons),
     )
