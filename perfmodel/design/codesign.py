@@ -111,12 +111,12 @@ class StageRow:
         """The constraint that would gain most if it were lifted for this stage; or that none would gain."""
         best = max(self.relaxations, key=lambda relaxation: relaxation.gain)
         if best.design is None or best.gain < SAME:
-            return f"the budget: whatever else of this stage meets it gains less than {percent(SAME)}"
+            return f"the budget: whatever else of this stage meets it gains less than {100 * SAME:g} %"
         widths, depths = (", ".join(map(str, values)) for values in (best.design.widths, best.design.depths))
-        return f"{best.constraint}: {best.lifted}, widths {widths} with depths {depths} would gain {percent(best.gain)}"
+        return f"{best.constraint}: {best.lifted}, widths {widths} with depths {depths} would gain {100 * best.gain:.2f} %"
 
 
-SAME: Final = 1e-3
+SAME: Final = 1e-4
 """A gain below this is none: both designs do the same work at the same efficiency."""
 
 
