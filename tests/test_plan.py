@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import HardwareError
 from perfmodel.kernel import NOT_FUSED
+from perfmodel.layers.catalog import BLOCKS
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import Graph, GraphBuilder
 from perfmodel.machine.interpreter import Interpreter
@@ -42,6 +44,8 @@ from perfmodel.prediction import predict
 from perfmodel.schedule import kernels, pieces
 from perfmodel.segments import LONGEST, Costs, Pieces, bits
 from perfmodel.tiling import Machine, TilingError, choose
+from perfmodel.units import si
+from perfmodel.validation.planner_speed import recorded
 from tests.reference import run, weights_for
 from tests.small_networks import block_networks, graphs
 
@@ -71,7 +75,7 @@ def chains(draw: st.DrawFn) -> Graph:
     x = builder.input(Shape(draw(st.integers(1, 2)), 4, draw(st.integers(3, 9)), draw(st.integers(3, 9))))
     for number in range(draw(st.integers(2, 7))):
         kind = draw(st.sampled_from(["conv", "pointwise", "depthwise", "grouped", "strided"]))
-        width = {"depthwise": x.shape.C, "grouped": x.shape.C}.get(kind, draw(st.sampled_from([4, 8, 12])))
+        width = {"depthwise": x.shape.C, "grouped": x.shape.C}.get(kind, draw(st.sampled_from([4, 8, 48])))
         x = builder.conv_norm(
             x,
             width,
@@ -437,3 +441,30 @@ def test_a_segment_that_could_be_longer_says_so() -> None:
     assert stopped
     assert all("more than the 3 allowed" in reason.sentence for reason in stopped)
     assert all(reason.together_s is not None for reason in stopped)
+
+
+def test_figures_of_the_changelog_are_those_recorded() -> None:
+    record = recorded()
+    changelog = (Path(__file__).parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    seconds = [statistics.median(row["seconds"]) for row in record["plans"] if row["layers"] > 300]
+    assert f"Networks of 344 to 509 layers are planned in {min(seconds):.2f} to {max(seconds):.2f} s" in " ".join(
+        changelog.split()
+    )
+    assert max(seconds) < 1
+    (jetson,) = (row for row in record["plans"] if (row["model"], row["device"]) == ("mobilenetv2_100", "jetson-agx-orin"))
+    figures = [si(jetson[name], "s") for name in ("latency_s", "layer_latency_s", "block_latency_s")]
+    assert "{}, layer by layer {}, block by block {}".format(*figures) in " ".join(changelog.split())
+    assert all(row["complete"] for row in record["plans"])
+
+
+def test_a_wide_tensor_that_only_fits_in_chunks_does_not_end_the_search() -> None:
+    """Its last two layers do not fit: they load a wide tensor. With the one before they do, and it exists a chunk at a time."""
+    builder = GraphBuilder()
+    block = BLOCKS["mbconv"](in_channels=8, out_channels=8, hidden_channels=256)
+    builder.block(block, builder.input(Shape(2, 8, 12, 12)), name="b")
+    graph = builder.graph()
+    machine = replace(SMALL, local_bytes=3_000, cache_bytes=math.inf, peak_ops_per_s=1e12)
+    parts = parts_of(graph, machine)
+    assert [piece.kernel.name for piece in parts.all] == ["b.expand", "b.spatial", "b.project"]
+    assert parts.time(0b110).time_s == math.inf
+    assert best_cut(parts).segments == (0b111,)

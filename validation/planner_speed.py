@@ -20,6 +20,7 @@ from typing import Any, Final
 RESULTS = Path(__file__).resolve().parent / "results" / "library" / "planner.json"
 MODELS: Final = (
     "mobilenetv2_100",
+    "mobileone_s1",
     "resnet101",
     "regnety_032",
     "efficientnet_b3",
