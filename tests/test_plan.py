@@ -239,6 +239,19 @@ def test_longer_segments_are_never_worse(model: str, autocast: str | None) -> No
     assert times[-1] <= block * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("model", ["convnext_atto", "regnety_004"])
+def test_what_was_minimised_is_what_the_kernels_take_in_every_type(model: str, dtype: str) -> None:
+    """8-bit networks keep biases and norms in fp32: tensors of one segment have different types."""
+    precision, device = Precision.of(dtype, None), load("h200")
+    parts = pieces(build(model, batch=4).graph, Costs(device, precision), precision)
+    cut = best_cut(parts, longest=8)
+    work = cut.kernels()
+    assert cut.time_s == pytest.approx(math.fsum(parts.costs.alone_s(kernel) for kernel in work), rel=1e-9)
+    assert all(kernel.cost.dram_bytes == sum(access.bytes for access in (*kernel.reads, *kernel.writes)) for kernel in work)
+    assert {access.dtype for kernel in work for access in kernel.reads if access.role == "weight"} == {dtype, "fp32"}
+
+
 def unpruned(parts: Pieces, longest: int, monkeypatch: pytest.MonkeyPatch) -> Cut:
     with monkeypatch.context() as patched:
         patched.setattr("perfmodel.cut._Known.least_s", lambda *_: 0.0)
