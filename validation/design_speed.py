@@ -1,0 +1,205 @@
+"""How fast spaces of designs are searched: `python -m perfmodel.validation.design_speed` measures and records it.
+
+Every figure includes the exact Pareto front: blocks and networks with NumPy on one core, with CuPy on a GPU (`--gpu`), on one and two local
+Dask workers (`--dask`). The results of the GPU and of the workers are compared with NumPy's, bit for bit. Each kind of run has its record
+under validation/results/library/, with every raw time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from perfmodel.design.blocks import BlockSpace
+from perfmodel.design.networks import NetworkSpace, StageChoices
+from perfmodel.design.search import Backend, HostBackend, Search, SearchResult, run
+from perfmodel.hardware.catalog import load
+
+RESULTS = Path(__file__).resolve().parent / "results" / "library"
+
+
+def blocks(batches: int, sizes: int) -> Search:
+    """Blocks of four kinds; 114,688 designs for each batch and size."""
+    space = BlockSpace(
+        blocks=("convfirst", "mbconv", "fused_mbconv", "convnext"),
+        channels=tuple(range(8, 1025, 8)),
+        expansions=tuple(range(1, 9)),
+        group_widths=(1, 2, 4, 8, 16, 32, 64),
+        kernels=(3, 5, 7, 9),
+        sizes=tuple(range(4, 4 + sizes)),
+        batches=tuple(range(1, batches + 1)),
+        devices=(load("h200"),),
+    )
+    return Search.of(space, ["min latency", "max params"], ["latency <= 1ms", "channels >= 4 * group_width"])
+
+
+def networks(*, resolutions: tuple[int, ...] = (224,), steps: int = 5) -> Search:
+    """Networks of four stages of ConvFirst or MBConv blocks; `steps` widths for each stage."""
+
+    def stage(first: int, step: int, depths: tuple[int, ...]) -> StageChoices:
+        return StageChoices(
+            blocks=("convfirst", "mbconv"),
+            channels=tuple(first + step * k for k in range(steps)),
+            depths=depths,
+            expansions=(2, 3, 4, 6),
+            group_widths=(8,),
+        )
+
+    space = NetworkSpace(
+        stages=(
+            stage(32, 32, (1, 2)),
+            stage(64, 64, (2, 3, 4)),
+            stage(128, 128, (3, 6, 9)),
+            stage(256, 256, (1, 2, 3)),
+        ),
+        resolutions=resolutions,
+        batch=128,
+        devices=(load("h200"),),
+    )
+    return Search.of(space, ["min latency", "max params"], ["macs <= 600G"])
+
+
+def _row(what: str, target: str, results: list[SearchResult]) -> dict[str, Any]:
+    rates = [result.evaluated / result.seconds for result in results]
+    first = results[0]
+    return {
+        "what": what,
+        "target": target,
+        "designs": first.evaluated,
+        "valid": first.valid,
+        "feasible": first.feasible,
+        "front": len(first.front.index),
+        "backend": first.backend,
+        "measured": f"{statistics.median(rates) / 1e6:.3g} M designs/s",
+        "spread": f"{min(rates) / 1e6:.3g} – {max(rates) / 1e6:.3g} M designs/s",
+        "raw": [result.seconds for result in results],
+    }
+
+
+def _same(left: SearchResult, right: SearchResult) -> bool:
+    equal = left.front.index.tolist() == right.front.index.tolist() and left.front.values.tobytes() == right.front.values.tobytes()
+    return equal and (left.valid, left.feasible) == (right.valid, right.feasible)
+
+
+def _repeated(search: Callable[[], Search], backend: Callable[[Search], Backend], runs: int) -> list[SearchResult]:
+    results = []
+    for _ in range(runs):
+        fresh = search()  # with nothing kept from the run before
+        results.append(run(fresh, backend=backend(fresh)))
+        print(f"  {results[-1].evaluated} designs in {results[-1].seconds:.3f} s", flush=True)
+    return results
+
+
+def measure_host(runs: int) -> list[dict[str, Any]]:
+    """One core."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return [
+        _row("blocks, one core", "≥ 5 M designs/s", _repeated(lambda: blocks(16, 8), HostBackend, runs)),
+        _row(
+            "networks, one core, with the making of their tables",
+            "≥ 0.05 M designs/s",
+            _repeated(lambda: networks(steps=2), HostBackend, runs),
+        ),
+    ]
+
+
+def measure_gpu(runs: int) -> list[dict[str, Any]]:
+    """The current GPU; compiling and the making of tables are not counted, as they do not grow with the space."""
+    import cupy
+
+    from perfmodel.design.gpu import CupyBackend
+
+    device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    rows = []
+    for what, small, large in (
+        ("blocks", lambda: blocks(4, 4), lambda: blocks(512, 256)),
+        ("networks", lambda: networks(steps=2), lambda: networks(steps=10, resolutions=(192, 224))),
+    ):
+        on_gpu, on_host = ([run(search, backend=used(search)) for search in (small(),)][0] for used in (CupyBackend, HostBackend))
+        print(f"{what}: {on_gpu.evaluated} designs, the same as NumPy's: {_same(on_gpu, on_host)}", flush=True)
+        results = _repeated(large, CupyBackend, runs)
+        row = _row(f"{what}, {device}", "≥ 1000 M designs/s", results)
+        row |= {"compared_designs": on_gpu.evaluated, "same_as_numpy": _same(on_gpu, on_host), "device": device}
+        row["cupy"] = cupy.__version__
+        rows.append(row)
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+    return rows
+
+
+def measure_dask(runs: int) -> list[dict[str, Any]]:
+    """One and two local workers in turn, after each has made its tables; and the ratio, pair by pair."""
+    from perfmodel.design.cluster import DaskBackend
+
+    search = blocks(16, 8)
+    alone = run(search)
+    times: dict[int, list[SearchResult]] = {1: [], 2: []}
+    for _ in range(runs):
+        for workers in (1, 2):
+            with DaskBackend(search, workers=workers) as backend:
+                run(blocks(2, 1), backend=backend)  # imports and generated functions
+                backend.client.run(_warm)
+                times[workers].append(run(search, backend=backend))
+            print(f"  {workers} workers: {times[workers][-1].seconds:.2f} s", flush=True)
+    rows = [
+        _row(f"blocks, {workers} local Dask worker{'s' if workers > 1 else ''}", "–", times[workers]) for workers in (1, 2)
+    ]
+    ratios = [one.seconds / two.seconds for one, two in zip(times[1], times[2], strict=True)]
+    same = all(_same(alone, result) for results in times.values() for result in results)
+    rows.append(
+        {
+            "what": "two local Dask workers ÷ one",
+            "target": "≥ 1.7 ×",
+            "measured": f"{statistics.median(ratios):.2f} ×",
+            "spread": f"{min(ratios):.2f} – {max(ratios):.2f} ×",
+            "raw": ratios,
+            "same_as_numpy": same,
+        }
+    )
+    return rows
+
+
+def _warm() -> None:
+    """On a worker: what a search needs once, in a process of its own."""
+    blocks(1, 1).part(0, 1 << 18, blocks(1, 1).sample().probes())
+
+
+def main() -> None:
+    """Measure, print and record."""
+    import numpy
+    import sympy
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--gpu", action="store_true")
+    which.add_argument("--dask", action="store_true")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    kind = "gpu" if given.gpu else "dask" if given.dask else "host"
+    rows = {"gpu": measure_gpu, "dask": measure_dask, "host": measure_host}[kind](given.runs)
+    record = {
+        "schema_version": 1,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "sympy": sympy.__version__,
+        "rows": rows,
+    }
+    for row in rows:
+        sys.stdout.write(f"{row['what']}: {row['measured']} ({row['spread']}), target {row['target']}\n")
+    output = given.output or RESULTS / f"design-search-{kind}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
