@@ -120,14 +120,14 @@ def measure_gpu(runs: int) -> list[dict[str, Any]]:
 
     device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     rows = []
-    for what, small, large in (
-        ("blocks", lambda: blocks(4, 4), lambda: blocks(512, 256)),
-        ("networks", lambda: networks(steps=2), lambda: networks(steps=10, resolutions=(192, 224))),
+    for what, target, small, large in (
+        ("blocks", "≥ 1000 M designs/s", lambda: blocks(4, 4), lambda: blocks(512, 256)),
+        ("networks", "–", lambda: networks(steps=2), lambda: networks(steps=10, resolutions=(192, 224))),
     ):
         on_gpu, on_host = ([run(search, backend=used(search)) for search in (small(),)][0] for used in (CupyBackend, HostBackend))
         print(f"{what}: {on_gpu.evaluated} designs, the same as NumPy's: {_same(on_gpu, on_host)}", flush=True)
         results = _repeated(large, CupyBackend, runs)
-        row = _row(f"{what}, {device}", "≥ 1000 M designs/s", results)
+        row = _row(f"{what}, {device}", target, results)
         row |= {"compared_designs": on_gpu.evaluated, "same_as_numpy": _same(on_gpu, on_host), "device": device}
         row["cupy"] = cupy.__version__
         rows.append(row)
