@@ -33,6 +33,7 @@ FLOORS = {
     "perfmodel.capacity": 7,
     "perfmodel.prediction": 7,
     "perfmodel.record": 8,
+    "perfmodel.design": 8,
     "perfmodel.report": 9,
     "perfmodel.plots": 9,
     "perfmodel.validation": 10,

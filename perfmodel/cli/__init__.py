@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 import typer.core
 
+from perfmodel.cli.design import design_app
 from perfmodel.cli.hardware import hardware_app
 from perfmodel.cli.options import (
     Autocast,
@@ -80,6 +81,7 @@ app = typer.Typer(
 )
 app.add_typer(hardware_app, name="hardware")
 app.add_typer(plot_app, name="plot")
+app.add_typer(design_app, name="design")
 
 
 def _print_version(wanted: bool) -> None:

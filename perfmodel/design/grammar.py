@@ -327,3 +327,26 @@ def in_c(node: Node, variables: Mapping[str, str]) -> str:
         case Apply(function, operands):
             return _IN_C[function].format(*(in_c(operand, variables) for operand in operands))
     raise GrammarError("a text has no value by itself")
+
+
+_AMOUNT: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµμ]*)\s*")
+_DURATIONS: Final = ("s", "ms", "us", "µs", "μs", "ns")
+
+
+def amount(text: str, units: Sequence[str], what: str) -> float:
+    """A positive number with the unit that `what` has: seconds need one ("s"), bytes may have one ("B"), others may have k, M, G, T.
+
+    Raises GrammarError.
+
+    >>> amount("0.1 ms", ("s",), "--latency"), amount("2GB", ("B",), "--memory"), amount("4.5G", (), "--macs")
+    (0.0001, 2000000000.0, 4500000000.0)
+    """
+    match = _AMOUNT.fullmatch(text)
+    known = _DURATIONS if "s" in units else tuple(unit for unit in UNITS if unit not in _DURATIONS and (units or "B" not in unit))
+    if match is None or not (match[2] in known or (not match[2] and "s" not in units)):
+        wanted = "a number with ns, us, ms or s, as in 0.1ms" if "s" in units else f"a number, {'as in 2GB' if units else 'as in 4.5G'}"
+        raise GrammarError(f"{what} '{shown(text)}' is not an amount; write {wanted}")
+    value = float(match[1]) * UNITS.get(match[2], 1.0)
+    if not 0 < value < float("inf"):
+        raise GrammarError(f"{what} '{shown(text)}' must be positive and finite")
+    return value
