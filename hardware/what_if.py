@@ -43,8 +43,18 @@ _ENDINGS: Final = MappingProxyType(
 """What the name of a figure may end with, and the units that may be written behind its value."""
 _PREFIXES: Final[Mapping[str, float]] = MappingProxyType(
     {
-        **{"": 1.0, "m": 1e-3, "u": 1e-6, "µ": 1e-6, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15},
-        **{"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30},
+        "": 1.0,
+        "m": 1e-3,
+        "u": 1e-6,
+        "µ": 1e-6,
+        "k": 1e3,
+        "M": 1e6,
+        "G": 1e9,
+        "T": 1e12,
+        "P": 1e15,
+        "Ki": 2.0**10,
+        "Mi": 2.0**20,
+        "Gi": 2.0**30,
     }
 )
 _VALUE: Final = re.compile(r"\s*([+-]?)([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*(.*?)\s*")
@@ -69,9 +79,9 @@ class Change:
 def what_if(device: DeviceSpec, changes: Iterable[str]) -> DeviceSpec:
     """The device with figures changed by texts such as `dram_bandwidth=2x`, `l2_bytes=96MiB`, `peak=+50%`.
 
-    A figure is named by its path, by its last part, or by that without its unit; `bandwidth`, `local_memory`, `l2`, `clock` and `peak` (every
-    peak) are short for the usual ones. What must stay a product moves along: transfers with the bandwidth, operations per clock with a peak,
-    peaks with clocks and multiprocessors. Raises HardwareError and UnknownNameError.
+    A figure is named by its path, by its last part, or by that without its unit; `bandwidth`, `local_memory`, `l2`, `clock` and `peak`
+    (every peak) are short for the usual ones. What must stay a product moves along: transfers with the bandwidth, operations per clock
+    with a peak, peaks with clocks and multiprocessors. Raises HardwareError and UnknownNameError.
     """
     given = list(changes)
     if not given:
@@ -116,7 +126,7 @@ def parse_change(device: DeviceSpec, text: str) -> Change:
     else:
         change = Change(path=path, factor=None, value=number * _scale(path, unit))
     amount = change.factor if change.factor is not None else change.value
-    if sign == "-" and unit != "%" or amount is None or not (math.isfinite(amount) and amount > 0):
+    if (sign == "-" and unit != "%") or amount is None or not (math.isfinite(amount) and amount > 0):
         raise HardwareError(f"{path}={shown(value.strip())}: a figure must stay positive and finite")
     return change
 

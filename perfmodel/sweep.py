@@ -55,9 +55,7 @@ class BlockExpressions:
 
 
 @cache
-def block_expressions(
-    kind: str, schedule: str = "layer", dtype: str = "fp16", kernel: int | None = None
-) -> BlockExpressions:
+def block_expressions(kind: str, schedule: str = "layer", dtype: str = "fp16", kernel: int | None = None) -> BlockExpressions:
     """A block's kernels and parameters in symbols, each expression in the form it is computed in.
 
     `kernel` None is the size of the spatial kernel that the block usually has. Raises UnknownNameError and ScheduleError.
@@ -72,16 +70,16 @@ def block_expressions(
     return BlockExpressions(
         kernels=tuple(part.name for part in work),
         work=tuple(
-            sympy.factor_terms(x) for part in work for x in (dims.expression(part.cost.ops), dims.expression(part.cost.dram_bytes))
+            sympy.factor_terms(x)
+            for part in work
+            for x in (dims.expression(part.cost.ops), dims.expression(part.cost.dram_bytes))
         ),
         params=sympy.factor_terms(dims.expression(params)),
     )
 
 
 @cache
-def block_function(
-    kind: str, schedule: str = "layer", dtype: str = "fp16", kernel: int | None = None
-) -> BlockFunction:
+def block_function(kind: str, schedule: str = "layer", dtype: str = "fp16", kernel: int | None = None) -> BlockFunction:
     """The generated function of a block's kernels (common subexpressions shared), made once per block, schedule, type and kernel."""
     made = block_expressions(kind, schedule, dtype, kernel)
     free: set[sympy.Symbol] = set().union(*(x.free_symbols for x in made.work))

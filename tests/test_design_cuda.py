@@ -80,9 +80,7 @@ def on_host(search: Search, folder: Path, known: Front) -> tuple[list[int], int,
     for number, source in enumerate(sources(search)):
         code, library = folder / f"{number}.cpp", folder / f"{number}.so"
         code.write_text(SHIM + source.text)
-        subprocess.run(
-            [str(COMPILER), "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-o", str(library), str(code)], check=True
-        )
+        subprocess.run([str(COMPILER), "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-o", str(library), str(code)], check=True)
         kernel = getattr(ctypes.CDLL(str(library)), KERNEL)
         counts, numbers = np.zeros(3, np.uint64), np.zeros(source.count, np.uint64)
         pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (source.tables, probes, counts, numbers)]

@@ -14,7 +14,6 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,9 @@ def _row(what: str, target: str, results: list[SearchResult]) -> dict[str, Any]:
 
 
 def _same(left: SearchResult, right: SearchResult) -> bool:
-    equal = left.front.index.tolist() == right.front.index.tolist() and left.front.values.tobytes() == right.front.values.tobytes()
+    equal = (
+        left.front.index.tolist() == right.front.index.tolist() and left.front.values.tobytes() == right.front.values.tobytes()
+    )
     return equal and (left.valid, left.feasible) == (right.valid, right.feasible)
 
 
@@ -120,11 +121,13 @@ def measure_gpu(runs: int) -> list[dict[str, Any]]:
 
     device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     rows = []
-    for what, target, small, large in (
+    cases: tuple[tuple[str, str, Callable[[], Search], Callable[[], Search]], ...] = (
         ("blocks", "≥ 1000 M designs/s", lambda: blocks(4, 4), lambda: blocks(512, 256)),
         ("networks", "–", lambda: networks(steps=2), lambda: networks(steps=10, resolutions=(192, 224))),
-    ):
-        on_gpu, on_host = ([run(search, backend=used(search)) for search in (small(),)][0] for used in (CupyBackend, HostBackend))
+    )
+    for what, target, small, large in cases:
+        compared = small()
+        on_gpu, on_host = run(compared, backend=CupyBackend(compared)), run(compared)
         print(f"{what}: {on_gpu.evaluated} designs, the same as NumPy's: {_same(on_gpu, on_host)}", flush=True)
         results = _repeated(large, CupyBackend, runs)
         row = _row(f"{what}, {device}", target, results)
@@ -139,19 +142,16 @@ def measure_dask(runs: int) -> list[dict[str, Any]]:
     """One and two local workers in turn, after each has made its tables; and the ratio, pair by pair."""
     from perfmodel.design.cluster import DaskBackend
 
-    search = blocks(16, 8)
+    search = blocks(32, 16)
     alone = run(search)
     times: dict[int, list[SearchResult]] = {1: [], 2: []}
     for _ in range(runs):
         for workers in (1, 2):
             with DaskBackend(search, workers=workers) as backend:
-                run(blocks(2, 1), backend=backend)  # imports and generated functions
-                backend.client.run(_warm)
+                backend.client.run(_warm)  # imports and generated functions
                 times[workers].append(run(search, backend=backend))
             print(f"  {workers} workers: {times[workers][-1].seconds:.2f} s", flush=True)
-    rows = [
-        _row(f"blocks, {workers} local Dask worker{'s' if workers > 1 else ''}", "–", times[workers]) for workers in (1, 2)
-    ]
+    rows = [_row(f"blocks, {workers} local Dask worker{'s' if workers > 1 else ''}", "–", times[workers]) for workers in (1, 2)]
     ratios = [one.seconds / two.seconds for one, two in zip(times[1], times[2], strict=True)]
     same = all(_same(alone, result) for results in times.values() for result in results)
     rows.append(

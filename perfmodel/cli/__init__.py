@@ -166,7 +166,7 @@ def compare(
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
 ) -> None:
-    """Networks, machines and schedules side by side: MACs, bytes, latency, efficiency; with --set, machines as they are and as they would be."""
+    """Networks, machines and schedules side by side: MACs, bytes, latency, efficiency; with --set, as they are and would be."""
     from perfmodel.report.predictions import conditions, summary_table
 
     predictions = [

@@ -42,8 +42,8 @@ _ALIASES: Final = {
     "block": {"width": "channels", "resolution": "size", "group": "group_width"},
     "model": {"size": "resolution"},
 }
-MODEL: Final = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Ask about a network of the catalogue.")]
-BLOCK: Final = Annotated[
+_Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Ask about a network of the catalogue.")]
+_Block = Annotated[
     str | None, typer.Option("--block", metavar="KIND", help="Ask about a residual block: convfirst, mbconv, convnext …")
 ]
 _Batch = Annotated[int, typer.Option(min=1, help="Images in a batch.")]
@@ -82,11 +82,11 @@ def _subject(
             model=model, device=device, batch=batch, dtype=dtype, schedule=check(schedule), depth=depth, **network
         )
     if network["autocast"] or network["layout"] != "nhwc" or network["resolution"] or network["width"]:
-        raise PerfmodelError("--autocast, --layout, --resolution and --width are for --model; a block takes --channels and --size")
+        raise PerfmodelError(
+            "--autocast, --layout, --resolution and --width are for --model; a block takes --channels and --size"
+        )
     kind = str(block).lower().replace("-", "_")
-    return BlockSubject(
-        kind=kind, device=device, batch=batch, dtype=dtype, schedule=check(schedule), depth=depth or 1, **choices
-    )
+    return BlockSubject(kind=kind, device=device, batch=batch, dtype=dtype, schedule=check(schedule), depth=depth or 1, **choices)
 
 
 @design_app.command("solve")
@@ -100,8 +100,8 @@ def design_solve(
         ),
     ],
     hardware: Hardware,
-    model: MODEL = None,
-    block: BLOCK = None,
+    model: _Model = None,
+    block: _Block = None,
     latency: Annotated[str | None, typer.Option(help="Budget, as in 0.1ms.")] = None,
     memory: Annotated[str | None, typer.Option(help="Budget of weights and live activations in DRAM, as in 2GB.")] = None,
     traffic: Annotated[str | None, typer.Option(help="Budget of DRAM traffic, as in 500MB.")] = None,
@@ -133,8 +133,9 @@ def design_solve(
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
 ) -> None:
-    """The largest value of a choice within a budget, or the machine on which something becomes compute-bound; why, and one step either way."""
-    from perfmodel.design.thresholds import HARDWARE, compute_bound as threshold, figure_for_latency, fused_pays, group_crossing
+    """The largest choice within a budget, or the machine on which something becomes compute-bound; why, and one step either way."""
+    from perfmodel.design.thresholds import HARDWARE, figure_for_latency, fused_pays, group_crossing
+    from perfmodel.design.thresholds import compute_bound as threshold
     from perfmodel.report import design as report
 
     subject = _subject(
@@ -183,8 +184,8 @@ def design_solve(
 @design_app.command("sensitivity")
 def design_sensitivity(
     hardware: Hardware,
-    model: MODEL = None,
-    block: BLOCK = None,
+    model: _Model = None,
+    block: _Block = None,
     batch: _Batch = 1,
     channels: _Channels = 64,
     size: _Size = 56,
@@ -264,7 +265,9 @@ def design_lift(
 @design_app.command("search")
 def design_search(
     space: Annotated[Path | None, typer.Argument(metavar="[SPACE.toml]", help="Description of the space, or options.")] = None,
-    hardware: Annotated[str | None, typer.Option("--hardware", metavar="DEV[,DEV…]", help="Machines, separated by commas.")] = None,
+    hardware: Annotated[
+        str | None, typer.Option("--hardware", metavar="DEV[,DEV…]", help="Machines, separated by commas.")
+    ] = None,
     block: Annotated[str | None, typer.Option(help="Kinds of block, separated by commas.")] = None,
     channels: Annotated[str | None, typer.Option(help="Channels: 64, or 16,32,64, or 8:512:8 (from:to:step).")] = None,
     expansion: Annotated[str, typer.Option(help="Expansions, in the same form.")] = "4",
@@ -273,7 +276,8 @@ def design_search(
     size: Annotated[str, typer.Option(help="Heights and widths, in the same form.")] = "56",
     batch: Annotated[str, typer.Option(help="Batches, in the same form.")] = "1",
     objective: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="What to optimise, as in 'min latency' or 'max params'; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What to optimise, as in 'min latency' or 'max params'; may be repeated."),
     ] = None,
     constraint: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="What must hold, as in 'latency[h200] <= 1ms'; may be repeated.")
@@ -342,7 +346,12 @@ def design_search(
         from perfmodel.plots.front import front_figure
 
         save_figure(front_figure(result), plot)
-    _print(fmt, output, lambda: [search_table(result, top=top, extra=more)], lambda: search_data(result, more))
+    _print(
+        fmt,
+        output,
+        lambda: [search_table(result, top=top, extra=more, stages=fmt is not Format.CSV)],
+        lambda: search_data(result, more),
+    )
 
 
 def _searched(

@@ -46,7 +46,9 @@ Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="What if the machine had another figure? dram_bandwidth=2x, l2_bytes=96MiB, peak=+50%."
+        "--set",
+        metavar="FIELD=VALUE",
+        help="What if the machine had another figure? dram_bandwidth=2x, l2_bytes=96MiB, peak=+50%.",
     ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", case_sensitive=False, help="How to print.")]

@@ -96,7 +96,14 @@ def plot_gap(
     from perfmodel.plots.gap import gap_figure, gap_points
 
     points, skipped = gap_points(
-        models, named_device(hardware, sets), batch=batch, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier
+        models,
+        named_device(hardware, sets),
+        batch=batch,
+        dtype=dtype,
+        autocast=autocast,
+        layout=layout,
+        schedule=named_schedule(schedule),
+        tier=tier,
     )
     save_figure(gap_figure(points, skipped), output)
 

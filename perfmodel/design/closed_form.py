@@ -52,10 +52,10 @@ class ClosedForm:
 
 
 def closed_form(subject: Subject, unknown: str, value: int, budget: str, amount: float) -> ClosedForm | None:
-    """The closed form near `value`, or None where there is none that sympy solves by radicals of degree 2 (or the cost is no polynomial).
+    """The closed form near `value`, or None where the cost is no polynomial of degree 1 or 2 in the unknown.
 
-    Blocks on the schedules whose costs are formulas; latency, traffic, MACs and parameters. Each kernel's max(ops / peak, bytes / bandwidth)
-    is the side that holds at the root itself.
+    Blocks on the schedules whose costs are formulas; latency, traffic, MACs and parameters. Each kernel's max(ops / peak, bytes /
+    bandwidth) is the side that holds at the root itself. Squeezed channels, ⌊C / 4⌋, are taken as C / 4 where the channels are unknown.
     """
     from perfmodel.design.subject import BlockSubject, precision_of
 
@@ -108,7 +108,9 @@ def _numbers(subject: Any, unknown: str, kind: Kind) -> dict[sympy.Symbol, float
     return {symbol: value for symbol, value in numbers.items() if symbol not in hidden}
 
 
-def _cost(made: Any, budget: str, at: dict[Any, float], rates: dict[Any, float], square: dict[Any, Any]) -> tuple[Any, tuple[str, ...]]:
+def _cost(
+    made: Any, budget: str, at: dict[Any, float], rates: dict[Any, float], square: dict[Any, Any]
+) -> tuple[Any, tuple[str, ...]]:
     """The cost with every maximum decided at a point."""
     work = [expression.subs(square) for expression in made.work]
     pairs = list(zip(made.kernels, work[::2], work[1::2], strict=True))

@@ -1,13 +1,14 @@
 """The search of a space as one CUDA kernel, generated from the same expressions and tables that NumPy evaluates.
 
 Each thread decodes the numbers of its designs, computes what is wanted of them in fp64, counts those that exist and those that meet the
-constraints, and writes down the numbers of the few that no known design dominates. Whole numbers below 2⁵³ are exact in fp64, multiplications
-and additions are not contracted (`--fmad=false`), and sums run in the order in which NumPy's do, so both judge every design alike.
+constraints, and writes down the numbers of the few that no known design dominates. Whole numbers below 2⁵³ are exact in fp64,
+multiplications and additions are not contracted (`--fmad=false`), and sums run in the order in which NumPy's do, so both judge every
+design alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -64,7 +65,9 @@ def sources(search: Search) -> list[Source]:
 
 def _decode(axes: Sequence[Axis]) -> list[str]:
     """Where a design lies on each axis, the last axis running fastest."""
-    lines = ["unsigned long long rest = i;"] if prod(len(axis.values) for axis in axes) >= 2**32 else ["unsigned rest = (unsigned)i;"]
+    lines = (
+        ["unsigned long long rest = i;"] if prod(len(axis.values) for axis in axes) >= 2**32 else ["unsigned rest = (unsigned)i;"]
+    )
     for place, axis in reversed(list(enumerate(axes))):
         lines.append(f"const unsigned at{place} = (unsigned)(rest % {len(axis.values)}u); rest /= {len(axis.values)}u;")
     return lines
@@ -97,11 +100,12 @@ def _block_source(search: Search, space: BlockSpace, segment: int) -> Source:
     name, kernel = space.segment_kind(segment)
     kind, axes = Kind.of(name), space.axes[2:]
     variables = {"block": repr(float(space.blocks.index(name))), "kernel": repr(float(kernel or 0))}
-    lines, table = _decode(axes), []
+    lines = _decode(axes)
+    table: list[float] = []
     valid = ["true"] if kernel is None or kind.has_kernel or kernel == 3 else ["false"]
     for place, axis in enumerate(axes):
         lines.append(f"const double {axis.name} = tables[{len(table)} + at{place}];")
-        table += list(axis.values)
+        table += [float(value) for value in axis.values]
         variables[axis.name] = axis.name
         if len(axis.values) > 1 and ignored(kind, axis.name):
             valid.append(f"at{place} == 0")
@@ -167,11 +171,12 @@ def _network_source(search: Search, space: NetworkSpace) -> Source:
     parts.append((head, "code_head", "1u"))
     wanted = search.wanted
     efficient = any(name.startswith("efficiency") for name in wanted)
-    for said, needed, column in (
-        ("all_ops", wanted & {"ops", "macs", "intensity"} or efficient, lambda part: part.ops),
-        ("all_bytes", wanted & {"bytes", "intensity"}, lambda part: part.dram_bytes[0]),
-        ("all_params", wanted & {"params"}, lambda part: part.params),
-    ):
+    sums: tuple[tuple[str, bool, Callable[[Any], Any]], ...] = (
+        ("all_ops", bool(wanted & {"ops", "macs", "intensity"}) or efficient, lambda part: part.ops),
+        ("all_bytes", bool(wanted & {"bytes", "intensity"}), lambda part: part.dram_bytes[0]),
+        ("all_params", bool(wanted & {"params"}), lambda part: part.params),
+    )
+    for said, needed, column in sums:
         if needed:
             terms = [f"{times} * tables[{stored(column(part))} + {code}]" for part, code, times in parts]
             lines.append(f"const double {said} = " + " + ".join(terms) + ";")

@@ -63,7 +63,7 @@ _THIRD_STAGE: Final = Scale(
 _PERCENT_WIDTH: Final = Scale(
     what="% of its channels (made divisible by 8)",
     values=range(5, 5001, 5),
-    own=lambda spec: 100,
+    own=lambda _: 100,
     apply=lambda spec, percent: replace(
         spec,
         rows=_wider(spec.rows, percent),
@@ -74,7 +74,7 @@ _PERCENT_WIDTH: Final = Scale(
 _PERCENT_DEPTH: Final = Scale(
     what="% of its repeats (rounded up)",
     values=range(5, 10001, 5),
-    own=lambda spec: 100,
+    own=lambda _: 100,
     apply=lambda spec, percent: replace(spec, rows=_deeper(spec.rows, percent)),
 )
 

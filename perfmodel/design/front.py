@@ -63,7 +63,8 @@ def _keep(values: Values) -> npt.NDArray[np.bool_]:
     """Which rows of lexicographically sorted `values` (equal rows by number) stay: only earlier rows can dominate or equal a row."""
     count, objectives = values.shape
     if objectives == 1:
-        return np.arange(count) == 0
+        first: npt.NDArray[np.bool_] = np.arange(count) == 0
+        return first
     if objectives == 2:
         best = np.concatenate([[np.inf], np.minimum.accumulate(values[:-1, 1])]) if count else np.empty(0)
         return np.asarray(values[:, 1] < best)
@@ -84,7 +85,8 @@ def _covered(rows: Values, by: Values) -> npt.NDArray[np.bool_]:
     """Which rows some row of `by` is no worse than in every objective."""
     covered = np.zeros(len(rows), dtype=bool)
     for start in range(0, len(by), _BLOCK):
-        covered |= (by[None, start : start + _BLOCK, :] <= rows[:, None, :]).all(axis=2).any(axis=1)
+        better: npt.NDArray[np.bool_] = (by[None, start : start + _BLOCK, :] <= rows[:, None, :]).all(axis=2)
+        covered = covered | better.any(axis=1)
     return covered
 
 

@@ -1,11 +1,11 @@
 """The small language of constraints and objectives: tokens, a parser, a tree. Nothing in it is ever run as Python.
 
-    condition := conjunction ("or" conjunction)*          conjunction := negation ("and" negation)*
-    negation  := "not" negation | comparison              comparison  := sum (("<" | "<=" | ">" | ">=" | "==" | "!=") sum)*
-    sum       := product (("+" | "-") product)*           product     := factor (("*" | "/" | "//" | "%") factor)*
-    factor    := "-" factor | atom                        atom        := number | text | name | call | "(" condition ")"
-    call      := ("min" | "max") "(" sum ("," sum)* ")"   name        := word ["[" (word | whole number) "]"]
-    number    := digits ["." digits] [exponent] [unit]    unit        := s ms us µs ns | k M G T | B kB MB GB KiB MiB GiB
+condition := conjunction ("or" conjunction)*          conjunction := negation ("and" negation)*
+negation  := "not" negation | comparison              comparison  := sum (("<" | "<=" | ">" | ">=" | "==" | "!=") sum)*
+sum       := product (("+" | "-") product)*           product     := factor (("*" | "/" | "//" | "%") factor)*
+factor    := "-" factor | atom                        atom        := number | text | name | call | "(" condition ")"
+call      := ("min" | "max") "(" sum ("," sum)* ")"   name        := word ["[" (word | whole number) "]"]
+number    := digits ["." digits] [exponent] [unit]    unit        := s ms us µs ns | k M G T | B kB MB GB KiB MiB GiB
 """
 
 from __future__ import annotations
@@ -29,9 +29,23 @@ MOST_CHARACTERS: Final = 400
 MOST_DEPTH: Final = 40
 UNITS: Final[Mapping[str, float]] = MappingProxyType(
     {
-        **{"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9},
-        **{"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
-        **{"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+        "s": 1.0,
+        "ms": 1e-3,
+        "us": 1e-6,
+        "µs": 1e-6,
+        "μs": 1e-6,
+        "ns": 1e-9,
+        "k": 1e3,
+        "M": 1e6,
+        "G": 1e9,
+        "T": 1e12,
+        "B": 1.0,
+        "kB": 1e3,
+        "MB": 1e6,
+        "GB": 1e9,
+        "KiB": 2.0**10,
+        "MiB": 2.0**20,
+        "GiB": 2.0**30,
     }
 )
 
@@ -88,10 +102,22 @@ def modulo(left: Array, right: Array) -> Array:
 
 _APPLY: Final[Mapping[str, Callable[..., Array]]] = MappingProxyType(
     {
-        **{"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv},
-        **{"//": floor_divide, "%": modulo, "negative": operator.neg},
-        **{"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne},
-        **{"and": np.logical_and, "or": np.logical_or, "not": np.logical_not},
+        "+": operator.add,
+        "-": operator.sub,
+        "*": operator.mul,
+        "/": operator.truediv,
+        "//": floor_divide,
+        "%": modulo,
+        "negative": operator.neg,
+        "<": operator.lt,
+        "<=": operator.le,
+        ">": operator.gt,
+        ">=": operator.ge,
+        "==": operator.eq,
+        "!=": operator.ne,
+        "and": np.logical_and,
+        "or": np.logical_or,
+        "not": np.logical_not,
         "min": lambda *of: reduce(np.minimum, of),
         "max": lambda *of: reduce(np.maximum, of),
     }
@@ -99,8 +125,14 @@ _APPLY: Final[Mapping[str, Callable[..., Array]]] = MappingProxyType(
 _IN_C: Final[Mapping[str, str]] = MappingProxyType(
     {
         **{sign: f"({{0}} {sign} {{1}})" for sign in ("+", "-", "*", "/", *_COMPARISONS)},
-        **{"//": "floor({0} / {1})", "%": "({0} - {1} * floor({0} / {1}))", "negative": "(-{0})"},
-        **{"and": "({0} && {1})", "or": "({0} || {1})", "not": "(!{0})", "min": "fmin({0}, {1})", "max": "fmax({0}, {1})"},
+        "//": "floor({0} / {1})",
+        "%": "({0} - {1} * floor({0} / {1}))",
+        "negative": "(-{0})",
+        "and": "({0} && {1})",
+        "or": "({0} || {1})",
+        "not": "(!{0})",
+        "min": "fmin({0}, {1})",
+        "max": "fmax({0}, {1})",
     }
 )
 
@@ -299,7 +331,9 @@ def bind(node: Node, known: Sequence[str], categories: Mapping[str, Sequence[str
         raise GrammarError(f"the text '{shown(node.value)}' is compared with no category; write, for example, block == 'mbconv'")
     if isinstance(node, Name):
         if node.name in categories:
-            raise GrammarError(f"{node.name} is no number; compare it with == or != and one of {', '.join(categories[node.name])}")
+            raise GrammarError(
+                f"{node.name} is no number; compare it with == or != and one of {', '.join(categories[node.name])}"
+            )
         if node.name not in known:
             raise UnknownNameError("name", node.name, [*known, *categories])
     return node
@@ -344,7 +378,11 @@ def amount(text: str, units: Sequence[str], what: str) -> float:
     match = _AMOUNT.fullmatch(text)
     known = _DURATIONS if "s" in units else tuple(unit for unit in UNITS if unit not in _DURATIONS and (units or "B" not in unit))
     if match is None or not (match[2] in known or (not match[2] and "s" not in units)):
-        wanted = "a number with ns, us, ms or s, as in 0.1ms" if "s" in units else f"a number, {'as in 2GB' if units else 'as in 4.5G'}"
+        wanted = (
+            "a number with ns, us, ms or s, as in 0.1ms"
+            if "s" in units
+            else f"a number, {'as in 2GB' if units else 'as in 4.5G'}"
+        )
         raise GrammarError(f"{what} '{shown(text)}' is not an amount; write {wanted}")
     value = float(match[1]) * UNITS.get(match[2], 1.0)
     if not 0 < value < float("inf"):

@@ -68,7 +68,7 @@ def stage_of(name: str) -> str:
     ('stages.0', 'blocks.3', 'layer1', 's2', 'conv_stem')
     """
     match = re.match(r"(?:stages\.\d+|blocks\.\d+|layer\d+|s\d+|features\.\d+)", name)
-    return match[0] if match else name.split(".")[0]
+    return match[0] if match else name.split(".", maxsplit=1)[0]
 
 
 def lift(subject: Subject) -> tuple[StageLift, ...]:

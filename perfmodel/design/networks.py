@@ -90,7 +90,8 @@ class _Table:
 class NetworkSpace(Space):
     """Networks of stages (see perfmodel.design.staged).
 
-    `stems` None is half of the first stage's channels, `heads` None twice the last stage's. Raises SpaceError, UnknownNameError, HardwareError.
+    `stems` None is half of the first stage's channels, `heads` None twice the last stage's. Raises SpaceError, UnknownNameError,
+    HardwareError.
     """
 
     stages: tuple[StageChoices, ...]
@@ -208,20 +209,20 @@ class NetworkSpace(Space):
     def _stem_parts(self) -> Iterator[Segment | None]:
         widths = [width // 2 for width in self.stages[0].channels] if self.stems is None else list(self.stems)
         for width, size in product(widths, self._sizes[0]):
-            yield self._segment(
-                ("stem", width, size),
-                Shape(self.batch, 3, size, size),
-                lambda builder, x, width=width: add_stem(builder, x, width, self.activation),
-            )
+
+            def add(builder: GraphBuilder, x: Tensor, width: int = width) -> Tensor:
+                return add_stem(builder, x, width, self.activation)
+
+            yield self._segment(("stem", width, size), Shape(self.batch, 3, size, size), add)
 
     def _head_parts(self) -> Iterator[Segment | None]:
         for channels in self.stages[-1].channels:
             for head, size in product([2 * channels] if self.heads is None else self.heads, self._sizes[-1]):
-                yield self._segment(
-                    ("head", channels, head, size),
-                    Shape(self.batch, channels, size, size),
-                    lambda builder, x, head=head: add_head(builder, x, head, self.classes, self.activation),
-                )
+
+                def add(builder: GraphBuilder, x: Tensor, head: int = head) -> Tensor:
+                    return add_head(builder, x, head, self.classes, self.activation)
+
+                yield self._segment(("head", channels, head, size), Shape(self.batch, channels, size, size), add)
 
     def _first_blocks(self, number: int, stage: StageChoices) -> Iterator[Segment | None]:
         if number == 0 and self.stems is None:
@@ -364,9 +365,7 @@ class NetworkSpace(Space):
         `ravel` combines places on axes of some lengths into one number: of arrays, or of the text of a program.
         """
         resolutions = len(self.resolutions)
-        widths, width_name = (
-            (len(self.stages[0].channels), "channels[1]") if self.stems is None else (len(self.stems), "stem")
-        )
+        widths, width_name = (len(self.stages[0].channels), "channels[1]") if self.stems is None else (len(self.stems), "stem")
         codes: list[Any] = [ravel((place[width_name], place["resolution"]), (widths, resolutions))]
         before: tuple[str, ...] = () if self.stems is None else ("stem",)
         for number, (first, others) in enumerate(self._table_shapes, 1):
@@ -377,11 +376,7 @@ class NetworkSpace(Space):
             before = (f"channels[{number}]",)
         heads = [] if self.heads is None else [place["head"]]
         sizes = [] if self.heads is None else [len(self.heads)]
-        codes.append(
-            ravel(
-                (place[before[0]], *heads, place["resolution"]), (len(self.stages[-1].channels), *sizes, resolutions)
-            )
-        )
+        codes.append(ravel((place[before[0]], *heads, place["resolution"]), (len(self.stages[-1].channels), *sizes, resolutions)))
         return codes
 
     def _latency_s(self, device: int, codes: list[Any], depths: list[Array]) -> Array:

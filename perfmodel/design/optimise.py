@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ def optimise(
     """
     from scipy.optimize import differential_evolution
 
+    search_whole: Any = differential_evolution  # its types know no vectorised functions
     space, began = search.space, time.perf_counter()
     archive = _Archive(search, progress)
     archive.see(np.sort(np.random.default_rng(seed).integers(0, space.size, min(evaluations // 4, 1 << 18))))
@@ -46,7 +48,7 @@ def optimise(
             scaled = np.where(met[:, None], (values - low) / span, 0.0) * mix
             return np.where(met, scaled.max(axis=1) + _AUGMENT * scaled.sum(axis=1), _INFEASIBLE)
 
-        differential_evolution(
+        search_whole(
             scalarised,
             bounds=[(0, space.shape[place] - 1) for place in varying],
             integrality=np.ones(len(varying), dtype=bool),
@@ -104,9 +106,7 @@ class _Archive:
                 return
             done.update(fresh)
             places = np.stack(np.unravel_index(np.array(fresh), shape), axis=1)
-            steps = [
-                places + sign * np.eye(len(shape), dtype=np.int64)[axis] for axis in range(len(shape)) for sign in (-1, 1)
-            ]
+            steps = [places + sign * np.eye(len(shape), dtype=np.int64)[axis] for axis in range(len(shape)) for sign in (-1, 1)]
             near = np.concatenate(steps)
             near = near[((near >= 0) & (near < np.array(shape))).all(axis=1)]
             self.see(np.unique(np.ravel_multi_index(tuple(near.T), shape)))

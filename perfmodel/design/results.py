@@ -33,7 +33,9 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
             import pyarrow
             from pyarrow import parquet
         except ImportError:
-            raise ResultsError("Parquet needs pyarrow; install it with: pip install 'perfmodel[parquet]', or write .csv") from None
+            raise ResultsError(
+                "Parquet needs pyarrow; install it with: pip install 'perfmodel[parquet]', or write .csv"
+            ) from None
         table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
         parquet.write_table(table, path)
     except OSError as error:

@@ -103,7 +103,8 @@ class Search:
     @cached_property
     def wanted(self) -> frozenset[str]:
         """Names of all quantities that are needed."""
-        return frozenset().union(*(names_of(item.node) for item in (*self.objectives, *self.constraints)))
+        nodes = [item.node for item in self.objectives] + [item.node for item in self.constraints]
+        return frozenset().union(*map(names_of, nodes))
 
     @cached_property
     def checksum(self) -> str:
@@ -175,7 +176,9 @@ class Search:
         for place, (row, constraint) in enumerate(rows):
             for other, second in rows[place + 1 :]:
                 if not (row & other).any():
-                    return f"'{constraint.text}' and '{second.text}' contradict each other: {of} each is met by some, both by none"
+                    return (
+                        f"'{constraint.text}' and '{second.text}' contradict each other: {of} each is met by some, both by none"
+                    )
         names = "', '".join(constraint.text for constraint in self.constraints)
         return f"'{names}' contradict each other: {of} any two are met by some, all by none"
 
@@ -203,9 +206,7 @@ class SearchResult:
         for place, number in enumerate(self.front.index):
             values = self.front.values[place]
             row: dict[str, Any] = {"design": int(number), **space.design(int(number))}
-            row |= {
-                item.text: float(-value if item.maximise else value) for item, value in zip(objectives, values, strict=True)
-            }
+            row |= {item.text: float(-value if item.maximise else value) for item, value in zip(objectives, values, strict=True)}
             row |= {name: float(found[name][place]) for name in names if name not in row}
             rows.append(row)
         return rows
@@ -232,6 +233,7 @@ class HostBackend:
         self._search = search
 
     def parts(self, ranges: Iterator[tuple[int, int]], probes: Callable[[], Front]) -> Iterator[Part]:
+        """The part of each range."""
         for start, stop in ranges:
             yield self._search.part(start, stop, probes().probes())
 
@@ -278,7 +280,9 @@ class State:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise StateError(f"{path} is not the state of a search; remove it, or name another file") from None
         if version != STATE_VERSION or checksum != search.checksum:
-            raise StateError(f"{path} is the state of another search (its space, objectives or constraints differ); name another file")
+            raise StateError(
+                f"{path} is the state of another search (its space, objectives or constraints differ); name another file"
+            )
         inside = numbers.ndim == 1 and bool(((numbers >= 0) & (numbers < search.space.size)).all())
         if not inside or not 0 <= counts["next"] <= search.space.size:
             raise StateError(f"{path} names designs that the space does not have; remove it, or name another file")
@@ -295,8 +299,8 @@ def run(
 ) -> SearchResult:
     """Evaluate every design of the space.
 
-    `state` is a file that is read if it is there, and written as the search goes on; `progress` is called with how many designs are done, and
-    how large the front is. Raises SpaceError, saying which constraints contradict each other, where no design meets them.
+    `state` is a file that is read if it is there, and written as the search goes on; `progress` is called with how many designs are done,
+    and how large the front is. Raises SpaceError, saying which constraints contradict each other, where no design meets them.
     """
     used = backend or HostBackend(search)
     size, began, saved_at = search.space.size, time.perf_counter(), 0.0

@@ -1,8 +1,8 @@
 """What the latency depends on, and how much: its elasticity to every figure of the machine and every dimension of the work.
 
 An elasticity is d ln latency / d ln x: −0.6 to the bandwidth means that 1 % more bandwidth takes 0.6 % off. It is exact: on the waterline
-T = Σ max(opsᵢ / π, bytesᵢ / β), the derivative of a kernel's time is that of the side that holds it. Where x comes in steps (a kernel's size,
-a tiling, a rounded-up output) the steps themselves are given, each way.
+T = Σ max(opsᵢ / π, bytesᵢ / β), the derivative of a kernel's time is that of the side that holds it. Where x comes in steps (a kernel's
+size, a tiling, a rounded-up output) the steps themselves are given, each way.
 """
 
 from __future__ import annotations
@@ -114,7 +114,12 @@ def figure_sensitivities(subject: Subject, prediction: Prediction) -> tuple[Figu
             except HardwareError:
                 ratios[factor] = None
                 continue
-            key = (changed, other.chip.shared_memory_per_block_bytes, other.chip.multiprocessors, other.memory.largest_cache_bytes)
+            key = (
+                changed,
+                other.chip.shared_memory_per_block_bytes,
+                other.chip.multiprocessors,
+                other.memory.largest_cache_bytes,
+            )
             if key not in latencies:  # all that a latency depends on, and tiling takes its time
                 latencies[key] = subject.on(other).prediction.latency_s
             ratios[factor] = latencies[key] / prediction.latency_s

@@ -72,7 +72,9 @@ def solve(subject: Subject, unknown: str, budgets: Mapping[str, float], *, step:
     design exceeds a budget; says by how much), QuestionError (no budget, or one that no value reaches), UnknownNameError.
     """
     if not budgets:
-        raise QuestionError(f"without a budget the largest {unknown} has no bound; give --latency, --memory, --traffic, --macs or --params")
+        raise QuestionError(
+            f"without a budget the largest {unknown} has no bound; give --latency, --memory, --traffic, --macs or --params"
+        )
     for name, amount in budgets.items():
         if not amount > 0:
             raise QuestionError(f"the budget of {name} must be positive, not {amount:g}")
@@ -186,5 +188,7 @@ def neighbours(solution: Solution) -> Sequence[tuple[str, float]]:
     """(which way, change of the latency as a fraction) of one step less and one step more."""
     here = next(row for row in solution.rows if row.value == solution.value)
     return [
-        (f"{row.value}", row.outcome.latency_s / here.outcome.latency_s - 1) for row in solution.rows if row.value != solution.value
+        (f"{row.value}", row.outcome.latency_s / here.outcome.latency_s - 1)
+        for row in solution.rows
+        if row.value != solution.value
     ]

@@ -118,7 +118,9 @@ class Space(ABC):
         places = np.unravel_index(number, self.shape)
         return {axis.name: axis.values[int(place)] for axis, place in zip(self.axes, places, strict=True)}
 
-    def _finish(self, wanted: frozenset[str], values: dict[str, Array], latency_s: Sequence[Array], peaks: Sequence[float]) -> None:
+    def _finish(
+        self, wanted: frozenset[str], values: dict[str, Array], latency_s: Sequence[Array], peaks: Sequence[float]
+    ) -> None:
         """Add what follows from ops, bytes and latencies, which `values` has under `ops` and `bytes`."""
         if "macs" in wanted:
             values["macs"] = values["ops"] / 2

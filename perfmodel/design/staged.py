@@ -1,7 +1,7 @@
 """Networks of stages: a stem, stages of residual blocks, a head; every choice a number, so that spaces of them can be searched.
 
-The form is that of ConvFirstNet, MobileNet and EfficientNet: a 3×3 convolution at stride 2; stages whose first block changes the channels and
-carries the stride; a 1×1 convolution, a mean over the image, and a linear layer.
+The form is that of ConvFirstNet, MobileNet and EfficientNet: a 3×3 convolution at stride 2; stages whose first block changes the channels
+and carries the stride; a 1×1 convolution, a mean over the image, and a linear layer.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def make_block(choice: BlockChoice, in_channels: int, out_channels: int, stride:
     if choice.kind not in MAKERS:
         raise UnknownNameError("block of a stage", choice.kind, MAKERS)
     if choice.kind not in HAS_KERNEL and choice.kernel != 3:
-        raise ShapeError(f"{choice.kind}: its kernels are 3×3 and cannot be {choice.kernel}×{choice.kernel}; leave the kernel out")
+        raise ShapeError(
+            f"{choice.kind}: its kernels are 3×3 and cannot be {choice.kernel}×{choice.kernel}; leave the kernel out"
+        )
     return MAKERS[choice.kind](choice, in_channels, out_channels, stride)
 
 

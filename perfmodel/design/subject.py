@@ -54,14 +54,20 @@ class Subject:
 
     @property
     def name(self) -> str:
+        """Its kind or model."""
         raise NotImplementedError
 
     @property
     def unknowns(self) -> tuple[str, ...]:
+        """Choices that it has."""
         raise NotImplementedError
 
     def network(self) -> Network:
         """It, built. Raises ShapeError."""
+        raise NotImplementedError
+
+    def described(self, unknown: str = "") -> Mapping[str, Any]:
+        """Its choices but the unknown one."""
         raise NotImplementedError
 
     def allowed(self, unknown: str, step: int | None) -> Sequence[int]:
@@ -74,7 +80,8 @@ class Subject:
 
     def at(self, unknown: str, value: int) -> Self:
         """It with the choice made."""
-        return replace(self, **{unknown: value})
+        choice: dict[str, Any] = {unknown: value}
+        return replace(self, **choice)
 
     def on(self, device: DeviceSpec) -> Self:
         """It on another device."""
@@ -152,7 +159,9 @@ class BlockSubject(Subject):
             raise UnknownNameError(f"choice of {self.kind}", unknown, self.unknowns)
         most = {"size": MAX_RESOLUTION, "batch": MAX_BATCH, "depth": MOST_DEPTH, "expansion": 1024}
         if unknown in most:
-            return self._step(unknown, 2 if unknown == "size" and step is None and Kind.of(self.kind).has_mean else 1, most[unknown], step)
+            return self._step(
+                unknown, 2 if unknown == "size" and step is None and Kind.of(self.kind).has_mean else 1, most[unknown], step
+            )
         if unknown == "kernel":
             return range(1, min(MOST_KERNEL, 2 * self.size - 1) + 1, 2)
         if unknown == "group_width":
@@ -163,7 +172,7 @@ class BlockSubject(Subject):
             raise QuestionError(f"no number of channels of {self.kind} divides into groups of {self.group_width}")
         return self._step(unknown, least, MOST_CHANNELS, step)
 
-    def _exists(self, **choices: int) -> bool:
+    def _exists(self, **choices: Any) -> bool:
         try:
             replace(self, size=max(2, self.size), batch=1, **choices)._graph_of_one()
         except ShapeError:
@@ -171,9 +180,7 @@ class BlockSubject(Subject):
         return True
 
     def _graph_of_one(self) -> GraphBuilder:
-        block = block_of(
-            self.kind, self.channels, expansion=self.expansion, group_width=self.group_width, kernel=self.kernel
-        )
+        block = block_of(self.kind, self.channels, expansion=self.expansion, group_width=self.group_width, kernel=self.kernel)
         builder = GraphBuilder()
         builder.block(block, builder.input(Shape(self.batch, self.channels, self.size, self.size)), name=self.kind)
         return builder

@@ -1,5 +1,8 @@
-"""Where something tips over: the machine on which a network becomes compute-bound, the group width at which a block rises above the waterline,
-the batches at which a fused schedule pays."""
+"""Where something tips over.
+
+The machine on which a network becomes compute-bound, the group width at which a block rises above the waterline, the batches at which a
+fused schedule pays.
+"""
 
 from __future__ import annotations
 
@@ -59,9 +62,9 @@ class Threshold:
 def compute_bound(subject: Subject, unknown: str) -> Threshold:
     """The least bandwidth, highest peak or least local memory at which arithmetic holds the kernels that take most of the time.
 
-    Of bandwidth and peak exactly: a kernel is memory-bound where its ops per byte lie below the machine's ratio r, so what most of the time goes
-    into changes at the one r for which Σ ops of the kernels above it = r · Σ bytes of those below it. Local memory by bisection over bytes, each
-    predicted anew. Raises QuestionError where nothing makes it compute-bound.
+    Of bandwidth and peak exactly: a kernel is memory-bound where its ops per byte lie below the machine's ratio r, so what most of the time
+    goes into changes at the one r for which Σ ops of the kernels above it = r · Σ bytes of those below it. Local memory by bisection over
+    bytes, each predicted anew. Raises QuestionError where nothing makes it compute-bound.
     """
     if unknown not in HARDWARE:
         raise UnknownNameError("figure of a machine", unknown, HARDWARE)
@@ -98,7 +101,7 @@ def compute_bound(subject: Subject, unknown: str) -> Threshold:
         now=now,
         formula=f"op:byte ratio at which Σ ops above it = ratio · Σ bytes below it: {ratio:.4g}; {unknown} = {rated}",
         crossings=tuple(crossings),
-        before=f"{at:.3g} × that of {subject.device.slug}, where memory holds {100 * held:.0f} % of the time; with {way} than this it is memory",
+        before=f"{at:.3g} × that of {subject.device.slug}, where memory holds {100 * held:.0f} % of the time; with {way} memory holds most",
     )
 
 

@@ -18,13 +18,13 @@ from perfmodel.units import percent, si
 
 def _about(subject: Subject, unknown: str = "") -> str:
     """The subject with its choices, for people."""
-    given = subject.described(unknown)  # type: ignore[attr-defined]
+    given = subject.described(unknown)
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
     return f"{subject.name} ({said}) on {subject.device.name}, {precision_of(subject)}, schedule {subject.schedule}"
 
 
 def _subject_data(subject: Subject, unknown: str = "") -> dict[str, Any]:
-    given = dict(subject.described(unknown))  # type: ignore[attr-defined]
+    given = dict(subject.described(unknown))
     machine = {"hardware": subject.device.slug, "hypothetical": list(subject.device.hypothetical)}
     return {"subject": subject.name, **given, **machine, "dtype": str(precision_of(subject)), "schedule": subject.schedule}
 
@@ -138,7 +138,9 @@ def threshold_table(found: Threshold, *, top: int = 10) -> Table:
     )
     rows = sorted(found.crossings, key=lambda crossing: -crossing.share)[:top]
     return Table(
-        title=f"the {len(rows)} kernels that take most of the time, and where each crosses the waterline" if rows else "no crossings to list",
+        title=f"the {len(rows)} kernels that take most of the time, and where each crosses the waterline"
+        if rows
+        else "no crossings to list",
         before=said,
         columns=(
             Column(key="kernel", heading="kernel", right=False),
@@ -172,7 +174,7 @@ def group_table(found: GroupCrossing, *, latex: bool = False) -> Table:
     import sympy
 
     answer = (
-        f"{found.kernel} rises above the waterline at a group width of {found.real:.4g}; the least that divides the channels is {found.value}"
+        f"{found.kernel} rises above the waterline at a group width of {found.real:.4g}; the least that divides is {found.value}"
         if found.value is not None
         else f"{found.kernel} stays under water: it would need a group width of {found.real:.4g}, more than the channels allow"
         if found.real > 0
@@ -218,7 +220,11 @@ def fused_table(found: FusedRange) -> Table:
         answer = f"fusing never saves {percent(found.gain)} of the time, at any batch that was tried"
     else:
         start = "from batch 1" if found.first == 1 else f"from batch {found.first}"
-        stop = f"it stops paying at batch {found.last + 1}" if found.last is not None else "it does not stop paying at any batch tried"
+        stop = (
+            f"it stops paying at batch {found.last + 1}"
+            if found.last is not None
+            else "it does not stop paying at any batch tried"
+        )
         answer = f"fusing saves at least {percent(found.gain)} of the time {start} on; {stop}"
     return Table(
         title="latency by batch; powers of two, and halves between those where the answer changes",
@@ -365,13 +371,17 @@ def lift_table(subject: Subject, stages: Sequence[StageLift]) -> Table:
 # -- search ------------------------------------------------------------------------------------------------------------
 
 
-def search_table(result: SearchResult, *, top: int = 20, extra: Iterable[str] = ()) -> Table:
-    """The front, some of its designs evenly chosen if it is long."""
+def search_table(result: SearchResult, *, top: int = 20, extra: Iterable[str] = (), stages: bool = True) -> Table:
+    """The front, some of its designs evenly chosen if it is long; the choices of a stage in one column if `stages` is set."""
     space, found = result.search.space, result.rows(extra)
+    stages = stages and any(axis.name == "channels[1]" for axis in space.axes)
     shown = found if not top or len(found) <= top else [found[round(k * (len(found) - 1) / (top - 1))] for k in range(top)]
+    shown = [_stages(row) for row in shown] if stages else shown
     varying = [axis.name for axis in space.axes if len(axis.values) > 1]
+    if stages:
+        varying = [name for name in varying if "[" not in name] + [name for name in shown[0] if name.startswith("stage ")]
     objectives = [item.text for item in result.search.objectives]
-    rest = [name for name in (shown[0] if shown else {}) if name not in ("design", *objectives, *(a.name for a in space.axes))]
+    rest = [name for name in (found[0] if found else {}) if name not in ("design", *objectives, *(a.name for a in space.axes))]
     seen = "all of them" if result.exhaustive else f"{result.evaluated} of them, chosen by an optimiser: the front of those seen"
     rate = result.evaluated / result.seconds
     wanted = [f"{'max' if item.maximise else 'min'} {item.text}" for item in result.search.objectives]
@@ -380,17 +390,34 @@ def search_table(result: SearchResult, *, top: int = 20, extra: Iterable[str] = 
         + (f", {len(shown)} of them evenly chosen" if len(shown) < len(found) else ""),
         before=(
             f"{space.size} designs, {seen}; {result.valid} exist, {result.feasible} meet "
-            + (f"{', '.join(item.text for item in result.search.constraints)}" if result.search.constraints else "every constraint"),
+            + (
+                f"{', '.join(item.text for item in result.search.constraints)}"
+                if result.search.constraints
+                else "every constraint"
+            ),
             f"{result.seconds:.3g} s, {si(rate, '', 3).rstrip()} designs/s ({result.backend})",
             *(f"assumed: {title}" for device in space.devices for title in device.hypothetical),
         ),
         columns=(
             Column(key="design", heading="design", optional=9),
-            *(Column(key=name, heading=name, right=not name.startswith("block")) for name in varying),
+            *(Column(key=name, heading=name, right=not name.startswith(("block", "stage"))) for name in varying),
             *(Column(key=name, heading=name, show=_value(name)) for name in (*objectives, *rest)),
         ),
         rows=[tuple(row.get(name) for name in ("design", *varying, *objectives, *rest)) for row in shown],
     )
+
+
+def _stages(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the choices of each stage in one text."""
+    found = {name: value for name, value in row.items() if "[" not in name or name.startswith(("latency", "efficiency"))}
+    number = 1
+    while f"channels[{number}]" in row:
+        block, channels, depth, expansion, group, kernel = (
+            row[f"{name}[{number}]"] for name in ("block", "channels", "depth", "expansion", "group_width", "kernel")
+        )
+        found[f"stage {number}"] = f"{depth} {block} {channels} e{expansion} g{group} {kernel}×{kernel}"
+        number += 1
+    return found
 
 
 def _value(name: str) -> Any:
