@@ -22,6 +22,7 @@ from perfmodel.design.blocks import BlockSpace
 from perfmodel.design.networks import NetworkSpace, StageChoices
 from perfmodel.design.search import Backend, HostBackend, Search, SearchResult, run
 from perfmodel.hardware.catalog import load
+from perfmodel.validation.speed import processor
 
 RESULTS = Path(__file__).resolve().parent / "results" / "library"
 
@@ -167,6 +168,25 @@ def measure_dask(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def record_front() -> None:
+    """The space of docs/spaces/stages.toml searched whole on one core: how, and its front, and the picture of it."""
+    from perfmodel.design.results import write_rows
+    from perfmodel.design.space_file import load_search
+    from perfmodel.plots.front import front_figure
+    from perfmodel.plots.save import save
+    from perfmodel.report.design import search_data
+
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    result = run(load_search(docs / "spaces" / "stages.toml"))
+    data = {name: value for name, value in search_data(result).items() if name != "front"}
+    data |= {"machine": f"{processor()}, one core", "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+    write_rows(result.rows(["macs", "bytes"]), RESULTS / "design-front.csv")
+    (RESULTS / "design-front.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    save(front_figure(result), docs / "images" / "front-stages.png")
+    print(f"{result.evaluated} designs in {result.seconds:.1f} s, front {len(result.front.index)}")
+
+
 def _warm() -> None:
     """On a worker: what a search needs once, in a process of its own."""
     blocks(1, 1).part(0, 1 << 18, blocks(1, 1).sample().probes())
@@ -181,14 +201,19 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--gpu", action="store_true")
     which.add_argument("--dask", action="store_true")
+    which.add_argument("--front", action="store_true", help="search docs/spaces/stages.toml, record its front, and plot it")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    if given.front:
+        record_front()
+        return
     kind = "gpu" if given.gpu else "dask" if given.dask else "host"
     rows = {"gpu": measure_gpu, "dask": measure_dask, "host": measure_host}[kind](given.runs)
     record = {
         "schema_version": 1,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": processor(),
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "sympy": sympy.__version__,

@@ -176,7 +176,7 @@ def measure(runs: int, designs: int) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{_processor()}, one core",
+        "machine": f"{processor()}, one core",
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "sympy": sympy.__version__,
@@ -186,7 +186,8 @@ def measure(runs: int, designs: int) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor that this runs on."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

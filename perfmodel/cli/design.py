@@ -302,7 +302,7 @@ def design_search(
     """The exact Pareto front of a space of blocks or networks."""
     from perfmodel.design.results import write_rows
     from perfmodel.design.space_file import load_search, numbers_of, search_of
-    from perfmodel.report.design import search_data, search_table
+    from perfmodel.report.design import search_data, search_pace, search_table
 
     if space is not None:
         if hardware or block or channels or objective or constraint or sets:
@@ -339,6 +339,8 @@ def design_search(
 
             raise UnknownNameError("quantity", name, search.space.names)
     result = _searched(search, backend, address, workers, evaluations, state)
+    if sys.stderr.isatty():
+        print(search_pace(result), file=sys.stderr)
     if results is not None:
         write_rows(result.rows(more), results)
         print(f"wrote {results}", file=sys.stderr)
@@ -378,7 +380,8 @@ def _searched(
             "values, --evaluations N for an optimiser, or --backend cupy or dask"
         )
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("searching", total=evaluations or search.space.size)
 
         def progress(done: int, front: int) -> None:

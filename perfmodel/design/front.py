@@ -85,8 +85,8 @@ def _covered(rows: Values, by: Values) -> npt.NDArray[np.bool_]:
     """Which rows some row of `by` is no worse than in every objective."""
     covered = np.zeros(len(rows), dtype=bool)
     for start in range(0, len(by), _BLOCK):
-        better: npt.NDArray[np.bool_] = (by[None, start : start + _BLOCK, :] <= rows[:, None, :]).all(axis=2)
-        covered = covered | better.any(axis=1)
+        better = by[None, start : start + _BLOCK, :] <= rows[:, None, :]
+        np.logical_or(covered, np.any(np.all(better, axis=2), axis=1), out=covered)
     return covered
 
 

@@ -157,7 +157,7 @@ class BlockSubject(Subject):
         """Channels in steps that groups and narrowing divide, odd kernels, group widths that divide."""
         if unknown not in self.unknowns:
             raise UnknownNameError(f"choice of {self.kind}", unknown, self.unknowns)
-        most = {"size": MAX_RESOLUTION, "batch": MAX_BATCH, "depth": MOST_DEPTH, "expansion": 1024}
+        most = {"size": MAX_RESOLUTION, "batch": MAX_BATCH, "depth": MOST_DEPTH, "expansion": MOST_CHANNELS}
         if unknown in most:
             return self._step(
                 unknown, 2 if unknown == "size" and step is None and Kind.of(self.kind).has_mean else 1, most[unknown], step

@@ -1,4 +1,4 @@
-"""The front plot: the best designs of a search by two objectives, coloured by the choice that changes most along them."""
+"""The front plot: the best designs of a search by two objectives, coloured by the choice that divides them most evenly."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from perfmodel.units import percent, si
 _MARKER_PT: Final = 4.2
 _SMALL_PT: Final = 2.4
 _MOST_KINDS: Final = 5
+_MOST_CONSTRAINTS: Final = 2
 _UNITS: Final = {"latency": "s", "bytes": "B"}
 
 
 def plot_front(result: SearchResult, ax: Axes | None = None) -> Axes:
     """Draw the front of a search with two objectives, the first along the horizontal axis, both logarithmic where they are positive.
 
-    Designs are coloured by the category (kind of block) with the most kinds on the front; the line is the front's staircase: no design of
+    Designs are coloured by the category (kind of block) that divides the front most evenly; the line is the front's staircase: no design of
     the space lies beyond it. Raises PerfmodelError for another number of objectives.
     """
     objectives = result.search.objectives
@@ -66,7 +67,9 @@ def plot_front(result: SearchResult, ax: Axes | None = None) -> Axes:
         devices = ", ".join(style.plain(device.name) for device in space.devices)
         whole = f"all {space.size:,} designs" if result.exhaustive else f"{result.evaluated:,} of {space.size:,} designs"
         style.header(ax, "Pareto front of a design space", [f"{whole} · {devices} · {space.dtype}, schedule {space.schedule}"])
-        met = ", ".join(item.text for item in result.search.constraints) or "no constraint"
+        given = [item.text for item in result.search.constraints]
+        met = ", ".join(given[:_MOST_CONSTRAINTS]) or "every constraint"
+        met += f" and {len(given) - _MOST_CONSTRAINTS} more" if len(given) > _MOST_CONSTRAINTS else ""
         style.caption(
             ax,
             [
@@ -88,16 +91,18 @@ def front_figure(result: SearchResult) -> Figure:
 
 
 def _groups(result: SearchResult) -> tuple[dict[str, list[int]], str]:
-    """Places on the front by the category that has most kinds there, and what that category is."""
+    """Places on the front by the category that divides it most evenly, and what that category is."""
     space = result.search.space
     designs = [space.design(int(number)) for number in result.front.index]
     best: tuple[dict[str, list[int]], str] = ({"designs": list(range(len(designs)))}, "")
+    most = 0
     for name in space.categories:
         found: dict[str, list[int]] = {}
         for place, design in enumerate(designs):
             found.setdefault(str(design[name]), []).append(place)
-        if len(best[0]) < len(found) <= _MOST_KINDS:
-            best = (found, name)
+        second = sorted(map(len, found.values()))[-2] if 1 < len(found) <= _MOST_KINDS else 0
+        if second > most:
+            best, most = (found, name), second
     return best
 
 

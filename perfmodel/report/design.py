@@ -383,7 +383,6 @@ def search_table(result: SearchResult, *, top: int = 20, extra: Iterable[str] = 
     objectives = [item.text for item in result.search.objectives]
     rest = [name for name in (found[0] if found else {}) if name not in ("design", *objectives, *(a.name for a in space.axes))]
     seen = "all of them" if result.exhaustive else f"{result.evaluated} of them, chosen by an optimiser: the front of those seen"
-    rate = result.evaluated / result.seconds
     wanted = [f"{'max' if item.maximise else 'min'} {item.text}" for item in result.search.objectives]
     return Table(
         title=f"Pareto front of {', '.join(wanted)}: {len(found)} designs"
@@ -395,7 +394,6 @@ def search_table(result: SearchResult, *, top: int = 20, extra: Iterable[str] = 
                 if result.search.constraints
                 else "every constraint"
             ),
-            f"{result.seconds:.3g} s, {si(rate, '', 3).rstrip()} designs/s ({result.backend})",
             *(f"assumed: {title}" for device in space.devices for title in device.hypothetical),
         ),
         columns=(
@@ -418,6 +416,12 @@ def _stages(row: dict[str, Any]) -> dict[str, Any]:
         found[f"stage {number}"] = f"{depth} {block} {channels} e{expansion} g{group} {kernel}×{kernel}"
         number += 1
     return found
+
+
+def search_pace(result: SearchResult) -> str:
+    """How long it took, which is no part of the answer."""
+    rate = si(result.evaluated / result.seconds, "").rstrip()
+    return f"{result.evaluated} designs in {result.seconds:.3g} s, {rate} per second ({result.backend})"
 
 
 def _value(name: str) -> Any:

@@ -1,0 +1,62 @@
+"""Recorded searches of design spaces as Markdown, for the documentation."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from perfmodel.units import si
+from perfmodel.validation.summary import markdown
+
+RESULTS = Path(__file__).resolve().parent / "results" / "library"
+_SHOWN = 12
+
+
+def _record(kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"design-{kind}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def search_speed_table() -> str:
+    """Every recorded speed of searching, with its target."""
+    rows = []
+    for kind in ("host", "gpu", "dask"):
+        for row in _record(f"search-{kind}")["rows"]:
+            designs = f"{row['designs']:,}" if "designs" in row else "–"
+            front = str(row.get("front", "–"))
+            rows.append([row["what"], row["target"], row["measured"], row["spread"], designs, front])
+    host, gpu, dask = (_record(f"search-{kind}") for kind in ("host", "gpu", "dask"))
+    where = (
+        f"\nMeasured by `python -m perfmodel.validation.design_speed` (`--gpu`, `--dask`): {host['machine']}, NumPy {host['numpy']}, "
+        f"{host['date']}; {gpu['rows'][0]['device']}, CuPy {gpu['rows'][0]['cupy']}, {gpu['date']}; Dask on {dask['machine']}, {dask['date']}.\n"
+    )
+    return markdown(["what", "target", "median", "range", "designs", "front"], rows) + where
+
+
+def front_table() -> str:
+    """The recorded front of docs/spaces/stages.toml: how it was found, and designs evenly chosen from it."""
+    record = _record("front")
+    with (RESULTS / "design-front.csv").open(encoding="utf-8", newline="") as file:
+        designs = list(csv.DictReader(file))
+    shown = [designs[round(k * (len(designs) - 1) / (_SHOWN - 1))] for k in range(_SHOWN)]
+    rows = [
+        [
+            si(float(design["latency"]), "s"),
+            si(float(design["params"]), "").rstrip(),
+            si(float(design["macs"]), "").rstrip(),
+            *(
+                f"{design[f'depth[{stage}]']} × {design[f'block[{stage}]']} {design[f'channels[{stage}]']}, e={design[f'expansion[{stage}]']}"
+                for stage in range(1, 5)
+            ),
+        ]
+        for design in shown
+    ]
+    rate = si(record["evaluated"] / record["seconds"], "").rstrip()
+    said = (
+        f"{record['designs']:,} designs, all of them evaluated in {record['seconds']:.0f} s, {rate} per second ({record['machine']}, "
+        f"{record['date']}); {record['feasible']:,} meet {', '.join(f'`{text}`' for text in record['constraints'])}; "
+        f"{len(designs)} are on the front, {_SHOWN} of them evenly chosen:\n\n"
+    )
+    return said + markdown(["latency", "parameters", "MACs", "stage 1", "stage 2", "stage 3", "stage 4"], rows)
