@@ -29,10 +29,16 @@ def search_speed_table() -> str:
             rows.append([row["what"], row["target"], row["measured"], row["spread"], designs, front])
     host, gpu, dask = (_record(f"search-{kind}") for kind in ("host", "gpu", "dask"))
     where = (
-        f"\nMeasured by `python -m perfmodel.validation.design_speed` (`--gpu`, `--dask`): {host['machine']}, NumPy {host['numpy']}, "
-        f"{host['date']}; {gpu['rows'][0]['device']}, CuPy {gpu['rows'][0]['cupy']}, {gpu['date']}; Dask on {dask['machine']}, {dask['date']}.\n"
+        "\nMeasured by `python -m perfmodel.validation.design_speed` (`--gpu`, `--dask`): "
+        f"{host['machine']}, NumPy {host['numpy']}, {host['date']}; {gpu['rows'][0]['device']}, CuPy {gpu['rows'][0]['cupy']}, "
+        f"{gpu['date']}; Dask on {dask['machine']}, {dask['date']}.\n"
     )
     return markdown(["what", "target", "median", "range", "designs", "front"], rows) + where
+
+
+def _stage(design: dict[str, str], number: int) -> str:
+    depth, block, channels, expansion = (design[f"{name}[{number}]"] for name in ("depth", "block", "channels", "expansion"))
+    return f"{depth} × {block} {channels}, e={expansion}"
 
 
 def front_table() -> str:
@@ -46,16 +52,13 @@ def front_table() -> str:
             si(float(design["latency"]), "s"),
             si(float(design["params"]), "").rstrip(),
             si(float(design["macs"]), "").rstrip(),
-            *(
-                f"{design[f'depth[{stage}]']} × {design[f'block[{stage}]']} {design[f'channels[{stage}]']}, e={design[f'expansion[{stage}]']}"
-                for stage in range(1, 5)
-            ),
+            *(_stage(design, stage) for stage in range(1, 5)),
         ]
         for design in shown
     ]
-    rate = si(record["evaluated"] / record["seconds"], "").rstrip()
+    rate = si(record["evaluated"] / record["processor_s"], "").rstrip()
     said = (
-        f"{record['designs']:,} designs, all of them evaluated in {record['seconds']:.0f} s, {rate} per second ({record['machine']}, "
+        f"{record['designs']:,} designs, all of them evaluated in {record['seconds']:.0f} s ({record['processor_s']:.0f} s of processor time, {rate} per second; {record['machine']}, "
         f"{record['date']}); {record['feasible']:,} meet {', '.join(f'`{text}`' for text in record['constraints'])}; "
         f"{len(designs)} are on the front, {_SHOWN} of them evenly chosen:\n\n"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import sympy
 
-from perfmodel.design.space import Array, Axis, Evaluated, Space, SpaceError
+from perfmodel.design.space import Array, Axis, Evaluated, Space, SpaceError, decoded
 from perfmodel.errors import UnknownNameError
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.layers import dims
@@ -175,11 +175,11 @@ class BlockSpace(Space):
         name, kernel = self.segment_kind(segment)
         kind = Kind.of(name)
         inner_axes = self.axes[2:]
-        places = np.unravel_index(index - segment * self.inner, self.shape[2:])
+        places = _places(index - segment * self.inner, self.shape[2:])
         values: dict[str, Array] = {"block": float(self.blocks.index(name)), "kernel": float(kernel or 0)}
         for axis, place in zip(inner_axes, places, strict=True):
             numbers = np.array(axis.values, dtype=np.float64)
-            values[axis.name] = numbers[place] if len(numbers) > 1 else float(numbers[0])
+            values[axis.name] = numbers[place]
         valid = np.ones(len(index), dtype=bool)
         if kernel is not None and not kind.has_kernel:
             valid[:] = kernel == 3
@@ -206,6 +206,29 @@ class BlockSpace(Space):
             self._finish(wanted, values, [np.nan] * len(self.devices), [1.0] * len(self.devices))
         full = {item: np.broadcast_to(value, index.shape) for item, value in values.items() if item in wanted}
         return Evaluated(valid=valid, values=full)
+
+
+def _places(index: npt.NDArray[np.int64], shape: Sequence[int]) -> list[Any]:
+    """As `decoded`, with one number for an axis on which all designs lie at one place: a formula is then cheaper."""
+    first, last = int(index[0]), int(index[-1])
+    rising = last - first == len(index) - 1 and bool((index[1:] > index[:-1]).all())
+    places: list[Any] = [0] * len(shape)
+    stride = 1
+    varying: list[int] = []
+    for axis in reversed(range(len(shape))):
+        if rising and first // stride // shape[axis] == last // stride // shape[axis] and first // stride == last // stride:
+            places[axis] = first // stride % shape[axis]
+        else:
+            varying.append(axis)
+        stride *= shape[axis]
+    if varying:
+        low = min(varying)  # axes within it vary, too
+        for axis, place in zip(
+            range(low, len(shape)), decoded(index, (math.prod(shape[: low + 1]), *shape[low + 1 :])), strict=True
+        ):
+            places[axis] = place
+        places[low] = places[low] % shape[low]
+    return places
 
 
 def ignored(kind: Kind, axis: str) -> bool:

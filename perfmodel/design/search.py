@@ -25,8 +25,8 @@ from perfmodel.design.front import Front, Indices, Values, undominated
 from perfmodel.design.grammar import GrammarError, Node, bind, evaluate, names_of, parse_condition, parse_number
 from perfmodel.design.space import Space, SpaceError
 
-CHUNK: Final = 1 << 14
-"""Designs evaluated at a time: their intermediates fit a core's cache."""
+CHUNK: Final = 1 << 13
+"""Designs evaluated at a time: their intermediates fit a core's cache, and are small enough that the allocator keeps their memory."""
 RANGE: Final = 1 << 20
 """Designs of a part of the work: what a worker gets, and what a state file is saved after, at most once a second."""
 EXHAUSTIVE: Final = 2 * 10**9
