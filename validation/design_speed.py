@@ -158,12 +158,18 @@ def measure_dask(runs: int) -> list[dict[str, Any]]:
     search = blocks(32, 16)
     alone = run(search)
     times: dict[int, list[SearchResult]] = {1: [], 2: []}
+    processor: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(runs):
         for workers in (1, 2):
             with DaskBackend(search, workers=workers) as backend:
                 backend.client.run(_warm)  # imports and generated functions
+                before = sum(backend.client.run(time.process_time).values())
                 times[workers].append(run(search, backend=backend))
-            print(f"  {workers} workers: {times[workers][-1].seconds:.2f} s", flush=True)
+                processor[workers].append(sum(backend.client.run(time.process_time).values()) - before)
+            print(
+                f"  {workers} workers: {times[workers][-1].seconds:.2f} s, {processor[workers][-1]:.2f} s of processor",
+                flush=True,
+            )
     rows = [_row(f"blocks, {workers} local Dask worker{'s' if workers > 1 else ''}", "–", times[workers]) for workers in (1, 2)]
     ratios = [one.seconds / two.seconds for one, two in zip(times[1], times[2], strict=True)]
     same = all(_same(alone, result) for results in times.values() for result in results)
@@ -175,6 +181,17 @@ def measure_dask(runs: int) -> list[dict[str, Any]]:
             "spread": f"{min(ratios):.2f} – {max(ratios):.2f} ×",
             "raw": ratios,
             "same_as_numpy": same,
+            "load_average": os.getloadavg(),
+        }
+    )
+    extra = [two / one - 1 for one, two in zip(processor[1], processor[2], strict=True)]
+    rows.append(
+        {
+            "what": "processor time of two workers beyond that of one, which is what sharing costs",
+            "target": "–",
+            "measured": f"{100 * statistics.median(extra):.1f} %",
+            "spread": f"{100 * min(extra):.1f} – {100 * max(extra):.1f} %",
+            "raw": [processor[1], processor[2]],
         }
     )
     return rows
@@ -203,7 +220,7 @@ def record_front() -> None:
 
 def _warm() -> None:
     """On a worker: what a search needs once, in a process of its own."""
-    blocks(1, 1).part(0, 1 << 18, blocks(1, 1).sample().probes())
+    run(blocks(1, 1))
 
 
 def main() -> None:

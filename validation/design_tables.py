@@ -57,9 +57,10 @@ def front_table() -> str:
         for design in shown
     ]
     rate = si(record["evaluated"] / record["processor_s"], "").rstrip()
+    took = f"{record['seconds']:.0f} s ({record['processor_s']:.0f} s of processor time, {rate} per second)"
+    met = ", ".join(f"`{text}`" for text in record["constraints"])
     said = (
-        f"{record['designs']:,} designs, all of them evaluated in {record['seconds']:.0f} s ({record['processor_s']:.0f} s of processor time, {rate} per second; {record['machine']}, "
-        f"{record['date']}); {record['feasible']:,} meet {', '.join(f'`{text}`' for text in record['constraints'])}; "
-        f"{len(designs)} are on the front, {_SHOWN} of them evenly chosen:\n\n"
+        f"{record['designs']:,} designs, all of them evaluated in {took} on {record['machine']}, {record['date']}. "
+        f"{record['feasible']:,} meet {met}; {len(designs)} are on the front, {_SHOWN} of them evenly chosen:\n\n"
     )
     return said + markdown(["latency", "parameters", "MACs", "stage 1", "stage 2", "stage 3", "stage 4"], rows)
