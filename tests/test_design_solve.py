@@ -90,6 +90,15 @@ def test_closed_forms_are_exact_roots(unknown: str) -> None:
     assert r"\begin{align*}" in found.closed_form.text(latex=True)
 
 
+@pytest.mark.parametrize("schedule", ["layer", "eager"])
+def test_the_batch_of_a_network_has_a_closed_form(schedule: str) -> None:
+    subject = NetworkSubject(model="convnext_tiny", device=H200, schedule=schedule)
+    for budgets in ({"latency": 1e-3}, {"traffic": 5e9}, {"macs": 2e11}):
+        found = solve(subject, "batch", budgets)
+        assert found.closed_form is not None
+        assert found.value <= found.closed_form.value < found.value + 1
+
+
 def test_the_width_of_convfirst_under_a_tenth_of_a_millisecond_by_trying_all() -> None:
     subject = BlockSubject(kind="convfirst", device=RTX4090, size=56)
     fitting = [width for width in range(8, 1200, 8) if block_latency_s(subject, channels=width) <= 1e-4]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import sympy
 
 from perfmodel.design.blocks import Kind
+from perfmodel.design.subject import BlockSubject, NetworkSubject, Subject, precision_of
 from perfmodel.layers import dims
 from perfmodel.schedule import SCHEDULES
 from perfmodel.sweep import block_expressions
-
-if TYPE_CHECKING:
-    from perfmodel.design.subject import Subject
 
 BUDGET, PEAK, BANDWIDTH = sympy.symbols("t peak bandwidth", positive=True)
 """The budget, peak ops per second, and DRAM bytes per second."""
@@ -54,11 +52,11 @@ class ClosedForm:
 def closed_form(subject: Subject, unknown: str, value: int, budget: str, amount: float) -> ClosedForm | None:
     """The closed form near `value`, or None where the cost is no polynomial of degree 1 or 2 in the unknown.
 
-    Blocks on the schedules whose costs are formulas; latency, traffic, MACs and parameters. Each kernel's max(ops / peak, bytes /
+    Blocks on the schedules whose costs are formulas, and the batch of a network on them; latency, traffic, MACs and parameters. Each kernel's max(ops / peak, bytes /
     bandwidth) is the side that holds at the root itself. Squeezed channels, ⌊C / 4⌋, are taken as C / 4 where the channels are unknown.
     """
-    from perfmodel.design.subject import BlockSubject, precision_of
-
+    if isinstance(subject, NetworkSubject) and unknown == "batch":
+        return _of_batch(subject, value, budget, amount)
     if not isinstance(subject, BlockSubject) or unknown not in _SYMBOLS or subject.schedule.lower() not in SCHEDULES:
         return None
     if budget == "memory":
@@ -86,6 +84,42 @@ def closed_form(subject: Subject, unknown: str, value: int, budget: str, amount:
             return found
         at = float(root.subs(fixed).subs(rates))
         found = ClosedForm(unknown=x, cost=sympy.collect(sympy.expand(cost), x), root=root, value=at, regimes=regimes)
+        if abs(at - guess) <= 1e-9 * abs(at):
+            return found
+        guess = at
+    return found
+
+
+def _of_batch(subject: NetworkSubject, value: int, budget: str, amount: float) -> ClosedForm | None:
+    """The batch of a network: every kernel's ops and bytes are of degree 1 in it."""
+    if subject.schedule.lower() not in SCHEDULES or budget not in ("latency", "traffic", "macs"):
+        return None
+    rates = {
+        PEAK: subject.prediction.peak.ops_per_s,
+        BANDWIDTH: subject.device.memory.dram_bandwidth_bytes_per_s,
+        BUDGET: amount,
+    }
+    pairs = [(dims.expression(kernel.cost.ops), dims.expression(kernel.cost.dram_bytes)) for kernel in subject.symbolic_kernels()]
+    guess, found = float(value), None
+    for _ in range(8):
+        sides = {
+            "macs": [ops / 2 for ops, _ in pairs],
+            "traffic": [moved for _, moved in pairs],
+            "latency": [
+                ops / PEAK
+                if float(ops.subs(dims.N, guess)) / rates[PEAK] >= float(moved.subs(dims.N, guess)) / rates[BANDWIDTH]
+                else moved / BANDWIDTH
+                for ops, moved in pairs
+            ],
+        }[budget]
+        cost = sympy.collect(sympy.expand(sympy.Add(*sides)), dims.N)
+        root = _root(cost, dims.N)
+        if root is None:
+            return found
+        at = float(root.subs(rates))
+        held = sum(side.has(PEAK) for side in sides)
+        regimes = (f"{held} kernels: arithmetic", f"{len(pairs) - held} kernels: memory") if budget == "latency" else ()
+        found = ClosedForm(unknown=dims.N, cost=cost, root=root, value=at, regimes=regimes)
         if abs(at - guess) <= 1e-9 * abs(at):
             return found
         guess = at

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from perfmodel.errors import PerfmodelError
-from perfmodel.layers.dims import Shape
+from perfmodel.layers.dims import Dim, Shape
 from perfmodel.layers.graph import GraphBuilder
 from perfmodel.network import Network
 from perfmodel.networks.catalog import find
@@ -100,7 +100,7 @@ def scale_of(model: str, scale: str) -> tuple[NetworkEntry, Scale]:
     return entry, found
 
 
-def scaled_network(model: str, scales: Mapping[str, int], *, batch: int, resolution: int, classes: int) -> Network:
+def scaled_network(model: str, scales: Mapping[str, int], *, batch: Dim, resolution: int, classes: int) -> Network:
     """The model with its width or depth set. Raises FamilyError, UnknownNameError, ShapeError."""
     entry = find(model)
     spec: Any = None

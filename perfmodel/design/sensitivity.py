@@ -16,7 +16,7 @@ import sympy
 
 from perfmodel.design.blocks import Kind
 from perfmodel.design.closed_form import BANDWIDTH, PEAK
-from perfmodel.design.families import FamilyError, scale_of, scaled_network
+from perfmodel.design.families import FamilyError, scale_of
 from perfmodel.design.subject import BlockSubject, NetworkSubject, QuestionError, Subject, precision_of
 from perfmodel.hardware.spec import HardwareError
 from perfmodel.hardware.what_if import what_if
@@ -25,7 +25,7 @@ from perfmodel.layers.dims import expression
 from perfmodel.layers.layer import ShapeError
 from perfmodel.networks.catalog import find
 from perfmodel.prediction import Prediction
-from perfmodel.schedule import SCHEDULES, kernels
+from perfmodel.schedule import SCHEDULES
 from perfmodel.sweep import block_expressions
 from perfmodel.waterline import KernelTime, Limits
 
@@ -283,10 +283,7 @@ def _of_batch(subject: Subject, prediction: Prediction) -> float | None:
     """From the network with a symbol for its batch."""
     if not isinstance(subject, NetworkSubject):
         return None
-    scales = {name: value for name, value in (("width", subject.width), ("depth", subject.depth)) if value is not None}
-    size = subject.resolution or find(subject.model).resolution
-    network = scaled_network(subject.model, scales, batch=dims.N, resolution=size, classes=subject.classes)
-    work = kernels(network.graph, prediction.precision, subject.schedule, layout=subject.layout)
+    work = subject.symbolic_kernels()
     limits = Limits.waterline(subject.device, prediction.peak)
     slope = 0.0
     for kernel, time in zip(work, prediction.times, strict=True):

@@ -12,6 +12,8 @@ from perfmodel.design.families import scale_of, scaled_network
 from perfmodel.design.footprint import footprint_bytes
 from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.kernel import Kernel
+from perfmodel.layers import dims
 from perfmodel.layers.catalog import MOST_CHANNELS, MOST_KERNEL, block_of
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import GraphBuilder
@@ -20,6 +22,7 @@ from perfmodel.network import Network
 from perfmodel.networks.catalog import MAX_BATCH, MAX_RESOLUTION, find
 from perfmodel.precision import Precision
 from perfmodel.prediction import Prediction, predict
+from perfmodel.schedule import kernels
 
 MOST_DEPTH: Final = 4096
 _BLOCK_UNKNOWNS: Final = ("channels", "size", "batch", "depth", "expansion", "group_width", "kernel")
@@ -272,6 +275,13 @@ class NetworkSubject(Subject):
         return predict(
             self.network(), self.device, dtype=self.dtype, autocast=self.autocast, layout=self.layout, schedule=self.schedule
         )
+
+    def symbolic_kernels(self) -> tuple[Kernel, ...]:
+        """Its kernels with a symbol for the batch, as many and in the order of the prediction's."""
+        scales = {name: value for name, value in (("width", self.width), ("depth", self.depth)) if value is not None}
+        size = self.resolution or find(self.model).resolution
+        network = scaled_network(self.model, scales, batch=dims.N, resolution=size, classes=self.classes)
+        return kernels(network.graph, precision_of(self), self.schedule, layout=self.layout)
 
 
 def precision_of(subject: Subject) -> Precision:

@@ -51,7 +51,9 @@ def solution_table(solution: Solution, *, latex: bool = False) -> Table:
     here = next(row for row in solution.rows if row.value == solution.value)
     said = [_about(solution.subject, solution.unknown)]
     budgets = " and ".join(f"{_shown(held.name, held.allowed)} of {held.name}" for held in solution.budgets)
-    said.append(f"the largest {unknown} within {budgets} is {solution.value} ({solution.subject.counts(solution.unknown)})")
+    counts = solution.subject.counts(solution.unknown)
+    counted = f" ({counts})" if counts != solution.unknown else ""
+    said.append(f"the largest {unknown} within {budgets} is {solution.value}{counted}")
     for held in solution.budgets:
         alone = "any" if held.largest is None else f"{held.largest}"
         binds = ", and binds" if held.name in solution.binding else ""
@@ -356,7 +358,7 @@ def lift_table(subject: Subject, stages: Sequence[StageLift]) -> Table:
                 stage.worst_kind,
                 stage.fused_latency_s,
                 stage.fused_memory_bound_share,
-                ("; ".join(stage.lifted_by) or "nothing tried") if stage.under_water else "–",
+                ("; ".join(stage.lifted_by) or "none of these") if stage.under_water else "–",
             )
             for stage in stages
         ],
