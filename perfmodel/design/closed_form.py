@@ -52,8 +52,9 @@ class ClosedForm:
 def closed_form(subject: Subject, unknown: str, value: int, budget: str, amount: float) -> ClosedForm | None:
     """The closed form near `value`, or None where the cost is no polynomial of degree 1 or 2 in the unknown.
 
-    Blocks on the schedules whose costs are formulas, and the batch of a network on them; latency, traffic, MACs and parameters. Each kernel's max(ops / peak, bytes /
-    bandwidth) is the side that holds at the root itself. Squeezed channels, ⌊C / 4⌋, are taken as C / 4 where the channels are unknown.
+    Blocks on the schedules whose costs are formulas, and the batch of a network on them; latency, traffic, MACs and parameters. Each
+    kernel's max(ops / peak, bytes / bandwidth) is the side that holds at the root itself. Squeezed channels, ⌊C / 4⌋, are taken as C / 4
+    where the channels are unknown.
     """
     if isinstance(subject, NetworkSubject) and unknown == "batch":
         return _of_batch(subject, value, budget, amount)
