@@ -203,7 +203,7 @@ def record_front() -> None:
     from perfmodel.design.space_file import load_search
     from perfmodel.plots.front import front_figure
     from perfmodel.plots.save import save
-    from perfmodel.report.design import search_data
+    from perfmodel.report.search import search_data
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     docs = Path(__file__).resolve().parent.parent / "docs"

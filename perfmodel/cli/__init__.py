@@ -38,6 +38,7 @@ from perfmodel.cli.options import (
     predicted,
 )
 from perfmodel.cli.plot import plot_app
+from perfmodel.cli.search import design_search  # noqa: F401 - joins the commands of design
 from perfmodel.errors import PerfmodelError
 
 OVER_BUDGET: Final = 3

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from perfmodel.design.front import Front, Values
 from perfmodel.design.search import Search, SearchResult
-from perfmodel.design.space import SpaceError
+from perfmodel.design.space import SpaceError, decoded, encoded
 
 _POPULATION = 64
 _INFEASIBLE = 1e6
@@ -105,11 +105,11 @@ class _Archive:
             if self.evaluated >= evaluations:
                 return
             done.update(fresh)
-            places = np.stack(np.unravel_index(np.array(fresh), shape), axis=1)
+            places = np.stack(decoded(np.array(fresh), shape), axis=1)
             steps = [places + sign * np.eye(len(shape), dtype=np.int64)[axis] for axis in range(len(shape)) for sign in (-1, 1)]
             near = np.concatenate(steps)
             near = near[((near >= 0) & (near < np.array(shape))).all(axis=1)]
-            self.see(np.unique(np.ravel_multi_index(tuple(near.T), shape)))
+            self.see(np.unique(encoded(list(near.T), shape)))
 
 
 def _numbers(search: Search, varying: list[int], x: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -117,7 +117,7 @@ def _numbers(search: Search, varying: list[int], x: npt.NDArray[np.float64]) -> 
     places = [np.zeros(x.shape[1], dtype=np.int64) for _ in search.space.shape]
     for row, place in zip(x, varying, strict=True):
         places[place] = np.rint(row).astype(np.int64)
-    return np.ravel_multi_index(tuple(places), search.space.shape)
+    return encoded(places, search.space.shape)
 
 
 def _mixes(objectives: int, seed: int) -> Iterator[Values]:

@@ -65,6 +65,14 @@ def decoded(index: npt.NDArray[np.int64], shape: Sequence[int]) -> tuple[Any, ..
     return tuple(reversed(places))
 
 
+def encoded(places: Sequence[Any], shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The numbers of designs at these places: what `decoded` undoes, on any number of axes."""
+    index: Any = np.int64(0)
+    for place, length in zip(places, shape, strict=True):
+        index = index * length + place
+    return np.asarray(index)
+
+
 class Space(ABC):
     """Every combination of its axes' values is a design with a number; the last axis runs fastest."""
 
@@ -128,8 +136,8 @@ class Space(ABC):
 
     def design(self, number: int) -> dict[str, str | int]:
         """One design by the names of the axes."""
-        places = np.unravel_index(number, self.shape)
-        return {axis.name: axis.values[int(place)] for axis, place in zip(self.axes, places, strict=True)}
+        places = decoded(np.array([number]), self.shape)
+        return {axis.name: axis.values[int(place[0])] for axis, place in zip(self.axes, places, strict=True)}
 
     def _finish(
         self, wanted: frozenset[str], values: dict[str, Array], latency_s: Sequence[Array], peaks: Sequence[float]
