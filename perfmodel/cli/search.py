@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perfmodel.cli.design import design_app
+from perfmodel.cli.design import design_app, print_answer
 from perfmodel.cli.options import Format, Output, OutputFormat, Sets, listed, save_figure
 from perfmodel.errors import PerfmodelError
 
