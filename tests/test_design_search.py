@@ -206,6 +206,20 @@ def test_objectives_that_are_none_are_said(objectives: list[str], said: str) -> 
         Search.of(small(), objectives)
 
 
+def test_objectives_without_a_value_leave_a_design_out() -> None:
+    search = Search.of(small(), ["min 1 / (channels - 8)", "max macs"])
+    found = run(search)
+    assert np.isfinite(found.front.values).all()
+    assert found.feasible < found.valid
+
+
+def test_an_optimiser_evaluates_a_small_space_whole() -> None:
+    space = BlockSpace(blocks=("convfirst",), channels=(16,), sizes=(14,), devices=(H200,))
+    found = optimise(Search.of(space, ["min latency"]))
+    assert found.exhaustive
+    assert found.front.index.tolist() == [0]
+
+
 def test_results_are_written_as_they_are(tmp_path: Path) -> None:
     found = run(Search.of(small(), ["min latency", "max macs"]))
     rows = found.rows(["params"])

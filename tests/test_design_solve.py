@@ -313,6 +313,11 @@ def test_what_cannot_be_asked_is_said(ask: Callable[[], object], error: type[Per
     assert "\n" not in str(caught.value)
 
 
+def test_a_mean_needs_an_image() -> None:
+    assert BlockSubject(kind="regnety", device=H200).allowed("size", None)[:3] == range(2, 5)
+    assert BlockSubject(kind="basic", device=H200).allowed("size", None)[:3] == range(1, 4)
+
+
 def test_group_width_ends_by_itself() -> None:
     found = solve(convfirst(channels=24), "group_width", {"latency": 1.0})
     assert found.value == 24
@@ -334,7 +339,9 @@ def test_group_width_ends_by_itself() -> None:
         (["solve", "bandwidth", "--model", "resnet50", "--hardware", "h200", "--latency", "1us"], 3, "alone takes"),
         (["solve", "channels", "--block", "convfirst", "--hardware", "h200", "--compute-bound"], 2, "is asked of"),
         (["solve", "channels", "--block", "convfirst", "--hardware", "h200", "--fused-gain", "5%"], 2, "is asked of batch"),
-        (["solve", "batch", "--block", "convfirst", "--hardware", "h200", "--resolution", "9"], 2, "are for --model"),
+        (["solve", "batch", "--block", "convfirst", "--hardware", "h200", "--resolution", "9"], 2, "--resolution is for --model"),
+        (["solve", "batch", "--model", "resnet50", "--hardware", "h200", "--channels", "9"], 2, "--channels is for --block"),
+        (["solve", "kernel", "--block", "mbconv", "--hardware", "h200", "--latency", "1ms", "--step", "4"], 2, "has no step"),
         (["sensitivity", "--block", "convfist", "--hardware", "h200"], 2, "did you mean"),
         (["lift", "resnet5", "--hardware", "h200"], 2, "did you mean"),
     ],

@@ -54,6 +54,7 @@ _Schedule = Annotated[str, typer.Option("--schedule", help="eager, pointwise, la
 
 
 def _subject(
+    ctx: typer.Context,
     *,
     model: str | None,
     block: str | None,
@@ -72,14 +73,15 @@ def _subject(
 
     if (model is None) == (block is None):
         raise PerfmodelError("ask about one thing: give either --model MODEL or --block KIND")
+    other, needed = ((*choices,), "--block") if model is not None else ((*network,), "--model")
+    for name in other:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise PerfmodelError(f"--{name.replace('_', '-')} is for {needed}; leave it out")
     device = named_device(hardware, sets)
     if model is not None:
         return NetworkSubject(
             model=model, device=device, batch=batch, dtype=dtype, schedule=check(schedule), depth=depth, **network
-        )
-    if network["autocast"] or network["layout"] != "nhwc" or network["resolution"] or network["width"]:
-        raise PerfmodelError(
-            "--autocast, --layout, --resolution and --width are for --model; a block takes --channels and --size"
         )
     kind = str(block).lower().replace("-", "_")
     return BlockSubject(kind=kind, device=device, batch=batch, dtype=dtype, schedule=check(schedule), depth=depth or 1, **choices)
@@ -87,6 +89,7 @@ def _subject(
 
 @design_app.command("solve")
 def design_solve(
+    ctx: typer.Context,
     unknown: Annotated[
         str,
         typer.Argument(
@@ -135,6 +138,7 @@ def design_solve(
     from perfmodel.report import design as report
 
     subject = _subject(
+        ctx,
         model=model,
         block=block,
         hardware=hardware,
@@ -179,6 +183,7 @@ def design_solve(
 
 @design_app.command("sensitivity")
 def design_sensitivity(
+    ctx: typer.Context,
     hardware: Hardware,
     model: _Model = None,
     block: _Block = None,
@@ -205,6 +210,7 @@ def design_sensitivity(
     from perfmodel.report import design as report
 
     subject = _subject(
+        ctx,
         model=model,
         block=block,
         hardware=hardware,

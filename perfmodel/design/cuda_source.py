@@ -205,7 +205,7 @@ def _kernel(search: Search, lines: Sequence[str], valid: str, variables: Mapping
         f"const double objective{k} = {'-' if item.maximise else ''}({in_c(item.node, variables)});"
         for k, item in enumerate(search.objectives)
     ]
-    numbers = " && ".join(f"objective{k} == objective{k}" for k in range(len(search.objectives)))
+    numbers = " && ".join(f"objective{k} - objective{k} == 0.0" for k in range(len(search.objectives)))
     body = "\n            ".join(lines)
     return f"""
 extern "C" __global__ void {KERNEL}(

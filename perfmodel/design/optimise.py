@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.design.front import Front, Values
-from perfmodel.design.search import Search, SearchResult
+from perfmodel.design.search import Search, SearchResult, run
 from perfmodel.design.space import SpaceError, decoded, encoded
 
 _POPULATION = 64
@@ -27,10 +27,12 @@ def optimise(
 ) -> SearchResult:
     """The front of about `evaluations` designs, chosen by differential evolution towards different mixes of the objectives.
 
-    Raises SpaceError where no design that it looked at meets the constraints.
+    A space of no more designs is evaluated whole. Raises SpaceError where no design that it looked at meets the constraints.
     """
     from scipy.optimize import differential_evolution
 
+    if search.space.size <= evaluations:
+        return run(search, progress=progress)
     search_whole: Any = differential_evolution  # its types know no vectorised functions
     space, began = search.space, time.perf_counter()
     archive = _Archive(search, progress)

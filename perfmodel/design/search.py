@@ -122,7 +122,7 @@ class Search:
             columns = [evaluate(item.node, found.values) for item in self.objectives]
         columns = [-column if item.maximise else column for column, item in zip(columns, self.objectives, strict=True)]
         for column in columns:
-            met = met & ~np.isnan(column)
+            met = met & np.isfinite(column)
         return found.valid, met, columns
 
     def front_of(self, index: Indices) -> Front:

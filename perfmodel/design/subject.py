@@ -162,9 +162,10 @@ class BlockSubject(Subject):
             raise UnknownNameError(f"choice of {self.kind}", unknown, self.unknowns)
         most = {"size": MAX_RESOLUTION, "batch": MAX_BATCH, "depth": MOST_DEPTH, "expansion": MOST_CHANNELS}
         if unknown in most:
-            return self._step(
-                unknown, 2 if unknown == "size" and step is None and Kind.of(self.kind).has_mean else 1, most[unknown], step
-            )
+            values = self._step(unknown, 1, most[unknown], step)
+            return values[values.index(2) :] if unknown == "size" and Kind.of(self.kind).has_mean and 1 in values else values
+        if unknown in ("kernel", "group_width") and step is not None:
+            raise QuestionError(f"{unknown} has no step: kernels are odd, and group widths divide the channels; leave --step out")
         if unknown == "kernel":
             return range(1, min(MOST_KERNEL, 2 * self.size - 1) + 1, 2)
         if unknown == "group_width":
