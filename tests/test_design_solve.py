@@ -362,6 +362,7 @@ def test_bad_questions_end_with_one_sentence(
         ["solve", "width", "--block", "mbconv", "--latency", "0.1ms", "--memory", "100MB", "--set", "peak=2x"],
         ["solve", "resolution", "--model", "resnet18", "--latency", "1ms", "--step", "32"],
         ["solve", "bandwidth", "--model", "resnet18", "--batch", "64"],
+        ["solve", "peak", "--model", "resnet18", "--latency", "1ms"],
         ["solve", "group-width", "--block", "convfirst", "--batch", "128", "--compute-bound", "--latex"],
         ["solve", "batch", "--block", "convfirst", "--size", "7", "--fused-gain", "5%"],
         ["sensitivity", "--block", "bottleneck", "--channels", "256"],

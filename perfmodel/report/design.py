@@ -137,11 +137,19 @@ def threshold_table(found: Threshold, *, top: int = 10) -> Table:
         found.before,
         found.formula,
     )
+    after = _hypothetical(found.subject)
+    if not found.crossings:
+        columns = (
+            Column(key="figure", heading="figure", right=False),
+            Column(key="value", heading="needed", show=lambda value: si(value, unit, 4)),
+            Column(key="machine_has", heading="the machine has", show=lambda value: si(value, unit, 4)),
+            Column(key="factor", heading="factor", show=_factor),
+        )
+        row = (found.unknown, found.value, found.now, found.value / found.now)
+        return Table(title="the figure", before=said, columns=columns, rows=[row], after=after)
     rows = sorted(found.crossings, key=lambda crossing: -crossing.share)[:top]
     return Table(
-        title=f"the {len(rows)} kernels that take most of the time, and where each crosses the waterline"
-        if rows
-        else "no crossings to list",
+        title=f"the {len(rows)} kernels that take most of the time, and where each crosses the waterline",
         before=said,
         columns=(
             Column(key="kernel", heading="kernel", right=False),
@@ -151,7 +159,7 @@ def threshold_table(found: Threshold, *, top: int = 10) -> Table:
             Column(key="share", heading="share", show=percent),
         ),
         rows=[(row.name, row.kind, row.operational_intensity, row.crosses_at, row.share) for row in rows],
-        after=_hypothetical(found.subject),
+        after=after,
     )
 
 
