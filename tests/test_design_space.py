@@ -203,6 +203,7 @@ def test_a_space_travels_without_its_tables() -> None:
         (lambda: blocks(dtype="fp12"), "unknown data type"),
         (lambda: networks(stages=(StageChoices(blocks=("convnext",), channels=(8,), depths=(1,)),)), "block of a stage"),
         (lambda: networks(stages=(StageChoices(blocks=("basic",), channels=(8,), depths=(1,), kernels=(2,)),)), "must be odd"),
+        (lambda: networks(schedule="lyer"), "did you mean layer"),
         (lambda: networks(resolutions=tuple(range(32, 32 + 40000))), "different blocks, of which tables can hold"),
     ],
 )

@@ -35,7 +35,7 @@ from perfmodel.layers.graph import GraphBuilder, Tensor
 from perfmodel.layers.layer import ShapeError
 from perfmodel.network import Network
 from perfmodel.precision import Precision
-from perfmodel.schedule import BLOCK, kernels
+from perfmodel.schedule import BLOCK, SCHEDULES, check, kernels
 from perfmodel.waterline import Limits
 
 MOST_ENTRIES: Final = 1_000_000
@@ -106,6 +106,10 @@ class NetworkSpace(Space):
     schedule: str = "layer"
 
     def __post_init__(self) -> None:
+        if check(self.schedule) not in (*SCHEDULES, BLOCK):
+            raise SpaceError(
+                f"a network is a sum of its blocks on the schedules {', '.join((*SCHEDULES, BLOCK))} only, not on {self.schedule}"
+            )
         for stage in self.stages:
             for kind in stage.blocks:
                 if kind not in MAKERS:

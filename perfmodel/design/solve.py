@@ -9,7 +9,7 @@ from typing import Final
 from perfmodel.design.closed_form import ClosedForm, closed_form
 from perfmodel.design.subject import Outcome, QuestionError, Subject
 from perfmodel.layers.layer import ShapeError
-from perfmodel.schedule import BLOCK
+from perfmodel.schedule import SCHEDULES
 from perfmodel.units import si
 
 BUDGETS: Final[Mapping[str, tuple[str, str]]] = {
@@ -108,7 +108,7 @@ def solve(subject: Subject, unknown: str, budgets: Mapping[str, float], *, step:
     alone = {name: _largest(len(values), lambda place, name=name: fits(place, name)) for name in budgets}  # type: ignore[misc]
     place = min(alone.values())
     notes = []
-    if subject.schedule.lower() == BLOCK:
+    if subject.schedule.lower() not in SCHEDULES:
         place = _look_ahead(place, len(values), lambda at: fits(at, *budgets))
         notes.append(
             f"fused programs are tiled anew for every {unknown}, so the latency may fall as it grows: the next {_LOOK_AHEAD} values do not "
