@@ -12,8 +12,8 @@ from perfmodel.validation.summary import markdown
 
 RESULTS = Path(__file__).resolve().parent / "results" / "library"
 _SHOWN = 12
-_BUSY = 3.5
-"""A load average beyond that of two workers, the process that joins, and a little."""
+_DISTURBED = 1.2
+"""Ratios of one measurement that differ by more were not measured on a quiet machine."""
 
 
 def _record(kind: str) -> dict[str, Any]:
@@ -30,9 +30,11 @@ def search_speed_table() -> str:
             front = str(row.get("front", "–"))
             rows.append([row["what"], row["target"], row["measured"], row["spread"], designs, front])
     host, gpu, dask = (_record(f"search-{kind}") for kind in ("host", "gpu", "dask"))
-    (load,) = [row["load_average"][0] for row in dask["rows"] if "load_average" in row]
+    (ratio,) = [row for row in dask["rows"] if "load_average" in row]
+    disturbed = max(ratio["raw"]) > _DISTURBED * min(ratio["raw"])
+    pairs = ", ".join(f"{value:.2f}" for value in ratio["raw"])
     quiet = (
-        "" if load < _BUSY else f", with a load average of {load:.1f} on its two cores: the ratio says nothing of a quiet machine"
+        f" (other programs ran beside it, load average {ratio['load_average'][0]:.1f}; the pairs: {pairs})" if disturbed else ""
     )
     where = (
         "\nMeasured by `python -m perfmodel.validation.design_speed` (`--gpu`, `--dask`): "
