@@ -26,6 +26,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.networks.table import networks_table
     from perfmodel.report.fusion import points_table, schedules_table
     from perfmodel.report.machines import catalog_markdown, missing_markdown
+    from perfmodel.validation.design_tables import front_table, search_speed_table
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
     from perfmodel.validation.planner_speed import family_table, plans_table, shapes_table
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
@@ -48,6 +49,8 @@ def _tables() -> dict[str, Callable[[], str]]:
         "planner-speed": plans_table,
         "convfirstnet-family": family_table,
         "convfirstnet-shapes": shapes_table,
+        "design-speed": search_speed_table,
+        "design-front": front_table,
     }
 
 

@@ -113,7 +113,7 @@ def load_text(text: str, *, where: str = "device description", slug: str = "devi
     try:
         return DeviceSpec.model_validate({**data, "slug": slug})
     except ValidationError as error:
-        raise HardwareError(f"{where}: {_sentence(error, data)}") from None
+        raise HardwareError(f"{where}: {validation_sentence(error, data)}") from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -246,7 +246,7 @@ def _not_toml(error: Exception, text: str) -> str:
     return plain
 
 
-def _sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
+def validation_sentence(error: ValidationError, data: Mapping[str, Any]) -> str:
     """What is wrong, where, and what is expected: of the first fault, unknown fields first (they explain others)."""
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     others = len(faults) - 1

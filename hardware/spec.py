@@ -306,6 +306,11 @@ class DeviceSpec(Record):
             "copy the device's TOML file, add the number with its source, and pass the path of that file."
         )
 
+    @property
+    def hypothetical(self) -> tuple[str, ...]:
+        """What was set of it by `perfmodel.hardware.what_if`, and is in no document; empty for a real machine."""
+        return tuple(document.title for key, document in self.documents.items() if key.startswith("what_if"))
+
     # -- peaks -----------------------------------------------------------------------------------------------------
 
     def matrix_peak(self, dtype: str, accumulate: str | None = None) -> Peak:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perfmodel.errors import PerfmodelError as PerfmodelError
     from perfmodel.formulas import formula as formula
     from perfmodel.hardware.catalog import load as load_hardware  # noqa: F401
+    from perfmodel.hardware.what_if import what_if as what_if
     from perfmodel.network import Network as Network
     from perfmodel.networks.catalog import build as build_network  # noqa: F401
     from perfmodel.planning import Plan as Plan
@@ -38,6 +39,7 @@ _HOMES = {
     "Prediction": ("perfmodel.prediction", "Prediction"),
     "predict": ("perfmodel.prediction", "predict"),
     "sweep_block": ("perfmodel.sweep", "sweep_block"),
+    "what_if": ("perfmodel.hardware.what_if", "what_if"),
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import sympy
 
@@ -129,9 +129,12 @@ def _of_layer(name: str, precision: Precision) -> WorkFormula:
     )
 
 
-def block_kernels(name: str, schedule: str, precision: Precision) -> tuple[tuple[Kernel, ...], Dim]:
-    """The kernels of a block in symbols, and its trained parameters."""
+def block_kernels(name: str, schedule: str, precision: Precision, kernel: int | None = None) -> tuple[tuple[Kernel, ...], Dim]:
+    """The kernels of a block in symbols, and its trained parameters; `kernel` None is the size that the block usually has."""
     block = COMPOSITIONS[name].symbolic()
+    if kernel is not None and hasattr(block, "kernel"):
+        chosen: dict[str, Any] = {"kernel": kernel}
+        block = replace(block, **chosen)
     builder = GraphBuilder()
     x = builder.input(Shape(dims.N, block.in_channels, dims.H, dims.W))
     builder.block(block, x, name=name)

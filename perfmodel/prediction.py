@@ -259,6 +259,7 @@ def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule:
         f"DRAM bandwidth {si(device.memory.dram_bandwidth_bytes_per_s, 'B/s')}"
         f" ({_cited(device.source_of('memory.dram_bandwidth_bytes_per_s'))})",
     ]
+    said += [f"{title} ({device.slug} is no real machine)" for title in device.hypothetical]
     if precision.autocast:
         said.append(
             f"autocast {precision.autocast}: fp32 parameters; convolutions and linear layers in {precision.autocast}; layer norm in"

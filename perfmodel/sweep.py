@@ -43,23 +43,51 @@ class BlockFunction:
         return list(zip(flat[::2], flat[1::2], strict=True))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockExpressions:
+    """What every generated function of a block is made from, whatever it is generated for (NumPy, CuPy or CUDA)."""
+
+    kernels: tuple[str, ...]
+    work: tuple[sympy.Expr, ...]
+    """Ops of kernel 1, DRAM bytes of kernel 1, ops of kernel 2, …"""
+    params: sympy.Expr
+    """Trained parameters."""
+
+
 @cache
-def block_function(kind: str, schedule: str = "layer", dtype: str = "fp16") -> BlockFunction:
-    """The generated function of a block's kernels (common subexpressions shared), made once per block, schedule and type."""
+def block_expressions(kind: str, schedule: str = "layer", dtype: str = "fp16", kernel: int | None = None) -> BlockExpressions:
+    """A block's kernels and parameters in symbols, each expression in the form it is computed in.
+
+    `kernel` None is the size of the spatial kernel that the block usually has. Raises UnknownNameError and ScheduleError.
+    """
     if kind not in BLOCKS:
         raise UnknownNameError("block", kind, BLOCKS)
     if schedule.lower() in FUSED:
         raise ScheduleError(
             f"sweeps take the schedules {', '.join(SCHEDULES)}; a fused block's tiling is chosen for each design alone"
         )
-    work, _ = block_kernels(kind, schedule, Precision(dtype=dtype))
-    outputs = [sympy.factor_terms(x) for kernel in work for x in (dims.expression(kernel.cost.ops), kernel.cost.dram_bytes)]
-    free: set[sympy.Symbol] = set().union(*(x.free_symbols for x in outputs))
+    work, params = block_kernels(kind, schedule, Precision(dtype=dtype), kernel)
+    return BlockExpressions(
+        kernels=tuple(part.name for part in work),
+        work=tuple(
+            sympy.factor_terms(x)
+            for part in work
+            for x in (dims.expression(part.cost.ops), dims.expression(part.cost.dram_bytes))
+        ),
+        params=sympy.factor_terms(dims.expression(params)),
+    )
+
+
+@cache
+def block_function(kind: str, schedule: str = "layer", dtype: str = "fp16", kernel: int | None = None) -> BlockFunction:
+    """The generated function of a block's kernels (common subexpressions shared), made once per block, schedule, type and kernel."""
+    made = block_expressions(kind, schedule, dtype, kernel)
+    free: set[sympy.Symbol] = set().union(*(x.free_symbols for x in made.work))
     symbols = sorted(free, key=str)
     return BlockFunction(
         symbols=tuple(map(str, symbols)),
-        kernels=tuple(kernel.name for kernel in work),
-        call=sympy.lambdify(symbols, outputs, modules="math", cse=True),
+        kernels=made.kernels,
+        call=sympy.lambdify(symbols, list(made.work), modules="math", cse=True),
     )
 
 

@@ -187,7 +187,7 @@ def measure(runs: int, designs: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor, as the system names it."""
+    """The name of the processor that this runs on."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

@@ -15,7 +15,8 @@ REPORTED_EFFICIENCY = {"efficientnet": "5–8 %", "convnext": "19–35 %"}
 """Computational efficiency that a summary of the paper reports (an Ampere GPU; which one, and which members, is not known to us)."""
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -46,7 +47,7 @@ def summary_table() -> str:
                 f"{comparison.spearman_macs:.4f}",
             ]
         )
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def families_table() -> str:
@@ -61,7 +62,7 @@ def families_table() -> str:
             found = [row.efficiency for row in comparison.rows if row.family == family]
             ranges.append(f"{percent(min(found))} – {percent(max(found))}" if found else "–")
         rows.append([family, *ranges, REPORTED_EFFICIENCY.get(family, "–")])
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def measurements_table() -> str:
@@ -70,7 +71,7 @@ def measurements_table() -> str:
     for comparison in recorded():
         header = ["network", "image", "batch", "measured ms", "`waterline` ms", "`bound` ms", "efficiency", "below the waterline"]
         rows = [_row(row) for row in _one_per_network(comparison.rows)]
-        parts.append(f"### {_label(comparison)}\n\n`{comparison.provenance.file}`\n\n{_markdown(header, rows)}")
+        parts.append(f"### {_label(comparison)}\n\n`{comparison.provenance.file}`\n\n{markdown(header, rows)}")
     return "\n".join(parts)
 
 
@@ -111,6 +112,6 @@ def speed_table() -> str:
     rows = [[row["what"], row["target"], row["measured"], row["spread"]] for row in found["rows"]]
     where = f"{found['machine']}, Python {found['python']}, sympy {found['sympy']}, NumPy {found['numpy']}, {found['date']}"
     return (
-        _markdown(["what", "target", "median", "range"], rows)
+        markdown(["what", "target", "median", "range"], rows)
         + f"\nMeasured by `python -m perfmodel.validation.speed` on {where}.\n"
     )

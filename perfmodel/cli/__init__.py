@@ -30,6 +30,7 @@ from perfmodel.cli.options import (
     OutputFormat,
     Resolution,
     ScheduleName,
+    Sets,
     Tier,
     emit,
     emit_tables,
@@ -39,6 +40,7 @@ from perfmodel.cli.options import (
 )
 from perfmodel.cli.plan import plan
 from perfmodel.cli.plot import plot_app
+from perfmodel.cli.search import design_search  # noqa: F401 - joins the commands of design
 from perfmodel.errors import PerfmodelError
 
 OVER_BUDGET: Final = 3
@@ -117,6 +119,7 @@ def predict(
     layout: Layout = "nhwc",
     schedule: ScheduleName = "layer",
     tier: Tier = "waterline",
+    sets: Sets = None,
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
     plot: Annotated[Path | None, typer.Option(help="Also write the waterline plot to this file.")] = None,
@@ -129,7 +132,7 @@ def predict(
     from perfmodel.units import seconds, si
 
     allowed_s = None if budget is None else seconds(budget)
-    prediction = predicted(model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier)
+    prediction = predicted(model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier, sets)
     if plot is not None:
         from perfmodel.plots.save import save
         from perfmodel.plots.waterline import waterline_figure
@@ -164,17 +167,19 @@ def compare(
     autocast: Autocast = None,
     layout: Layout = "nhwc",
     tier: Tier = "waterline",
+    sets: Sets = None,
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
 ) -> None:
-    """Networks, machines and schedules side by side: MACs, bytes, latency, efficiency."""
+    """Networks, machines and schedules side by side: MACs, bytes, latency, efficiency; with --set, as they are and would be."""
     from perfmodel.report.predictions import conditions, summary_table
 
     predictions = [
-        predicted(model, device, batch, resolution, classes, dtype, autocast, layout, schedule, tier)
+        predicted(model, device, batch, resolution, classes, dtype, autocast, layout, schedule, tier, changed)
         for device in listed("--hardware", hardware)
         for model in models
         for schedule in (_schedules_on(device) if schedules is None else listed("--schedule", schedules))
+        for changed in ((None, sets) if sets else (None,))
     ]
     first = predictions[0]
     title = (

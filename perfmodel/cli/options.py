@@ -15,6 +15,7 @@ from perfmodel.errors import PerfmodelError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from perfmodel.hardware.spec import DeviceSpec
     from perfmodel.prediction import Prediction
     from perfmodel.report.table import Table
     from perfmodel.schedule import Partition
@@ -42,6 +43,14 @@ ScheduleName = Annotated[
     str, typer.Option("--schedule", help="eager, pointwise, layer, block or auto; or a JSON file with the layers of each kernel.")
 ]
 Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that no measurement undercuts.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="What if the machine had another figure? dram_bandwidth=2x, l2_bytes=96MiB, peak=+50%.",
+    ),
+]
 OutputFormat = Annotated[Format, typer.Option("--format", case_sensitive=False, help="How to print.")]
 Output = Annotated[Path | None, typer.Option(help="Write to this file instead of standard output (- is standard output).")]
 PlotFile = Annotated[
@@ -77,12 +86,23 @@ def predicted(
     layout: str,
     schedule: str,
     tier: str,
+    sets: Sequence[str] | None = None,
 ) -> Prediction:
-    """The prediction of a model that was named on the command line."""
+    """The prediction of a model that was named on the command line; `sets` are figures of the machine that are set."""
     from perfmodel.prediction import predict
 
     network = named_network(model, batch, resolution, classes)
-    return predict(network, hardware, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier)
+    device = named_device(hardware, sets)
+    return predict(network, device, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier)
+
+
+def named_device(hardware: str, sets: Sequence[str] | None = None) -> DeviceSpec:
+    """The machine that was named, with figures set."""
+    from perfmodel.hardware.catalog import load
+    from perfmodel.hardware.what_if import what_if
+
+    device = load(hardware)
+    return what_if(device, sets) if sets else device
 
 
 def named_network(model: str, batch: int, resolution: int | None, classes: int) -> Any:

@@ -18,8 +18,10 @@ from perfmodel.cli.options import (
     PlotFile,
     Resolution,
     ScheduleName,
+    Sets,
     Tier,
     listed,
+    named_device,
     named_schedule,
     predicted,
     save_figure,
@@ -43,12 +45,13 @@ def plot_waterline(
         str, typer.Option("--schedule", help="A schedule, or several separated by commas, one above the other.")
     ] = "layer",
     tier: Tier = "waterline",
+    sets: Sets = None,
 ) -> None:
     """One column per kernel: width its bytes, height its ops per byte; the space below the line is lost arithmetic."""
     from perfmodel.plots.waterline import waterline_figure
 
     predictions = [
-        predicted(model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier)
+        predicted(model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier, sets)
         for schedule in listed("--schedule", schedules)
     ]
     save_figure(waterline_figure(*predictions), output)
@@ -67,11 +70,12 @@ def plot_roofline(
     layout: Layout = "nhwc",
     schedule: ScheduleName = "layer",
     tier: Tier = "waterline",
+    sets: Sets = None,
 ) -> None:
     """Every kernel under the machine's roof, and why one roofline on the totals is wrong for a sequence."""
     from perfmodel.plots.roofline import roofline_figure
 
-    prediction = predicted(model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier)
+    prediction = predicted(model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier, sets)
     save_figure(roofline_figure(prediction), output)
 
 
@@ -86,12 +90,20 @@ def plot_gap(
     layout: Layout = "nhwc",
     schedule: ScheduleName = "layer",
     tier: Tier = "waterline",
+    sets: Sets = None,
 ) -> None:
     """Accuracy against latency per image, ideal and attainable; MODEL may be a family, as in `resnet`."""
     from perfmodel.plots.gap import gap_figure, gap_points
 
     points, skipped = gap_points(
-        models, hardware, batch=batch, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier
+        models,
+        named_device(hardware, sets),
+        batch=batch,
+        dtype=dtype,
+        autocast=autocast,
+        layout=layout,
+        schedule=named_schedule(schedule),
+        tier=tier,
     )
     save_figure(gap_figure(points, skipped), output)
 

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from perfmodel.errors import PerfmodelError
+from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.networks.catalog import entries, find
 from perfmodel.networks.entry import Accuracy, NetworkEntry
 from perfmodel.plots import style
@@ -136,7 +137,7 @@ class Skipped:
 
 def gap_points(
     names: Iterable[str],
-    hardware: str | PathLike[str],
+    hardware: str | PathLike[str] | DeviceSpec,
     *,
     batch: int = 128,
     dtype: str | None = None,
