@@ -221,6 +221,10 @@ class GraphBuilder:
         """An activation function."""
         return self.add(Activation(function=function), x, name=name)
 
+    def flatten(self, x: Tensor) -> Tensor:
+        """The same tensor with all pixels of all channels as channels of one pixel: a view, which is no layer."""
+        return Tensor(name=x.name, shape=Shape(x.shape.N, x.shape.C * x.shape.H * x.shape.W, 1, 1))
+
     def linear(self, x: Tensor, out_channels: Dim, *, bias: bool = True, name: str = "fc") -> Tensor:
         """A fully connected layer at every pixel."""
         return self.add(Linear(in_channels=x.shape.C, out_channels=out_channels, bias=bias), x, name=name)

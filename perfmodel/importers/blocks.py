@@ -177,6 +177,16 @@ def _of_three(channels: int, first: _Unit, second: _Unit, third: _Unit) -> Itera
     if not first.is_pointwise or not first.activation or first.activation != second.activation:
         return
     se = second.se
+    kind = RegNetYBlock if se and hidden == out else ResNeXtBlock if second.is_grouped and not se else Bottleneck
+    yield kind(
+        in_channels=channels,
+        out_channels=out,
+        stride=stride,
+        hidden_channels=hidden,
+        group_width=second.conv.group_width if second.is_grouped else None,
+        se_channels=se.channels if se else None,
+        se_linear=bool(se and se.linear),
+    )
     if second.is_grouped:
         yield MBConv(
             in_channels=channels,
@@ -191,16 +201,6 @@ def _of_three(channels: int, first: _Unit, second: _Unit, third: _Unit) -> Itera
             se_gate=se.gate if se else "sigmoid",
             se_linear=bool(se and se.linear),
         )
-    kind = Bottleneck if not second.is_grouped else RegNetYBlock if se else ResNeXtBlock
-    yield kind(
-        in_channels=channels,
-        out_channels=out,
-        stride=stride,
-        hidden_channels=hidden,
-        group_width=second.conv.group_width if second.is_grouped else None,
-        se_channels=se.channels if se else None,
-        se_linear=bool(se and se.linear),
-    )
 
 
 def _of_two(channels: int, first: _Unit, second: _Unit) -> Iterator[Block]:
@@ -277,11 +277,11 @@ def _matched(graph: Graph, block: Block, source: str, shape: Shape, taken: dict[
     for name in layers:
         if name != output and any(reader.name not in layers for reader in graph.consumers[name]):
             return None
-    readers = graph.consumers[output]
-    if not isinstance(graph.nodes[output].layer, Add | Activation) and len(readers) == 1:
+    last, readers = graph.nodes[output].layer, graph.consumers[output]
+    if len(readers) == 1 and not isinstance(last, Activation):
         if isinstance(readers[0].layer, Activation):
             return None  # no block ends before its last activation
-        if block.has_identity is False and isinstance(readers[0].layer, Add):
+        if isinstance(readers[0].layer, Add) and not isinstance(last, Add):
             return None  # a branch that is added to another: not one of these blocks
     return _Found(block=block, source=source, layers=layers)
 

@@ -53,6 +53,11 @@ def network(model: str, *, batch: int = 1, resolution: int | None = None, classe
     return resized(images, size or 224)
 
 
+def is_imported(model: str) -> bool:
+    """Whether a name is that of a model outside of the catalogue."""
+    return ":" in model or model.lower().endswith(".onnx")
+
+
 def _refuse_classes(model: str, classes: int | None) -> None:
     if classes is not None and classes != 1000:
         raise PerfmodelError(f"{shown(model)} has the classes that it was made with; leave the number of classes out")

@@ -7,8 +7,9 @@ import importlib
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from perfmodel.errors import PerfmodelError, UnknownNameError, shown
@@ -88,6 +89,8 @@ _IDENTITY: Final = frozenset(
 _RESHAPE: Final = frozenset(
     {"reshape", "view", "_unsafe_view", "reshape_as", "view_as", "flatten", "unflatten", "unsqueeze", "squeeze"}
 )
+_MAIN: Final = frozenset({"conv", "conv_transpose", "linear", "batch_norm", "layer_norm", "group_norm"})
+"""Of a module's operations, the one that carries its name alone."""
 _NO_TENSOR: Final = frozenset(
     {"_assert_tensor_metadata", "_assert_scalar", "sym_size", "sym_constrain_range_for_size", "_assert_async"}
 )
@@ -244,6 +247,7 @@ class _Reader:
         self._program = Program(name=name, values={}, ops=[], inputs=(), outputs=(), trained=trained)
         self._operand: dict[Any, Any] = {}
         self._torch = torch_module()
+        self._steps: list[str] = []
 
     def read(self) -> Program:
         signature = self._exported.graph_signature
@@ -267,6 +271,7 @@ class _Reader:
                 flat = self._torch.utils._pytree.tree_leaves(self._resolved(node.args[0]))
                 results = [item for item in flat if isinstance(item, str) and item in self._program.values]
         self._program.outputs = tuple(dict.fromkeys(results))
+        self._name_operations()
         return self._program
 
     # -- values ----------------------------------------------------------------------------------------------------
@@ -298,10 +303,22 @@ class _Reader:
     def _append(self, kind: str, node: Any, inputs: Sequence[Operand], outputs: tuple[str, ...], **attributes: Any) -> None:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path = str(stack[-1][0]) if stack else ""
-        path = path.rpartition("L['self'].")[2] if path.startswith("L[") else path
-        self._program.ops.append(
-            Op(kind=kind, name=path or node.name, inputs=tuple(inputs), outputs=outputs, attributes=attributes)
-        )
+        self._steps.append(str(node.target).partition(".")[2].partition(".")[0].strip("_") or node.name)
+        self._program.ops.append(Op(kind=kind, name=path, inputs=tuple(inputs), outputs=outputs, attributes=attributes))
+
+    def _name_operations(self) -> None:
+        """Operations are called after their module; those of a module that holds others, after what they do in it."""
+        holders = {""}
+        for op in self._program.ops:
+            parts = op.name.split(".")
+            holders.update(".".join(parts[:length]) for length in range(1, len(parts)))
+        several = Counter(op.name for op in self._program.ops)
+        self._program.ops = [
+            replace(op, name=f"{op.name}.{step}".strip("."))
+            if op.name in holders or (several[op.name] > 1 and op.kind not in _MAIN)
+            else op
+            for op, step in zip(self._program.ops, self._steps, strict=True)
+        ]
 
     # -- operations ------------------------------------------------------------------------------------------------
 
