@@ -177,8 +177,8 @@ def predict(
 ) -> Prediction:
     """Predict the latency of `model` on `hardware`.
 
-    `model` is a name of the catalogue, `timm:NAME`, a file `.onnx` or `package.module:function` (which is run), built for `batch` images (1)
-    of `resolution` pixels (the network's own); or a Network, at its own batch and resolution unless others are given; `hardware`
+    `model` is a name of the catalogue, `timm:NAME`, a file `.onnx` or `package.module:function` (which is run), built for `batch`
+    images (1) of `resolution` pixels (the network's own); or a Network, at its own sizes unless others are given; `hardware`
     a name, a TOML file, or a DeviceSpec; `dtype` the type of every tensor (fp16 if neither it nor `autocast` is given); `autocast` runs
     an fp32 network in mixed precision. `schedule` is a name or a partition (the layers of each kernel, as a list of lists). Raises a
     PerfmodelError whose sentence says what is wrong.

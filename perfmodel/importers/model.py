@@ -40,7 +40,7 @@ def network(model: str, *, batch: int = 1, resolution: int | None = None, classe
             module, own = pytorch.timm_module(model[len(TIMM) :], count, resolution)
             image = pytorch.image_like(module, batch, own)
             exported = pytorch.export(module, [image], name=model)
-            return _network(exported.program(), batch, own, at)
+            return network_of(exported.program(), batch, own, at)
 
         return at(images, size)
     _refuse_classes(model, classes)
@@ -48,7 +48,7 @@ def network(model: str, *, batch: int = 1, resolution: int | None = None, classe
 
     def resized(batch: int, resolution: int) -> Network:
         exported = pytorch.export(module, [pytorch.image_like(module, batch, resolution)], name=model)
-        return _network(exported.program(), batch, resolution, resized)
+        return network_of(exported.program(), batch, resolution, resized)
 
     return resized(images, size or 224)
 
@@ -77,7 +77,7 @@ def from_torch(module: Any, example_inputs: Any, *, name: str | None = None) -> 
 
 
 def _from_torch(resizable: Any, batch: int, resolution: int) -> Network:
-    return _network(resizable.program(batch, resolution), batch, resolution, lambda b, r: _from_torch(resizable, b, r))
+    return network_of(resizable.program(batch, resolution), batch, resolution, lambda b, r: _from_torch(resizable, b, r))
 
 
 def from_onnx(path: str | PathLike[str], *, batch: int | None = None, resolution: int | None = None) -> Network:
@@ -92,12 +92,13 @@ def from_onnx(path: str | PathLike[str], *, batch: int | None = None, resolution
 
     def at(batch: int | None, resolution: int | None) -> Network:
         program, images, size = model.program(batch, resolution)
-        return _network(program, images, size, at)
+        return network_of(program, images, size, at)
 
     return at(batch, resolution)
 
 
-def _network(program: Program, batch: int, resolution: int, rebuild: Any) -> Network:
+def network_of(program: Program, batch: int, resolution: int, rebuild: Any) -> Network:
+    """The network of a program as a front end made it, which is rewritten on the way; `rebuild` makes it at another size."""
     recognise(program)
     graph = find_blocks(build_graph(program))
     return Network(name=program.name, graph=graph, batch=batch, resolution=resolution, trained=program.trained, rebuild=rebuild)

@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from perfmodel.errors import PerfmodelError, UnknownNameError, shown
-from perfmodel.importers.program import ImportedModelError, MissingExtraError, Op, Operand, Program, Source, Value, checked
+from perfmodel.importers.program import (
+    ImportedModelError,
+    MissingExtraError,
+    Op,
+    Operand,
+    Program,
+    Source,
+    Value,
+    checked,
+    einsum_sizes,
+)
 
 EXTRA: Final = "torch"
 
@@ -471,22 +481,11 @@ class _Reader:
 
     def _aten_einsum(self, node: Any, a: dict[str, Any]) -> None:
         operands = list(a["tensors"])
-        left, _, result = a["equation"].replace(" ", "").partition("->")
-        terms = left.split(",")
-        if len(operands) != 2 or "." in left or not result:
+        sizes = einsum_sizes(a["equation"], [self._shape(x) for x in operands])
+        if sizes is None:
             self._unknown(node, a)
-            return
-        size = {
-            letter: extent
-            for term, x in zip(terms, operands, strict=True)
-            for letter, extent in zip(term, self._shape(x), strict=True)
-        }
-        batch = [c for c in terms[0] if c in terms[1] and c in result]
-        inner = [c for c in terms[0] if c in terms[1] and c not in result]
-        rows = [c for c in terms[0] if c not in terms[1]]
-        columns = [c for c in terms[1] if c not in terms[0]]
-        sizes = tuple(math.prod(size[c] for c in group) for group in (batch, rows, inner, columns))
-        self._emit(node, "matmul", operands, sizes=sizes)
+        else:
+            self._emit(node, "matmul", operands, sizes=sizes)
 
     def _aten_scaled_dot_product_attention(self, node: Any, a: dict[str, Any]) -> None:
         mask = a.get("attn_mask")
