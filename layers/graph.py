@@ -162,8 +162,8 @@ class GraphBuilder:
     def block(self, block: Block, x: Tensor, *, name: str, norms_folded: bool = False) -> Tensor:
         """Append all layers of a residual block under the scope `name` and remember which block they came from.
 
-        A second block of one name is numbered, as layers are. With `norms_folded` each batch norm is in the bias of its convolution already,
-        as exporters leave it.
+        A second block of one name is numbered, as layers are. With `norms_folded` each batch norm is in the bias of its convolution
+        already, as exporters leave it.
         """
         stem, number = name, 2
         while ".".join([*self._scope, name]) in self._blocks:

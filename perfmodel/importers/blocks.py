@@ -56,7 +56,7 @@ class _Unit:
 
     @property
     def is_grouped(self) -> bool:
-        return self.conv.group_width != self.conv.in_channels
+        return bool(self.conv.group_width != self.conv.in_channels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,9 +241,10 @@ def _of_two(channels: int, first: _Unit, second: _Unit) -> Iterator[Block]:
 
 def _convnext(graph: Graph, start: Node) -> Iterator[Block]:
     following: list[Node] = []
-    node: Node | None = start
-    while (node := _only(graph, node)) is not None and len(following) < 6:
+    node = _only(graph, start)
+    while node is not None and len(following) < 6:
         following.append(node)
+        node = _only(graph, node)
     if len(following) < 6:
         return
     norm, first, _act, second, scale, add = following

@@ -219,7 +219,10 @@ class _Builder:
 
     def _attention(self, op: Op) -> None:
         names = [str(item) for item in op.inputs[:3]]
-        shapes = [Shape(math.prod(s[:-2]), s[-1], s[-2], 1) for s in map(self._shape, names)]
+        shapes = []
+        for name in names:
+            *_, length, width = self._shape(name)
+            shapes.append(Shape(max(1, self._handle(name).elements // (length * width)), width, length, 1))
         tensors = [Tensor(name=self._handle(name).node, shape=shape) for name, shape in zip(names, shapes, strict=True)]
         out = self._shape(op.output)
         result = self._graph.add(Attention(), *tensors, name=op.name)
@@ -267,8 +270,8 @@ class _Builder:
         x = str(op.inputs[0])
         function = op.attributes["function"]
         if function == "clamp":
-            limits = (op.attributes.get("low"), op.attributes.get("high"))
-            function = {(0, None): "relu", (0, 6): "relu6"}.get(limits, "clamp")
+            low, high = op.attributes.get("low"), op.attributes.get("high")
+            function = "clamp" if low != 0 else "relu" if high is None else "relu6" if high == 6 else "clamp"
         self._elementwise(op, Activation(function=function), x)
 
     def _elementwise(self, op: Op, layer: Layer, x: str) -> None:

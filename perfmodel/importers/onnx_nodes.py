@@ -202,7 +202,7 @@ class Reader:
             sizes = _sizes(found.get(name))
             kind = found.get(name) if sizes is not None else self._declared.get(name)
             sizes = sizes if sizes is not None else _sizes(kind)
-            if sizes is None:
+            if sizes is None or kind is None:
                 raise ImportedModelError(
                     f"the shape of '{shown(name)}', which node '{shown(node.name or node.output[0])}' ({shown(node.op_type)}) makes, "
                     f"is not known{f': {reason}' if reason else '; run onnx.shape_inference on the file, or export it with fixed sizes'}"
@@ -269,7 +269,12 @@ class Reader:
             dilation=dilation,
             padding=padding,
             groups=int(a.get("group", 1)),
+            zero_bias=len(node.input) > 2 and self._is_zero(node.input[2]),
         )
+
+    def _is_zero(self, name: str) -> bool:
+        known = self._known.get(self._real(name))
+        return known is not None and not np.any(known)
 
     def _padding(
         self, a: dict[str, Any], size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
@@ -424,6 +429,8 @@ class Reader:
         x, index = self._real(node.input[0]), self._known.get(self._real(node.input[1]))
         if index is not None and index.ndim == 0:
             self._emit(node, "slice", [x], dropped=int(a.get("axis", 0)) % len(self._shape(x)))
+        elif index is not None and index.ndim == 1 and np.all(np.diff(index) == 1):
+            self._emit(node, "slice", [x])
         else:
             self._emit(node, "gather", [x])
 

@@ -114,8 +114,10 @@ def torch_module() -> Any:
         raise MissingExtraError("importing a PyTorch model", "torch", EXTRA) from None
 
 
-def timm_module(name: str, classes: int, resolution: int | None) -> tuple[Any, int]:
+def timm_module(name: str, classes: int | None, resolution: int | None) -> tuple[Any, int]:
     """The network `name` of timm without weights, on no device, and the image size that it is made for; nothing is downloaded.
+
+    `classes` None is the number that timm has for it (that of its best-known weights).
 
     Raises MissingExtraError, UnknownNameError with the nearest names, or ImportedModelError where timm cannot build it.
     """
@@ -129,7 +131,7 @@ def timm_module(name: str, classes: int, resolution: int | None) -> tuple[Any, i
         raise UnknownNameError("timm network", name, timm.list_models())
     configuration = timm.get_pretrained_cfg(name, allow_unregistered=True)
     size = resolution or (configuration.input_size[-1] if configuration and configuration.input_size else 224)
-    given: dict[str, Any] = {"pretrained": False, "num_classes": classes}
+    given: dict[str, Any] = {"pretrained": False, **({} if classes is None else {"num_classes": classes})}
     with _quiet(), torch.device("meta"):
         try:
             try:
