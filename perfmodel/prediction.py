@@ -198,7 +198,7 @@ def predict(
             model.resolution if resolution is None else whole_resolution(resolution),
         )
     else:
-        network = build(text("model", model), batch=1 if batch is None else batch, resolution=resolution)
+        network = build(text("model", model), batch=batch, resolution=resolution)
     return place(
         network,
         device,

@@ -107,8 +107,10 @@ SPELLINGS = {
     "hard_sigmoid": [[("Add", ["x", "3"], "a"), ("Clip", ["a", "0", "6"], "c"), ("Div", ["c", "6"], "y")]],
     "relu6": [[("Clip", ["x", "0", "6"], "y")], [("Relu", ["x"], "a"), ("Min", ["a", "6"], "y")]],
     "gelu": [
-        [("Div", ["x", "1.41421356"], "d"), ("Erf", ["d"], "e"), ("Add", ["e", "1"], "a"), ("Mul", ["x", "a"], "m"), ("Mul", ["m", "0.5"], "y")],
-        [("Mul", ["x", "0.70710678"], "d"), ("Erf", ["d"], "e"), ("Add", ["1", "e"], "a"), ("Mul", ["x", "0.5"], "h"), ("Mul", ["h", "a"], "y")],
+        [("Div", ["x", "1.41421356"], "d"), ("Erf", ["d"], "e"), ("Add", ["e", "1"], "a"),
+         ("Mul", ["x", "a"], "m"), ("Mul", ["m", "0.5"], "y")],
+        [("Mul", ["x", "0.70710678"], "d"), ("Erf", ["d"], "e"), ("Add", ["1", "e"], "a"),
+         ("Mul", ["x", "0.5"], "h"), ("Mul", ["h", "a"], "y")],
     ],
     "gelu_tanh": [
         [
@@ -172,7 +174,8 @@ def test_layer_norm_takes_its_weights(tmp_path: Path) -> None:
 
 
 def test_rms_norm_written_out(tmp_path: Path) -> None:
-    steps = [("Mul", ["x", "x"], "q"), ("ReduceMean", ["q"], "v"), ("Add", ["v", "0.00001"], "e"), ("Sqrt", ["e"], "r"), ("Div", ["x", "r"], "y")]  # fmt: skip
+    steps = [("Mul", ["x", "x"], "q"), ("ReduceMean", ["q"], "v"),
+             ("Add", ["v", "0.00001"], "e"), ("Sqrt", ["e"], "r"), ("Div", ["x", "r"], "y")]  # fmt: skip
     network = spelled(tmp_path, *steps, axes=[1])
     assert [node.layer for node in network.graph.nodes.values()][1:] == [RmsNorm(channels=3)]
 

@@ -37,7 +37,8 @@ _MODEL_HELP = (
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"What to look at: {_MODEL_HELP}")]
 Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help=f"What to look at; each is {_MODEL_HELP}")]
 Hardware = Annotated[str, typer.Option("--hardware", metavar="DEV", help="A machine of the catalogue, or a TOML file of yours.")]
-Batch = Annotated[int, typer.Option(help="Images in a batch.")]
+Batch = Annotated[int | None, typer.Option(help="Images in a batch; default: 1, or that of an ONNX file.", show_default=False)]
+ManyImages = Annotated[int, typer.Option("--batch", help="Images in a batch.")]
 Resolution = Annotated[int | None, typer.Option(help="Height and width of the image; default: the network's own.")]
 Classes = Annotated[int, typer.Option(help="Number of classes, of networks of the catalogue and of timm.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of every tensor: fp32, tf32, fp16 (default), bf16, int8, fp8.")]
@@ -74,7 +75,7 @@ def named_schedule(name: str) -> str | Partition:
 def predicted(
     model: str,
     hardware: str,
-    batch: int,
+    batch: int | None,
     resolution: int | None,
     classes: int,
     dtype: str | None,
@@ -90,7 +91,7 @@ def predicted(
     return predict(network, hardware, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier)
 
 
-def named_network(model: str, batch: int, resolution: int | None, classes: int) -> Network:
+def named_network(model: str, batch: int | None, resolution: int | None, classes: int) -> Network:
     """The network that was named, built at that size; one that was imported already is not imported again."""
     key = (model, batch, resolution, classes)
     if key not in _IMPORTED:
@@ -100,7 +101,7 @@ def named_network(model: str, batch: int, resolution: int | None, classes: int) 
     return _IMPORTED[key]
 
 
-_IMPORTED: dict[tuple[str, int, int | None, int], Network] = {}
+_IMPORTED: dict[tuple[str, int | None, int | None, int], Network] = {}
 """Networks of this run of the command: a comparison asks for each under every schedule and on every machine."""
 
 

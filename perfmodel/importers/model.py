@@ -17,8 +17,8 @@ from perfmodel.networks import catalog
 TIMM = "timm:"
 
 
-def network(model: str, *, batch: int = 1, resolution: int | None = None, classes: int | None = None) -> Network:
-    """The network that `model` names, for `batch` square images of `resolution` pixels (default: the network's own size).
+def network(model: str, *, batch: int | None = None, resolution: int | None = None, classes: int | None = None) -> Network:
+    """The network that `model` names, for `batch` square images (1, or an ONNX file's own) of `resolution` pixels (the network's own).
 
     `model` is a name of the catalogue; a file that ends in `.onnx`; `timm:NAME`, built without weights and without a download; or
     `package.module:function`, whose function is *run* and must return a torch.nn.Module. `classes` (1000) counts for the catalogue and for
@@ -26,10 +26,12 @@ def network(model: str, *, batch: int = 1, resolution: int | None = None, classe
     """
     if model.lower().endswith(".onnx"):
         _refuse_classes(model, classes)
-        return from_onnx(model, batch=catalog.whole_batch(batch), resolution=resolution)
+        return from_onnx(model, batch=batch, resolution=resolution)
     if ":" not in model:
-        return catalog.build(model, batch=batch, resolution=resolution, classes=1000 if classes is None else classes)
-    images = catalog.whole_batch(batch)
+        return catalog.build(
+            model, batch=1 if batch is None else batch, resolution=resolution, classes=1000 if classes is None else classes
+        )
+    images = 1 if batch is None else catalog.whole_batch(batch)
     size = None if resolution is None else catalog.whole_resolution(resolution)
     from perfmodel.importers import pytorch
 
@@ -94,7 +96,10 @@ def from_onnx(path: str | PathLike[str], *, batch: int | None = None, resolution
         program, images, size = model.program(batch, resolution)
         return network_of(program, images, size, at)
 
-    return at(batch, resolution)
+    return at(
+        None if batch is None else catalog.whole_batch(batch),
+        None if resolution is None else catalog.whole_resolution(resolution),
+    )
 
 
 def network_of(program: Program, batch: int, resolution: int, rebuild: Any) -> Network:

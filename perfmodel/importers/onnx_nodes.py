@@ -168,6 +168,10 @@ class Reader:
         elif standard and node.op_type in _REDUCE:
             self._reduce(node, attributes)
         elif standard and node.op_type in _RESHAPE:
+            before, after = (self._shape(self._real(name)) for name in (node.input[0], node.output[0]))
+            if math.prod(before) != math.prod(after):
+                sizes = " to ".join("×".join(map(str, shape)) for shape in (before, after))
+                raise ImportedModelError(f"node '{shown(node.name or node.output[0])}' ({node.op_type}) cannot take {sizes}")
             self._emit(node, "reshape", [self._real(node.input[0])])
         else:
             self._unknown(node)
