@@ -15,7 +15,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 test-torch: $(TORCH_VENV)/.installed
-	$(TORCH_BIN)/python -m pytest tests_torch
+	$(TORCH_BIN)/python -m pytest tests_torch --numprocesses 2 --quiet
 
 lint: setup
 	$(BIN)/ruff check .

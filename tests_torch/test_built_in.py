@@ -54,8 +54,7 @@ def test_timm_with_its_branches_fused(name: str) -> None:
     ],
 )
 def test_torchvision(name: str, theirs: str) -> None:
-    with torch.device("meta"):
-        module = torchvision.models.get_model(theirs, weights=None).eval()
+    module = torchvision.models.get_model(theirs, weights=None).eval().to("meta")
     built_in = catalog.build(name)
     imported = perfmodel.from_torch(module, image(built_in.resolution))
     if name == "mobilenetv3_large_100":  # torchvision's last hidden layer is linear, timm's a convolution of one pixel

@@ -132,7 +132,7 @@ def timm_module(name: str, classes: int | None, resolution: int | None) -> tuple
     configuration = timm.get_pretrained_cfg(name, allow_unregistered=True)
     size = resolution or (configuration.input_size[-1] if configuration and configuration.input_size else 224)
     given: dict[str, Any] = {"pretrained": False, **({} if classes is None else {"num_classes": classes})}
-    with _quiet(), torch.device("meta"):
+    with quiet(), torch.device("meta"):
         try:
             try:
                 module = timm.create_model(stem, **given, img_size=size)
@@ -175,7 +175,7 @@ def user_module(reference: str) -> Any:
     if isinstance(made, torch.nn.Module):
         return made.eval()
     try:
-        with _quiet():
+        with quiet():
             module = made()
     except Exception as error:
         raise ImportedModelError(f"{shown(reference)}() failed: {_first_line(error)}") from None
@@ -224,7 +224,7 @@ def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
     module.eval()
     trained = sum(p.numel() for p in module.parameters())
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             exported = torch.export.export(module, tuple(inputs), strict=False)
     except Exception as error:
         raise ImportedModelError(f"PyTorch cannot export {shown(name)}: {_first_line(error)}") from None
@@ -234,7 +234,7 @@ def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What libraries say on the way is not for the user of a command."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -771,5 +771,10 @@ class Resizable:
             shape[0] = batch
         if len(shape) > 2 and resolution != shape[2]:
             shape[2:] = [resolution] * (len(shape) - 2)
-        image = first if shape == list(first.shape) else torch.empty(shape, dtype=first.dtype, device=first.device)
-        return export(self._module, [image, *self._inputs[1:]], name=self._name).program()
+        home = next((parameter.device for parameter in self._module.parameters()), first.device)
+        shapes = [shape, *(list(item.shape) for item in self._inputs[1:])]
+        inputs = [
+            item if sizes == list(item.shape) and item.device == home else torch.empty(sizes, dtype=item.dtype, device=home)
+            for sizes, item in zip(shapes, self._inputs, strict=True)
+        ]
+        return export(self._module, inputs, name=self._name).program()

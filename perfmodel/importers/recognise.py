@@ -98,7 +98,8 @@ def _normalised(r: _Rewriter, op: Op) -> Op | None:
     if sub is not None and mean is not None and mean.inputs[0] == sub.inputs[0]:
         squares = r.maker(spread, "reduce", "mean")
         variance = r.maker(spread, "reduce", "variance")
-        measured = (squares is not None and _squared(r, squares.inputs[0]) == centred) or (
+        again = r.maker(_squared(r, squares.inputs[0]) or 0.0, "pointwise", "subtract") if squares is not None else None
+        measured = (again is not None and again.inputs == sub.inputs) or (
             variance is not None and variance.inputs[0] == sub.inputs[0]
         )
         if not measured:
