@@ -1,5 +1,7 @@
 """What was recorded of importing timm's networks keeps what the documentation promises of it."""
 
+from pathlib import Path
+
 import pytest
 
 from perfmodel.networks.catalog import build, entries
@@ -45,6 +47,15 @@ def test_built_in_networks_count_what_their_imports_counted() -> None:
             assert (network.params, network.macs, network.graph.activations) == (row.params, row.macs, row.activations)
             compared += 1
     assert compared > 20
+
+
+def test_the_changelog_says_what_was_recorded() -> None:
+    text = " ".join((Path(__file__).resolve().parent.parent / "CHANGELOG.md").read_text(encoding="utf-8").split())
+    good = sum(map(agrees, ROWS))
+    assert f"{len({row.model for row in ROWS})} convolutional networks of timm at {len(ROWS)} pairs" in text
+    assert f"{good} agree with timm's published" in text
+    assert f"{len(ROWS) - good} differ, each with its reason" in text
+    assert f"{len(onnx_rows())} ONNX files" in text
 
 
 def test_near_allows_for_what_printing_hides() -> None:
