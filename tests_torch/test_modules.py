@@ -1,5 +1,6 @@
 """Modules of a user's own: what they mean, how they are named on the command line, and what happens to what is not understood."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -275,6 +276,14 @@ def broken():
     raise RuntimeError("no such thing")
 def number():
     return 7
+def leaves():
+    raise SystemExit("bye")
+def chatty():
+    print("hello")
+    return make_net()
+class Depends(torch.nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
 """
 
 
@@ -292,11 +301,20 @@ def test_a_function_of_the_users(package: Path, capsys: pytest.CaptureFixture[st
     assert run(["compare", "my_package_of_models:make_net", "timm:resnet18", "resnet18", "--hardware", "h200"]) == 0
 
 
+def test_what_a_users_function_prints_does_not_spoil_the_answer(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["predict", "my_package_of_models:chatty", "--hardware", "h200", "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["coverage"]["macs_fraction"] == 1.0
+    assert "hello" in captured.err
+
+
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
         ("my_package_of_models:broken", "no such thing"),
         ("my_package_of_models:number", "torch.nn.Module"),
+        ("my_package_of_models:leaves", "bye"),
+        ("my_package_of_models:Depends", "cannot export"),
         ("my_package_of_models:make_nte", "make_net"),
         ("no_such_package:f", "no module no_such_package"),
         ("timm:resnet5", "resnet50"),

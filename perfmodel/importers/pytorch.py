@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import math
 import warnings
@@ -161,13 +162,14 @@ def user_module(reference: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)  # as `python -m` has it: a model in the current folder is found
     try:
-        home = importlib.import_module(path)
+        with contextlib.redirect_stdout(sys.stderr):  # what a user's code prints is not part of the answer
+            home = importlib.import_module(path)
     except ModuleNotFoundError as error:
         raise ImportedModelError(
             f"{shown(reference)}: there is no module {shown(error.name or path)}; "
             "run the command in the folder that holds it, or install its package"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ImportedModelError(f"{shown(reference)}: importing {shown(path)} failed: {_first_line(error)}") from None
     try:
         made = getattr(home, attribute)
@@ -177,9 +179,9 @@ def user_module(reference: str) -> Any:
     if isinstance(made, torch.nn.Module):
         return made.eval()
     try:
-        with quiet():
+        with contextlib.redirect_stdout(sys.stderr):
             module = made()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ImportedModelError(f"{shown(reference)}() failed: {_first_line(error)}") from None
     if not isinstance(module, torch.nn.Module):
         raise ImportedModelError(f"{shown(reference)}() returned {type(module).__name__}, but must return a torch.nn.Module")
@@ -306,7 +308,8 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        said = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             warnings.simplefilter("ignore")
             yield
     finally:
