@@ -18,7 +18,7 @@ from perfmodel.layers.graph import Graph, GraphBuilder, Tensor
 from perfmodel.layers.layer import ShapeError
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.pooling import GlobalAveragePool
-from perfmodel.machine.fused import Tiling
+from perfmodel.machine.fused import Tiling, fused_programs
 from perfmodel.machine.interpreter import FUNCTIONS, Interpreter
 from perfmodel.machine.program import Allocate, For, Load, Node, ProgramError, Region, Store
 from perfmodel.machine.steps import FUSED_ACTIVATIONS, FusionError
@@ -131,8 +131,10 @@ def test_drawn_blocks_run_as_derived(kind: str, data: st.DataObject) -> None:
 def test_an_activation_without_a_fused_form_keeps_its_block_unfused() -> None:
     assert frozenset(FUNCTIONS) >= FUSED_ACTIVATIONS
     (block,) = blocks_of("convfirst", activation="mish", kernel=3, group_width=4)
+    graph = graph_of([block], 1, 4, 3)
+    layers = [name for name, node in graph.nodes.items() if node.block]
     with pytest.raises(FusionError, match="has no fused form"):
-        check(graph_of([block], 1, 4, 3), Tiling(mode="tiles", rows=2, columns=2, chunk=8, resident_weights=True))
+        fused_programs(graph, layers, Tiling(mode="tiles", rows=2, columns=2, chunk=8, resident_weights=True), element_bytes=2)
 
 
 @pytest.mark.parametrize("function", sorted(FUSED_ACTIVATIONS))
