@@ -29,6 +29,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.validation.design_tables import front_table, search_speed_table
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
     from perfmodel.validation.planner_speed import family_table, plans_table, shapes_table
+    from perfmodel.validation.library_tables import library_differences, library_summary, onnx_summary
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
 
     return {
@@ -51,6 +52,9 @@ def _tables() -> dict[str, Callable[[], str]]:
         "convfirstnet-shapes": shapes_table,
         "design-speed": search_speed_table,
         "design-front": front_table,
+        "library-summary": library_summary,
+        "library-differences": library_differences,
+        "onnx-summary": onnx_summary,
     }
 
 

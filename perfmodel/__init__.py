@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from perfmodel.formulas import formula as formula
     from perfmodel.hardware.catalog import load as load_hardware  # noqa: F401
     from perfmodel.hardware.what_if import what_if as what_if
+    from perfmodel.importers.model import from_onnx as from_onnx
+    from perfmodel.importers.model import from_torch as from_torch
     from perfmodel.network import Network as Network
     from perfmodel.networks.catalog import build as build_network  # noqa: F401
     from perfmodel.planning import Plan as Plan
@@ -31,6 +33,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "PerfmodelError": ("perfmodel.errors", "PerfmodelError"),
     "formula": ("perfmodel.formulas", "formula"),
+    "from_onnx": ("perfmodel.importers.model", "from_onnx"),
+    "from_torch": ("perfmodel.importers.model", "from_torch"),
     "load_hardware": ("perfmodel.hardware.catalog", "load"),
     "Network": ("perfmodel.network", "Network"),
     "build_network": ("perfmodel.networks.catalog", "build"),

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from perfmodel.coverage import Coverage
 from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec, Document, HardwareError, Peak
+from perfmodel.importers.model import network as build
 from perfmodel.kernel import NOT_FUSED, Kernel
 from perfmodel.layers.cost import OPS_PER_MAC, Cost
+from perfmodel.layers.graph import Node
+from perfmodel.layers.unsupported import Unsupported
 from perfmodel.network import Network
-from perfmodel.networks.catalog import build
+from perfmodel.networks.catalog import whole_batch, whole_resolution
 from perfmodel.precision import Precision
 from perfmodel.schedule import AUTO, Partition, check, kernels
 from perfmodel.units import si, text
@@ -55,6 +59,12 @@ class Prediction:
     """None where the device lacks a figure that the bound needs; `assumptions` says which."""
     assumptions: tuple[str, ...]
     unsupported: tuple[str, ...] = ()
+    """Each operation of the network that is not understood, and where it is."""
+
+    @functools.cached_property
+    def coverage(self) -> Coverage:
+        """How much of the network is understood."""
+        return Coverage.of(self.network, self.kernels)
 
     @functools.cached_property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -167,7 +177,8 @@ def predict(
 ) -> Prediction:
     """Predict the latency of `model` on `hardware`.
 
-    `model` is a name of the catalogue, built for `batch` images (1) of `resolution` pixels (the network's own), or a Network; `hardware`
+    `model` is a name of the catalogue, `timm:NAME`, a file `.onnx` or `package.module:function` (which is run), built for `batch`
+    images (1) of `resolution` pixels (the network's own); or a Network, at its own sizes unless others are given; `hardware`
     a name, a TOML file, or a DeviceSpec; `dtype` the type of every tensor (fp16 if neither it nor `autocast` is given); `autocast` runs
     an fp32 network in mixed precision. `schedule` is a name or a partition (the layers of each kernel, as a list of lists). Raises a
     PerfmodelError whose sentence says what is wrong.
@@ -182,13 +193,12 @@ def predict(
     device = hardware if isinstance(hardware, DeviceSpec) else load(hardware)
     peak = device.matrix_peak(precision.matrix)
     if isinstance(model, Network):
-        if batch is not None or resolution is not None:
-            raise PerfmodelError(
-                f"the network {model.name} already has its batch and resolution; build it with others to change them"
-            )
-        network = model
+        network = model.at(
+            model.batch if batch is None else whole_batch(batch),
+            model.resolution if resolution is None else whole_resolution(resolution),
+        )
     else:
-        network = build(text("model", model), batch=1 if batch is None else batch, resolution=resolution)
+        network = build(text("model", model), batch=batch, resolution=resolution)
     return place(
         network,
         device,
@@ -248,7 +258,12 @@ def place(
         waterline_latency_s=sum(time.latency_s for time in on_waterline),
         bound_latency_s=bound_latency_s,
         assumptions=tuple(assumptions),
+        unsupported=tuple(f"{_operation(node)} ({node.name})" for node in network.unsupported),
     )
+
+
+def _operation(node: Node) -> str:
+    return node.layer.operation if isinstance(node.layer, Unsupported) else node.layer.kind
 
 
 def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule: str | Partition, layout: str) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from perfmodel.layers.activation import ELEMENT_OPS
 from perfmodel.layers.blocks.block import Block
 from perfmodel.layers.blocks.squeeze_excitation import squeeze_excitation
 from perfmodel.layers.catalog import BLOCKS
@@ -19,10 +18,10 @@ from perfmodel.layers.graph import Graph, GraphBuilder, Tensor
 from perfmodel.layers.layer import ShapeError
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.pooling import GlobalAveragePool
-from perfmodel.machine.fused import Tiling
+from perfmodel.machine.fused import Tiling, fused_programs
 from perfmodel.machine.interpreter import FUNCTIONS, Interpreter
 from perfmodel.machine.program import Allocate, For, Load, Node, ProgramError, Region, Store
-from perfmodel.machine.steps import FusionError
+from perfmodel.machine.steps import FUSED_ACTIVATIONS, FusionError
 from tests.brute_force import examples
 from tests.reference import activate, check, count, graph_of, programs_of
 
@@ -129,7 +128,16 @@ def test_drawn_blocks_run_as_derived(kind: str, data: st.DataObject) -> None:
     check(graph, data.draw(tilings()), seed=data.draw(st.integers(0, 99)))
 
 
-@pytest.mark.parametrize("function", ELEMENT_OPS)
+def test_an_activation_without_a_fused_form_keeps_its_block_unfused() -> None:
+    assert frozenset(FUNCTIONS) >= FUSED_ACTIVATIONS
+    (block,) = blocks_of("convfirst", activation="mish", kernel=3, group_width=4)
+    graph = graph_of([block], 1, 4, 3)
+    layers = [name for name, node in graph.nodes.items() if node.block]
+    with pytest.raises(FusionError, match="has no fused form"):
+        fused_programs(graph, layers, Tiling(mode="tiles", rows=2, columns=2, chunk=8, resident_weights=True), element_bytes=2)
+
+
+@pytest.mark.parametrize("function", sorted(FUSED_ACTIVATIONS))
 def test_every_activation_runs(function: str) -> None:
     x = np.linspace(-9, 9, 181)
     np.testing.assert_allclose(FUNCTIONS[function](x), activate(function, x), rtol=1e-9, atol=1e-12)

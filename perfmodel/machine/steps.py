@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.layers.activation import Activation
@@ -16,6 +17,9 @@ from perfmodel.layers.layer import Layer
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
 from perfmodel.layers.pooling import GlobalAveragePool
+
+FUSED_ACTIVATIONS: Final = frozenset({"relu", "relu6", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "gelu", "gelu_tanh"})
+"""Activations that fused programs have; others keep their block on schedule layer."""
 
 
 class FusionError(PerfmodelError):
@@ -105,7 +109,7 @@ class _Reader:
                 self._start(node, layer, bias=False)
             case BatchNorm():
                 self._fold(node)
-            case Activation() as layer:
+            case Activation() as layer if layer.function in FUSED_ACTIVATIONS:
                 self._attach(node, node.inputs[0], Epilogue(function=layer.function))
             case Scale():
                 self._attach(node, node.inputs[0], Epilogue(function="scale", operand=f"{node.name}.weight"))
