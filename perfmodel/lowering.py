@@ -62,6 +62,9 @@ class Operation:
     macs: Quantity
     vector_ops: Quantity
     special_ops: Quantity
+    layer: Layer | None = None
+    """Whose work it is; None for the cast of a weight."""
+    input_shapes: tuple[Shape, ...] = ()
     materialised: bool = False
     """The stack writes the result to memory even where its reader could have been fused."""
 
@@ -326,6 +329,8 @@ class _Lowering:
                 macs=count.macs,
                 vector_ops=count.vector_ops,
                 special_ops=count.special_ops,
+                layer=layer,
+                input_shapes=shapes,
                 materialised=materialised,
             )
         )
