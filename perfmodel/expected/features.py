@@ -1,0 +1,124 @@
+"""What the terms need of each kernel, as columns: device-independent numbers, vectorised over the kernels of one or many networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, lead_of, path_of
+from perfmodel.kernel import Kernel
+from perfmodel.layers.conv2d import Conv2d
+from perfmodel.layers.layer_norm import LayerNorm
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER = range(4)
+"""Kinds of call as the framework's host code tells them apart: each costs another time before its kernel is launched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """One entry per kernel, in execution order; `network` says which network a kernel belongs to."""
+
+    path: Integers
+    """A `Path`."""
+    host: Integers
+    """Which kind of call launches it."""
+    ops: Floats
+    """Operations of the matrix product, 2 · MACs."""
+    m: Floats
+    """Rows of the product: images × output pixels."""
+    n: Floats
+    """Columns of one group: output channels per group."""
+    k: Floats
+    """Depth of one group: input channels per group × kernel taps."""
+    groups: Floats
+    taps: Floats
+    """Kernel taps, R·S."""
+    dram_bytes: Floats
+    activation_bytes: Floats
+    """Of the above, what is read of tensors that earlier kernels wrote."""
+    recent_bytes: Floats
+    """Of these, tensors that the kernel just before wrote or read."""
+    written_bytes: Floats
+    elements: Floats
+    """Elements of the largest tensor it reads or writes."""
+    rows: Floats
+    """Rows of a norm over channels, N·H·W; 0 elsewhere."""
+    vector_ops: Floats
+    special_ops: Floats
+    huge: npt.NDArray[np.bool_]
+    """Whether a tensor has 2³¹ elements or more."""
+    network: Integers
+
+    @property
+    def networks(self) -> int:
+        """How many networks there are."""
+        return int(self.network[-1]) + 1 if len(self.network) else 0
+
+    @classmethod
+    def of(cls, kernels: Sequence[Kernel]) -> Self:
+        """The columns of one network's kernels."""
+        rows = [_row(kernel, before) for kernel, before in zip(kernels, (None, *kernels[:-1]), strict=True)]
+        columns = np.array(rows, dtype=np.float64).reshape(len(rows), len(_COLUMNS)).T
+        named = dict(zip(_COLUMNS, columns, strict=True))
+        return cls(
+            path=named.pop("path").astype(np.int64),
+            host=named.pop("host").astype(np.int64),
+            huge=named.pop("huge").astype(np.bool_),
+            network=np.zeros(len(rows), dtype=np.int64),
+            **named,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Many networks one after the other, numbered in that order."""
+        columns = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls) if f.name != "network"}
+        sizes = [len(part.path) for part in parts]
+        return cls(network=np.repeat(np.arange(len(parts)), sizes), **columns)
+
+    def total(self, per_kernel: Floats) -> Floats:
+        """Σ over the kernels of each network."""
+        return np.bincount(self.network, weights=per_kernel, minlength=self.networks)
+
+
+_COLUMNS = (
+    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
+    "elements", "rows", "vector_ops", "special_ops", "huge",
+)  # fmt: skip
+
+
+def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
+    path = path_of(kernel)
+    cost = kernel.cost
+    m = n = k = groups = taps = rows = 0
+    host = HOST_OTHER
+    lead = lead_of(kernel) if kernel.operations else None
+    if lead is not None and lead.role == "matrix":
+        groups, taps = 1, 1
+        m, n = lead.shape.N * lead.shape.H * lead.shape.W, lead.shape.C
+        host = HOST_MATRIX
+        if isinstance(lead.layer, Conv2d):
+            host = HOST_CONVOLUTION
+            groups, taps = lead.layer.groups, lead.layer.kernel[0] * lead.layer.kernel[1]
+            n //= groups
+        k = lead.macs // (m * n * groups)
+    elif any(operation.role == "norm" or operation.kind == "layer_norm" for operation in kernel.operations):
+        host = HOST_NORM
+    for operation in kernel.operations:
+        if isinstance(operation.layer, LayerNorm):
+            rows = max(rows, operation.shape.N * operation.shape.H * operation.shape.W)
+    largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
+    recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
+    from_before = sum(access.bytes for access in kernel.reads if access.role != "weight" and access.tensor in recent)
+    huge = largest >= LARGE_TENSOR_ELEMENTS
+    return (
+        path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
+        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, largest, rows, cost.vector_ops,
+        cost.special_ops, huge,
+    )  # fmt: skip

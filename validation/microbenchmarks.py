@@ -1,0 +1,373 @@
+"""What a GPU sustains, measured: bandwidths, matrix, vector and special-function throughput, launch gaps, clocks under load.
+
+`perfmodel hardware measure` runs it. Every figure is the median of repeated runs, and every repeat is kept. CuPy launches the kernels of
+microbenchmarks.cu; matrix products, and the framework's own times, come from PyTorch where it is installed, else from CuPy's cuBLAS.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from perfmodel.hardware.spec import Measured
+from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
+
+REPEATS: Final = 7
+DRAM_BYTES: Final = 2**30
+"""Of one buffer: many times any L2."""
+MATRIX_SIZES: Final = (512, 1024, 2048, 4096, 8192)
+SUSTAINED_S: Final = 0.8
+"""Of matrix products back to back, before their rate under load is taken."""
+LAUNCHES: Final = 1000
+CHAINS: Final = 8 * 32
+"""Operations of a thread per turn in the throughput kernels."""
+
+
+class Sample(BaseModel):
+    """One quantity as it was measured: every repeat, and under which clock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quantity: str
+    kernel: str
+    values: tuple[float, ...]
+    """In the unit that the quantity's name ends with."""
+    clock_hz: float | None = None
+    power_w: float | None = None
+    detail: str | None = None
+    """Size or shape, where one quantity is measured at several."""
+
+    @property
+    def median(self) -> float:
+        """Of the repeats."""
+        return statistics.median(self.values)
+
+
+class MachineRun(BaseModel):
+    """A run of the microbenchmarks: where, when, and every sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    device: str
+    date: str
+    driver: str
+    cupy: str
+    torch: str | None
+    samples: tuple[Sample, ...]
+
+    def measured(self, where: str) -> tuple[Measured, ...]:
+        """One entry per quantity for a device's file; of a quantity measured at several sizes, the best."""
+        best: dict[str, Sample] = {}
+        for sample in self.samples:
+            known = best.get(sample.quantity)
+            better = known is None or (
+                sample.median < known.median if sample.quantity.endswith("_s") and not sample.quantity.endswith("per_s")
+                else sample.median > known.median
+            )  # fmt: skip
+            if better:
+                best[sample.quantity] = sample
+        return tuple(
+            Measured(
+                quantity=sample.quantity,
+                value=float(f"{sample.median:.5g}"),
+                kernel=sample.kernel if sample.detail is None else f"{sample.kernel}, {sample.detail}",
+                date=self.date,
+                driver=self.driver or "unknown",
+                where=where,
+                clock_hz=sample.clock_hz,
+            )
+            for sample in best.values()
+        )
+
+
+class _Timer:
+    """Times work on the GPU with events, in CuPy's current stream."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+
+    def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, ...]:
+        """Of each repeat, after one that warms up."""
+        cupy = self._cupy
+        work()
+        found = []
+        for _ in range(repeats):
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            found.append(float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3)
+        return tuple(found)
+
+
+def run(say: Callable[[str], None] = lambda _: None) -> MachineRun:
+    """Measure the current GPU; about half a minute. Raises GpuError where there is none."""
+    cupy = cupy_with_gpu()
+    device = this_device()
+    torch = _torch()
+    samples: list[Sample] = []
+
+    def add(found: Iterator[Sample]) -> None:
+        for sample in found:
+            samples.append(sample)
+            size = f" ({sample.detail})" if sample.detail else ""
+            say(f"{sample.quantity}{size}: {sample.median:.4g}")
+
+    source = (resources.files("perfmodel.validation") / "microbenchmarks.cu").read_text(encoding="utf-8")
+    module = cupy.RawModule(code=source, options=("-std=c++17",))
+    timer = _Timer(cupy)
+    add(_bandwidths(cupy, module, timer, device.multiprocessors, device.l2_bytes))
+    add(_throughputs(cupy, module, timer, device.multiprocessors))
+    add(_launch_gaps(cupy, module))
+    if torch is not None:
+        add(_matrix_torch(torch))
+        add(_framework(torch, device.l2_bytes))
+    else:
+        add(_matrix_cupy(cupy, timer))
+    return MachineRun(
+        device=device.name,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        driver=driver_version(),
+        cupy=cupy.__version__,
+        torch=torch.__version__ if torch is not None else None,
+        samples=tuple(samples),
+    )
+
+
+def _torch() -> Any | None:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return None
+    return torch if torch.cuda.is_available() else None
+
+
+def _bandwidths(cupy: Any, module: Any, timer: _Timer, processors: int, l2_bytes: int) -> Iterator[Sample]:
+    functions = {name: module.get_function(name) for name in ("read_words", "write_words", "copy_words")}
+    read = functions["read_words"]
+    x, y = cupy.zeros(DRAM_BYTES // 4, cupy.uint32), cupy.empty(DRAM_BYTES // 4, cupy.uint32)
+    sink = cupy.zeros(1, cupy.uint32)
+    words = DRAM_BYTES // 16
+    for blocks in (4, 8, 16, 32):
+        grid, block = (processors * blocks,), (256,)
+        detail = f"{DRAM_BYTES >> 20} MiB, {blocks} blocks of 256 per multiprocessor"
+        for quantity, name, moved, arguments in (
+            ("dram_read_bytes_per_s", "read_words", DRAM_BYTES, (x, cupy.uint64(words), cupy.int32(1), sink)),
+            ("dram_write_bytes_per_s", "write_words", DRAM_BYTES, (y, cupy.uint64(words), cupy.uint32(1))),
+            ("dram_copy_bytes_per_s", "copy_words", 2 * DRAM_BYTES, (x, y, cupy.uint64(words))),
+        ):
+            times = timer.seconds(lambda k=functions[name], g=grid, b=block, a=arguments: [k(g, b, a) for _ in range(4)])  # type: ignore[misc]
+            rates = tuple(4 * moved / time_s for time_s in times)
+            yield Sample(quantity=quantity, kernel=name, values=rates, detail=detail, **_loaded())
+    passes = 64
+    for share in (8, 4, 2):
+        step = processors * 8 * 256 * 4  # words of one unrolled turn of the whole grid
+        resident = max(l2_bytes // share // 16 // step, 1) * step
+        times = timer.seconds(lambda n=resident: read((processors * 8,), (256,), (x, cupy.uint64(n), cupy.int32(passes), sink)))  # type: ignore[misc]
+        rates = tuple(16 * resident * passes / time_s for time_s in times)
+        yield Sample(
+            quantity="l2_read_bytes_per_s",
+            kernel="read_words",
+            values=rates,
+            detail=f"{16 * resident >> 10} KiB resident",
+            **_loaded(),
+        )
+
+
+def _throughputs(cupy: Any, module: Any, timer: _Timer, processors: int) -> Iterator[Sample]:
+    out = cupy.empty(1024, cupy.float32)
+    turns, threads, blocks = 2000, 1024, 2
+    lanes = processors * blocks * threads
+    for quantity, name, ops in (
+        ("vector_fp32_ops_per_s", "fma_fp32", 2),
+        ("vector_fp16_ops_per_s", "fma_fp16x2", 4),
+        ("special_ex2_ops_per_s", "special_ex2", 1),
+        ("special_tanh_ops_per_s", "special_tanh", 1),
+    ):
+        kernel = module.get_function(name)
+        times = timer.seconds(lambda k=kernel: k((processors * blocks,), (threads,), (out, cupy.int32(turns))))  # type: ignore[misc]
+        yield Sample(quantity=quantity, kernel=name, values=tuple(ops * CHAINS * turns * lanes / t for t in times), **_loaded())
+
+
+def _launch_gaps(cupy: Any, module: Any) -> Iterator[Sample]:
+    """Seconds per launch of an empty kernel, queued one by one and replayed from a graph: its own few clocks are part of the gap."""
+    nothing = module.get_function("nothing")
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        for _ in range(LAUNCHES):
+            nothing((1,), (32,), ())
+        graph = stream.end_capture()
+
+        def timed(work: Callable[[], Any]) -> float:
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            stream.synchronize()
+            start.record(stream)
+            work()
+            end.record(stream)
+            end.synchronize()
+            return float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3 / LAUNCHES
+
+        def queued() -> None:
+            for _ in range(LAUNCHES):
+                nothing((1,), (32,), ())
+
+        for quantity, work in (("launch_stream_s", queued), ("launch_graph_s", lambda: graph.launch(stream))):
+            timed(work)
+            yield Sample(quantity=quantity, kernel="nothing", values=tuple(timed(work) for _ in range(REPEATS)))
+
+
+def _torch_seconds(torch: Any, work: Callable[[], Any], launches: int, repeats: int = REPEATS) -> tuple[float, ...]:
+    """Seconds per launch on the GPU of work that is queued `launches` times."""
+    work()
+    found = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(launches):
+            work()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) * 1e-3 / launches)
+    return tuple(found)
+
+
+def _host_seconds(torch: Any, work: Callable[[], Any], calls: int = 200) -> tuple[float, ...]:
+    """Host seconds per call of work that the GPU finishes faster than it is issued."""
+    for _ in range(20):
+        work()
+    found = []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        torch.cuda.synchronize()
+        found.append((time.perf_counter() - start) / calls)
+    return tuple(found)
+
+
+def _matrix_torch(torch: Any) -> Iterator[Sample]:
+    """Products of square matrices through cuBLAS: a burst of each size, and the largest under sustained load."""
+    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("tf32", torch.float32), ("fp32", torch.float32)):
+        with _tf32(torch, allowed=name == "tf32"):
+            for size in MATRIX_SIZES:
+                a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
+                launches = max(1, min(200, round(2e12 / (2 * size**3)))) if name != "fp32" else max(1, round(1e11 / size**3))
+                times = _torch_seconds(torch, lambda a=a, b=b: a @ b, launches)  # type: ignore[misc]
+                rates = tuple(2 * size**3 / t for t in times)
+                quantity = f"matrix_{name}_ops_per_s"
+                yield Sample(quantity=quantity, kernel="cuBLAS", values=rates, detail=f"{size}³", **_loaded())
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
+    rates, clocks, powers = [], [], []
+    began = time.perf_counter()
+    while time.perf_counter() - began < SUSTAINED_S or len(rates) < 4:
+        (took,) = _torch_seconds(torch, lambda: a @ b, 20, repeats=1)
+        rates.append(2 * 8192**3 / took)
+        for _ in range(60):  # queue a few hundred milliseconds, and look at the clock while they run
+            a @ b
+        now = state()
+        torch.cuda.synchronize()
+        if now is not None:
+            clocks.append(now.sm_clock_hz)
+            powers.append(now.power_w)
+    clock, power = (statistics.median(x) if x else None for x in (clocks, powers))
+    kernel = "cuBLAS fp16 8192³, back to back"
+    yield Sample(quantity="sustained_matrix_fp16_ops_per_s", kernel=kernel, values=tuple(rates), clock_hz=clock, power_w=power)
+    if clocks:
+        yield Sample(quantity="clock_matrix_load_hz", kernel=kernel, values=tuple(clocks), power_w=power)
+        yield Sample(quantity="power_matrix_load_w", kernel=kernel, values=tuple(powers))
+
+
+@contextmanager
+def _tf32(torch: Any, *, allowed: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _matrix_cupy(cupy: Any, timer: _Timer) -> Iterator[Sample]:
+    for name, dtype in (("fp16", cupy.float16), ("fp32", cupy.float32)):
+        for size in MATRIX_SIZES:
+            a, b = cupy.ones((size, size), dtype), cupy.ones((size, size), dtype)
+            times = timer.seconds(lambda a=a, b=b: cupy.matmul(a, b))  # type: ignore[misc]
+            rates = tuple(2 * size**3 / t for t in times)
+            yield Sample(quantity=f"matrix_{name}_ops_per_s", kernel="cuBLAS", values=rates, detail=f"{size}³", **_loaded())
+
+
+def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
+    """PyTorch's own rates: elements and rows per second from L2, and what its host code takes for each kind of call."""
+    functional = torch.nn.functional
+    channels = 256
+    images = max(1, l2_bytes // 8 // (channels * 28 * 28 * 2))
+    make = {"device": "cuda", "dtype": torch.float16}
+    x = torch.randn(images, channels, 28, 28, **make).to(memory_format=torch.channels_last)
+    norm = torch.nn.BatchNorm2d(channels).cuda().half().eval()
+    factor = torch.randn(images, channels, 1, 1, **make)
+    rates: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+        ("pointwise_elements_per_s", "torch add, fp16, from L2", lambda: x + x),
+        ("activation_elements_per_s", "torch silu, fp16, from L2", lambda: functional.silu(x)),
+        ("norm_elements_per_s", "torch batch_norm, fp16, from L2", lambda: norm(x)),
+        ("broadcast_elements_per_s", "torch multiply by N×C×1×1, fp16, from L2", lambda: x * factor),
+    )
+    with torch.inference_mode():
+        for quantity, kernel, work in rates:
+            times = _torch_seconds(torch, work, 50)
+            yield Sample(
+                quantity=quantity, kernel=kernel, values=tuple(x.numel() / t for t in times), detail=f"{images}×256×28×28"
+            )
+        for width in (64, 128, 256, 384, 768):
+            rows = x.numel() // width
+            flat, weight = torch.randn(rows, width, **make), torch.ones(width, **make)
+            times = _torch_seconds(torch, lambda f=flat, w=weight, c=width: functional.layer_norm(f, (c,), w, w), 50)  # type: ignore[misc]
+            yield Sample(
+                quantity=f"layer_norm_{width}_rows_per_s",
+                kernel="torch layer_norm, fp16, from L2",
+                values=tuple(rows / t for t in times),
+                detail=f"{rows}×{width}",
+            )
+        yield from _host_times(torch)
+
+
+def _host_times(torch: Any) -> Iterator[Sample]:
+    small = torch.randn(1, 64, 8, 8, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+    wide = small.float()
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).cuda().eval().to(memory_format=torch.channels_last)
+    half = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).cuda().half().eval().to(memory_format=torch.channels_last)
+    linear = torch.nn.Linear(64, 64).cuda().half().eval()
+    norm = torch.nn.BatchNorm2d(64).cuda().eval()
+    flat = torch.randn(8, 64, device="cuda", dtype=torch.float16)
+    relu = torch.nn.ReLU()
+    with torch.inference_mode():
+        for name, work in (
+            ("convolution", lambda: half(small)),
+            ("matrix", lambda: linear(flat)),
+            ("norm", lambda: norm(small)),
+            ("other", lambda: relu(small)),
+        ):
+            yield Sample(quantity=f"host_{name}_s", kernel=f"torch, module call of {name}", values=_host_seconds(torch, work))
+        with torch.autocast("cuda", torch.float16):
+            yield Sample(
+                quantity="host_autocast_convolution_s",
+                kernel="torch, module call of convolution under autocast, weight and input cast",
+                values=_host_seconds(torch, lambda: convolution(wide)),
+            )
+
+
+def _loaded() -> dict[str, float | None]:
+    """Clock and power as they are right after a load."""
+    now = state()
+    return {"clock_hz": None, "power_w": None} if now is None else {"clock_hz": now.sm_clock_hz, "power_w": now.power_w}
