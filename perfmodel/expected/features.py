@@ -20,6 +20,9 @@ Integers = npt.NDArray[np.int64]
 HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER = range(4)
 """Kinds of call as the framework's host code tells them apart: each costs another time before its kernel is launched."""
 
+EXTRA = ("bias_add", "cast", "layout", "norm_helper")
+"""Kinds of operations that no layer of the network asks for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
@@ -52,6 +55,8 @@ class Features:
     """Rows of a norm over channels, N·H·W; 0 elsewhere."""
     vector_ops: Floats
     special_ops: Floats
+    extra: npt.NDArray[np.bool_]
+    """Whether the framework added it: bias additions, casts, changes of layout."""
     huge: npt.NDArray[np.bool_]
     """Whether a tensor has 2³¹ elements or more."""
     network: Integers
@@ -70,6 +75,7 @@ class Features:
         return cls(
             path=named.pop("path").astype(np.int64),
             host=named.pop("host").astype(np.int64),
+            extra=named.pop("extra").astype(np.bool_),
             huge=named.pop("huge").astype(np.bool_),
             network=np.zeros(len(rows), dtype=np.int64),
             **named,
@@ -84,12 +90,12 @@ class Features:
 
     def total(self, per_kernel: Floats) -> Floats:
         """Σ over the kernels of each network."""
-        return np.bincount(self.network, weights=per_kernel, minlength=self.networks)
+        return np.asarray(np.bincount(self.network, weights=per_kernel, minlength=self.networks), dtype=np.float64)
 
 
 _COLUMNS = (
     "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
-    "elements", "rows", "vector_ops", "special_ops", "huge",
+    "elements", "rows", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
 
@@ -113,6 +119,7 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     for operation in kernel.operations:
         if isinstance(operation.layer, LayerNorm):
             rows = max(rows, operation.shape.N * operation.shape.H * operation.shape.W)
+    extra = bool(kernel.operations) and all(operation.kind in EXTRA for operation in kernel.operations)
     largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
     recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
     from_before = sum(access.bytes for access in kernel.reads if access.role != "weight" and access.tensor in recent)
@@ -120,5 +127,5 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     return (
         path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
         cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, largest, rows, cost.vector_ops,
-        cost.special_ops, huge,
+        cost.special_ops, extra, huge,
     )  # fmt: skip
