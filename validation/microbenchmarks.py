@@ -269,11 +269,13 @@ def _matrix_torch(torch: Any) -> Iterator[Sample]:
                 quantity = f"matrix_{name}_ops_per_s"
                 yield Sample(quantity=quantity, kernel="cuBLAS", values=rates, detail=f"{size}³", **_loaded())
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
-    rates, clocks, powers = [], [], []
+    sustained: list[float] = []
+    clocks: list[float] = []
+    powers: list[float] = []
     began = time.perf_counter()
-    while time.perf_counter() - began < SUSTAINED_S or len(rates) < 4:
+    while time.perf_counter() - began < SUSTAINED_S or len(sustained) < 4:
         (took,) = _torch_seconds(torch, lambda: a @ b, 20, repeats=1)
-        rates.append(2 * 8192**3 / took)
+        sustained.append(2 * 8192**3 / took)
         for _ in range(60):  # queue a few hundred milliseconds, and look at the clock while they run
             a @ b
         now = state()
@@ -283,7 +285,9 @@ def _matrix_torch(torch: Any) -> Iterator[Sample]:
             powers.append(now.power_w)
     clock, power = (statistics.median(x) if x else None for x in (clocks, powers))
     kernel = "cuBLAS fp16 8192³, back to back"
-    yield Sample(quantity="sustained_matrix_fp16_ops_per_s", kernel=kernel, values=tuple(rates), clock_hz=clock, power_w=power)
+    yield Sample(
+        quantity="sustained_matrix_fp16_ops_per_s", kernel=kernel, values=tuple(sustained), clock_hz=clock, power_w=power
+    )
     if clocks:
         yield Sample(quantity="clock_matrix_load_hz", kernel=kernel, values=tuple(clocks), power_w=power)
         yield Sample(quantity="power_matrix_load_w", kernel=kernel, values=tuple(powers))
@@ -367,7 +371,7 @@ def _host_times(torch: Any) -> Iterator[Sample]:
             )
 
 
-def _loaded() -> dict[str, float | None]:
+def _loaded() -> dict[str, Any]:
     """Clock and power as they are right after a load."""
     now = state()
     return {"clock_hz": None, "power_w": None} if now is None else {"clock_hz": now.sm_clock_hz, "power_w": now.power_w}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from perfmodel.layers.blocks.block import Block
@@ -21,13 +22,16 @@ class ConvNeXtBlock(Block):
 
     hidden_channels: Dim
     kernel: int = 7
+    pointwise_convs: bool = False
+    """The two products as 1×1 convolutions (timm's small members), to which frameworks add the bias in a kernel of its own."""
 
     def build(self, builder: GraphBuilder, x: Tensor) -> Tensor:
         y = builder.conv(x, self.in_channels, kernel=self.kernel, group_width=1, bias=True, name="conv_dw")
         y = builder.add(LayerNorm(channels=self.in_channels), y, name="norm")
-        y = builder.linear(y, self.hidden_channels, name="mlp.fc1")
+        product = partial(builder.conv, bias=True) if self.pointwise_convs else builder.linear
+        y = product(y, self.hidden_channels, name="mlp.fc1")
         y = builder.activation(y, "gelu", name="mlp.act")
-        y = builder.linear(y, self.out_channels, name="mlp.fc2")
+        y = product(y, self.out_channels, name="mlp.fc2")
         y = builder.scale(y, name="gamma")
         return builder.residual(y, x)
 

@@ -21,6 +21,10 @@ FOLDS: Final = 10
 QUANTILES: Final = (0.05, 0.95)
 LEAST_ROWS: Final = 20
 
+UNBOUNDED: Final = ("row_clocks", "unaligned", "gap_s")
+FRACTIONS: Final = (0.02, 1.99)
+"""Between which the other constants are sought."""
+
 PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
     {
         "matrix_rate": Prior(value=1.0, sigma=0.2),
@@ -68,36 +72,42 @@ def expected_s(given: Measurements, constants: Constants, terms: AbstractSet[str
     return joined.total(kernel_seconds(joined, given.machine, constants, terms).latency_s)
 
 
-def fit(given: Measurements, terms: AbstractSet[str] = ALL, fixed: Mapping[str, float] | None = None) -> Constants:
-    """The constants that bring predictions nearest to the measurements.
+def fit(
+    given: Measurements | Sequence[Measurements], terms: AbstractSet[str] = ALL, fixed: Mapping[str, float] | None = None
+) -> Constants:
+    """The constants that bring predictions nearest to the measurements, of one machine or of several together.
 
     Minimises Σ soft_l1((log predicted − log measured)/SCALE) + Σ ((log c − log prior)/σ)² over the logarithms of the constants that are
     not `fixed`. Raises CalibrationError where there are too few rows.
     """
     from scipy.optimize import least_squares
 
-    if len(given.features) < LEAST_ROWS:
-        raise CalibrationError(f"{len(given.features)} measured networks are too few to fit constants to; at least {LEAST_ROWS} are needed")
-    joined, measured = Features.joined(given.features), np.log(given.latency_s)
-    fixed = fixed or {}
-    free = [name for name in NAMES if name not in fixed]
+    sets = [given] if isinstance(given, Measurements) else list(given)
+    count = sum(len(one.features) for one in sets)
+    if count < LEAST_ROWS:
+        raise CalibrationError(f"{count} measured networks are too few to fit constants to; at least {LEAST_ROWS} are needed")
+    work = [(Features.joined(one.features), one.machine, np.log(one.latency_s)) for one in sets]
+    held = dict(fixed or {})
+    free = [name for name in NAMES if name not in held]
     start = np.log([PRIORS[name].value for name in free])
     sigma = np.array([PRIORS[name].sigma for name in free])
 
-    def constants(logs: Floats) -> Constants:
-        return Constants.model_construct(**fixed, **dict(zip(free, map(float, np.exp(logs)), strict=True)))
+    def values(logs: Floats) -> dict[str, float]:
+        return {**held, **dict(zip(free, map(float, np.exp(logs)), strict=True))}
 
     def residuals(logs: Floats) -> Floats:
-        predicted = joined.total(kernel_seconds(joined, given.machine, constants(logs), terms).latency_s)
-        scaled = (np.log(predicted) - measured) / SCALE
-        # soft-L1 of the rows as the square of what is returned, so that the priors beside them stay quadratic
-        robust = np.sign(scaled) * np.sqrt(2 * (np.sqrt(1 + scaled**2) - 1))
-        return np.concatenate([robust, (logs - start) / sigma])
+        constants = Constants.model_construct(None, **values(logs))
+        rows = []
+        for joined, machine, measured in work:
+            predicted = joined.total(kernel_seconds(joined, machine, constants, terms).latency_s)
+            scaled = (np.log(predicted) - measured) / SCALE
+            # soft-L1 of the rows as the square of what is returned, so that the priors beside them stay quadratic
+            rows.append(np.sign(scaled) * np.sqrt(2 * (np.sqrt(1 + scaled**2) - 1)))
+        return np.concatenate([*rows, (logs - start) / sigma])
 
-    low, high = np.log(0.02), np.log(1.99)
-    bounds = [(low, high) if name not in ("row_clocks", "unaligned", "gap_s") else (np.log(1e-9), np.log(1e5)) for name in free]
-    found = least_squares(residuals, start, bounds=tuple(np.array(bounds).T))
-    return Constants.model_validate(constants(found.x).model_dump())
+    limits = np.log([(1e-9, 1e5) if name in UNBOUNDED else FRACTIONS for name in free])
+    found = least_squares(residuals, start, bounds=(limits[:, 0], limits[:, 1]))
+    return Constants.model_validate(values(found.x))
 
 
 def folds(families: Sequence[Hashable], count: int = FOLDS) -> Integers:

@@ -74,9 +74,7 @@ class Times:
         return self.kernel_s + self.gap_s
 
 
-def kernel_seconds(
-    f: Features, machine: Machine, c: Constants, terms: AbstractSet[str] = ALL, *, graph: bool = False
-) -> Times:
+def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractSet[str] = ALL, *, graph: bool = False) -> Times:
     """Every kernel's times on a machine. `graph`: launched by replaying a CUDA graph, so that the host is not waited for."""
     path = f.path if "paths" in terms else _without_paths(f)
     arithmetic = _arithmetic_s(f, path, machine, c, terms)
@@ -88,9 +86,7 @@ def kernel_seconds(
         parts = [part * np.where(f.huge, LARGE_INDEX_FACTOR, 1.0) for part in parts]
     if "extra" not in terms:
         parts = [np.where(f.extra, 0.0, part) for part in parts]
-    times = Times(
-        arithmetic_s=parts[0], memory_s=parts[1], rate_s=parts[2], exposed_s=parts[3], gap_s=np.zeros_like(memory)
-    )
+    times = Times(arithmetic_s=parts[0], memory_s=parts[1], rate_s=parts[2], exposed_s=parts[3], gap_s=np.zeros_like(memory))
     if "launch" not in terms:
         return times
     return Times(
@@ -186,9 +182,7 @@ def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: 
     return seconds
 
 
-def _gap_s(
-    f: Features, kernel_s: Floats, machine: Machine, c: Constants, terms: AbstractSet[str], *, graph: bool
-) -> Floats:
+def _gap_s(f: Features, kernel_s: Floats, machine: Machine, c: Constants, terms: AbstractSet[str], *, graph: bool) -> Floats:
     """What passes before each kernel: the gap g, and where the host is slower than the GPU, waiting for the call.
 
     With issue times Iᵢ (sums of the host's seconds per call) a kernel starts at sᵢ = max(Iᵢ, eᵢ₋₁ + g) and ends at eᵢ = sᵢ + tᵢ. Its
