@@ -35,7 +35,7 @@ PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         "move_bandwidth": Prior(value=0.6, sigma=0.2),
         "unhidden": Prior(value=0.3, sigma=0.4),
         "l2_share": Prior(value=0.33, sigma=0.2),
-        "row_clocks": Prior(value=270.0, sigma=0.1),
+        "row_clocks": Prior(value=200.0, sigma=1.0),
         "unaligned": Prior(value=2.0, sigma=0.2),
         "grouped_rate": Prior(value=0.6, sigma=0.2),
         "gap_s": Prior(value=1e-6, sigma=0.7),

@@ -172,6 +172,7 @@ def diagnosis_of(kernel: Kernel) -> str | None:
     layer = lead_of(kernel).layer
     if isinstance(layer, Conv2d) and (said := convolution_rule(layer).diagnosis):
         return said
-    if any(int(access.elements) >= LARGE_TENSOR_ELEMENTS for access in (*kernel.reads, *kernel.writes)):
-        return "a tensor of 2³¹ elements or more needs 64-bit indices, which slows kernels by a tenth to a third; use a smaller batch"
+    large = any(int(access.elements) >= LARGE_TENSOR_ELEMENTS for access in (*kernel.reads, *kernel.writes))
+    if large and path_of(kernel) is Path.DEPTHWISE:
+        return "a depthwise convolution over 2³¹ elements or more has no fast kernel (indices of 64 bits); use a smaller batch"
     return None

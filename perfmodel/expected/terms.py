@@ -27,7 +27,7 @@ TERMS: Final = MappingProxyType(
         "extra": "kernels that the framework adds: bias additions, casts, changes of layout",
         "classes": "the attained fraction of the bandwidth depends on the kind of kernel",
         "overlap": "part of the shorter of compute and memory time is not hidden behind the longer",
-        "index": "tensors of 2³¹ elements or more need 64-bit indices",
+        "index": "a depthwise convolution over 2³¹ elements or more needs 64-bit indices, which the library's kernel does not have",
     }
 )
 """Every term by name, and what it says."""
@@ -43,8 +43,8 @@ FULL_INTENSITY: Final = 32.0
 """Tile rows · columns / (rows + columns) from which on shared memory feeds the matrix unit at its full rate."""
 DIRECT_RATE: Final = 0.01
 """Of the vector peak, in convolutions without a kernel of their own (depthwise 9×9, multipliers, two channels per group)."""
-LARGE_INDEX_FACTOR: Final = 1.3
-"""Time of a kernel whose tensors need 64-bit indices."""
+LARGE_INDEX_FACTOR: Final = 10.0
+"""Time of a depthwise convolution whose tensors need 64-bit indices, over that of the library's kernel, which they rule out."""
 MOST_FROM_L2: Final = 0.9
 """Of a kernel's bytes: something always comes from DRAM."""
 
@@ -83,7 +83,7 @@ def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractS
     exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
     parts = [arithmetic, memory, rate, exposed]
     if "index" in terms:
-        parts = [part * np.where(f.huge, LARGE_INDEX_FACTOR, 1.0) for part in parts]
+        parts = [part * np.where(f.huge & (path == Path.DEPTHWISE), LARGE_INDEX_FACTOR, 1.0) for part in parts]
     if "extra" not in terms:
         parts = [np.where(f.extra, 0.0, part) for part in parts]
     times = Times(arithmetic_s=parts[0], memory_s=parts[1], rate_s=parts[2], exposed_s=parts[3], gap_s=np.zeros_like(memory))

@@ -98,7 +98,7 @@ def _assumptions(
         f"({fitted.date}){carried}",
         f"interval: 5 % of networks left out of the fit took less, 5 % more ({percent(found.intervals.coverage)} were inside)",
     ]
-    if layout == "nchw" and schedule == "eager":
+    if layout == "nchw" and found.stack == "eager":
         said.append("layout nchw in eager mode: kernels as traced, but no measurement stands behind their sum")
     if machine.sustained_ops_per_s is not None:
         said.append(f"products sustain {si(machine.sustained_ops_per_s, 'op/s')}, as measured on this device")
