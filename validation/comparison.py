@@ -12,8 +12,8 @@ from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.layers.dims import Dim
 from perfmodel.network import Network
 from perfmodel.networks.catalog import build, find
-from perfmodel.networks.entry import NetworkEntry
 from perfmodel.prediction import Prediction, predict
+from perfmodel.units import percent
 from perfmodel.validation.timm import TimmRow
 from perfmodel.waterline import Limits, kernel_times
 
@@ -41,6 +41,11 @@ class ComparedRow(_Record):
     macs: int
     dram_bytes: int
     measured_latency_s: float
+    predicted_latency_s: float
+    """Under the tier of the comparison."""
+    latency_low_s: float | None
+    latency_high_s: float | None
+    """The interval, under tier expected."""
     waterline_latency_s: float
     bound_latency_s: float
     ideal_latency_s: float
@@ -49,15 +54,26 @@ class ComparedRow(_Record):
     below_bound: bool
     below_waterline: str | None
     """Why the measurement lies below the waterline, if it does."""
+    diagnosis: str | None
+    """What is known to be slow in the network, and its share of the time, under tier expected."""
+
+    @property
+    def error(self) -> float:
+        """predicted / measured − 1."""
+        return self.predicted_latency_s / self.measured_latency_s - 1
 
     @classmethod
-    def of(cls, row: TimmRow, entry: NetworkEntry, prediction: Prediction, bound_latency_s: float) -> Self:
+    def of(cls, row: TimmRow, family: str, prediction: Prediction, bound_latency_s: float) -> Self:
         """A measurement and a prediction of the same network."""
         measured = row.latency_s
         return cls(
             model=row.model,
-            network=entry.name,
-            family=entry.family,
+            network=prediction.network.name,
+            family=family,
+            predicted_latency_s=prediction.latency_s,
+            latency_low_s=prediction.latency_low_s,
+            latency_high_s=prediction.latency_high_s,
+            diagnosis=diagnosed(prediction),
             resolution=row.resolution,
             batch=row.batch,
             macs=prediction.cost.macs,
@@ -81,10 +97,11 @@ class Provenance(_Record):
     schedule: str
     autocast: str
     layout: str
+    tier: str = "waterline"
 
 
 class Comparison(_Record):
-    """All rows of a file, and what they say together. Errors are fractions of the measurement, of the waterline's prediction."""
+    """All rows of a file, and what they say together. Errors are fractions of the measurement, of the tier's prediction."""
 
     schema_version: int = 1
     provenance: Provenance
@@ -95,7 +112,7 @@ class Comparison(_Record):
     max_ape: float
     bias: float
     spearman: float
-    """Rank correlation, over the rows' latency per image, of the waterline with the measurement."""
+    """Rank correlation, over the rows' latency per image, of the prediction with the measurement."""
     spearman_macs: float
     """The same for MACs alone."""
     below_waterline: int
@@ -142,21 +159,50 @@ def compare(
     compared: list[ComparedRow] = []
     skipped: dict[str, list[str]] = {}
     for row in rows:
-        match = _matching(row)
+        match = matching(row)
         if isinstance(match, str):
             skipped.setdefault(match, []).append(f"{row.model}:{row.line}")
             continue
-        entry, network = match
+        family, network = match
         prediction = predict(
-            network, device, autocast=provenance.autocast, layout=provenance.layout, schedule=provenance.schedule, tier="bound"
+            network,
+            device,
+            autocast=provenance.autocast,
+            layout=provenance.layout,
+            schedule=provenance.schedule,
+            tier=provenance.tier,
         )
-        compared.append(ComparedRow.of(row, entry, prediction, prediction.latency_s))
+        compared.append(ComparedRow.of(row, family, prediction, _bound_s(prediction)))
     reasons = tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
     return _summarised(compared, reasons, provenance)
 
 
-def _matching(row: TimmRow) -> tuple[NetworkEntry, Network] | str:
-    """The catalogue's network for a row, or why there is none."""
+def _bound_s(prediction: Prediction) -> float:
+    """The lower bound; raises HardwareError naming the figure that the device lacks for it."""
+    if prediction.bound_latency_s is not None:
+        return prediction.bound_latency_s
+    return sum(time.latency_s for time in kernel_times(prediction.kernels, Limits.bound(prediction.device, prediction.peak)))
+
+
+def diagnosed(prediction: Prediction, least: float = 0.1) -> str | None:
+    """The named causes of slow kernels that take `least` of the time or more, longest first."""
+    spent: dict[str, float] = {}
+    for time in prediction.times:
+        if time.diagnosis:
+            spent[time.diagnosis] = spent.get(time.diagnosis, 0.0) + time.latency_s
+    named = [
+        f"{percent(seconds / prediction.latency_s)} of the time: {diagnosis}"
+        for diagnosis, seconds in sorted(spent.items(), key=lambda item: -item[1])
+        if seconds >= least * prediction.latency_s
+    ]
+    launches = prediction.share_bound_by("launch")
+    if launches >= least:
+        named.append(f"{percent(launches)} of the time: kernels shorter than their launch")
+    return "; ".join(named) or None
+
+
+def matching(row: TimmRow) -> tuple[str, Network] | str:
+    """The family and network of a row, or why there is none."""
     if row.model.startswith("tf_"):
         return "TensorFlow's asymmetric padding runs as kernels of its own"
     try:
@@ -167,7 +213,7 @@ def _matching(row: TimmRow) -> tuple[NetworkEntry, Network] | str:
     if not _same_params(network.params, row.params_millions):
         ours = f"{network.params / 1e6:.2f} M"
         return f"another variant: {row.params_millions:.2f} M parameters in the file, {ours} in the catalogue"
-    return entry, network
+    return entry.family, network
 
 
 def _same_params(params: Dim, printed_millions: float) -> bool:
@@ -183,9 +229,9 @@ def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], prove
     if len(rows) < 2:
         raise MeasurementFileError(f"{provenance.file} has {len(rows)} networks of the catalogue; a comparison needs at least 2")
     measured = np.array([row.measured_latency_s / row.batch for row in rows])
-    waterline = np.array([row.waterline_latency_s / row.batch for row in rows])
+    predicted = np.array([row.predicted_latency_s / row.batch for row in rows])
     macs = np.array([row.macs / row.batch for row in rows])
-    error = waterline / measured - 1
+    error = predicted / measured - 1
     return Comparison(
         provenance=provenance,
         n=len(rows),
@@ -194,7 +240,7 @@ def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], prove
         p90_ape=float(np.quantile(abs(error), 0.9)),
         max_ape=float(np.max(abs(error))),
         bias=float(np.mean(error)),
-        spearman=float(spearmanr(waterline, measured).statistic),
+        spearman=float(spearmanr(predicted, measured).statistic),
         spearman_macs=float(spearmanr(macs, measured).statistic),
         below_waterline=sum(row.below_waterline is not None for row in rows),
         below_bound=sum(row.below_bound for row in rows),
