@@ -23,6 +23,24 @@ ELEMENT_OPS: Final = MappingProxyType(
         "silu": (3, 1),  # h + h·tanh(h), h = ½·x
         "gelu": (4, 1),  # h + h·erf(x·2^-½), h = ½·x
         "gelu_tanh": (7, 1),  # h + h·tanh(x·(a·x² + c)), h = ½·x
+        "clamp": (2, 0),  # min(max(x, a), c)
+        "leaky_relu": (2, 0),  # max(x, a·x)
+        "elu": (4, 1),  # max(x, 0) + min(exp(x) − 1, 0)
+        "mish": (5, 2),  # x·n/(n + 2), n = t·(t + 2), t = exp(x)
+        "softplus": (1, 2),  # log(1 + exp(x))
+        "tanh": (0, 1),
+        "exp": (0, 1),
+        "log": (0, 1),
+        "erf": (0, 1),
+        "sqrt": (0, 1),
+        "rsqrt": (0, 1),
+        "reciprocal": (0, 1),
+        "sin": (0, 1),
+        "cos": (0, 1),
+        "square": (1, 0),
+        "abs": (1, 0),
+        "negate": (1, 0),
+        "round": (1, 0),
     }
 )
 """(vector operations, special-function operations) per element, in the form with the fewest special functions; a fused multiply-add is

@@ -13,6 +13,7 @@ from perfmodel.errors import UnknownNameError
 from perfmodel.layers import dims
 from perfmodel.layers.activation import ELEMENT_OPS, activation_formula
 from perfmodel.layers.arithmetic import ADD, BIAS_ADD, MULTIPLY, SCALE
+from perfmodel.layers.attention import ATTENTION
 from perfmodel.layers.batch_norm import BATCH_NORM
 from perfmodel.layers.blocks.block import Block
 from perfmodel.layers.blocks.conv_residual import ConvResidual
@@ -23,11 +24,19 @@ from perfmodel.layers.blocks.residual import BasicBlock, Bottleneck, RegNetYBloc
 from perfmodel.layers.blocks.squeeze_excitation import SqueezeExcitation
 from perfmodel.layers.concat import concat_formula
 from perfmodel.layers.conv2d import conv2d_formula
+from perfmodel.layers.conv_transpose2d import conv_transpose2d_formula
 from perfmodel.layers.copy import COPY
+from perfmodel.layers.group_norm import GROUP_NORM
 from perfmodel.layers.layer import Formula, ShapeError
 from perfmodel.layers.layer_norm import LAYER_NORM
 from perfmodel.layers.linear import linear_formula
+from perfmodel.layers.matmul import MATMUL
+from perfmodel.layers.pad import PAD
+from perfmodel.layers.pointwise import OPERAND_OPS, pointwise_formula
 from perfmodel.layers.pooling import ADAPTIVE_AVERAGE_POOL, GLOBAL_AVERAGE_POOL, pool_formula
+from perfmodel.layers.rearrange import REARRANGE
+from perfmodel.layers.reduce import REDUCE_OPS, reduce_formula
+from perfmodel.layers.rms_norm import RMS_NORM
 from perfmodel.layers.softmax import SOFTMAX
 from perfmodel.layers.upsample import OUTPUT_OPS, upsample_formula
 
@@ -52,6 +61,15 @@ def _formulas() -> dict[str, Formula]:
         **{f"upsample_{mode}": upsample_formula(mode) for mode in OUTPUT_OPS},
         "softmax": SOFTMAX,
         "copy": COPY,
+        "rearrange": REARRANGE,
+        "pad": PAD,
+        "conv_transpose2d": conv_transpose2d_formula(bias=True),
+        "matmul": MATMUL,
+        "attention": ATTENTION,
+        "group_norm": GROUP_NORM,
+        "rms_norm": RMS_NORM,
+        **{f"reduce_{function}": reduce_formula(function) for function in REDUCE_OPS},
+        **{f"pointwise_{function}": pointwise_formula(function, 2) for function in OPERAND_OPS},
     }
 
 
@@ -141,7 +159,7 @@ def block_of(kind: str, channels: int, *, expansion: int = 4, group_width: int =
     return replace(block, **chosen)
 
 
-_FACTOR_ORDER: Final = ("N", "C", "K", "P", "Q", "H", "W", "R", "S", "g")
+_FACTOR_ORDER: Final = ("N", "C", "K", "P", "Q", "H", "W", "R", "S", "g", "G", "E")
 
 
 def formulas_table() -> str:

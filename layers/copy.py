@@ -19,12 +19,12 @@ NOTHING = Formula(inputs=(), reads=(), writes=N * C * H * W)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy(Layer):
-    """A copy of a tensor: `cast` to another element type, or `layout` between NCHW and NHWC."""
+    """A copy of a tensor: `cast` to another element type, `layout` between NCHW and NHWC, or `slice` of a part of its channels."""
 
     kind: ClassVar[str] = "copy"
     role: ClassVar[Role] = "copy"
 
-    purpose: Literal["cast", "layout"]
+    purpose: Literal["cast", "layout", "slice"]
 
     @property
     def formula(self) -> Formula:

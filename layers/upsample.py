@@ -1,4 +1,4 @@
-"""Upsampling by a whole factor."""
+"""Upsampling by a whole factor, and resizing to any size."""
 
 from __future__ import annotations
 
@@ -53,3 +53,30 @@ class Upsample(Layer):
         (x,) = inputs
         out = self.output_shape(x)
         return {N: x.N, C: x.C, H: x.H, W: x.W, P: out.H, Q: out.W}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resize(Layer):
+    """Resamples the image to `size` (height, width)."""
+
+    kind: ClassVar[str] = "resize"
+    role: ClassVar[Role] = "window"
+
+    size: tuple[int, int]
+    mode: str = "nearest"
+
+    def __post_init__(self) -> None:
+        require_positive(self, size=self.size)
+        upsample_formula(self.mode)
+
+    @property
+    def formula(self) -> Formula:
+        return upsample_formula(self.mode)
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        (x,) = inputs
+        return Shape(x.N, x.C, *self.size)
+
+    def binding(self, *inputs: Shape) -> dict[sympy.Symbol, Dim]:
+        (x,) = inputs
+        return {N: x.N, C: x.C, H: x.H, W: x.W, P: self.size[0], Q: self.size[1]}

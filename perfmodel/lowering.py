@@ -21,7 +21,10 @@ from perfmodel.layers.graph import Graph, Node
 from perfmodel.layers.layer import Count, Layer, Role
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
+from perfmodel.layers.pad import Pad
+from perfmodel.layers.parameter import Parameter
 from perfmodel.layers.pooling import MaxPool
+from perfmodel.layers.rearrange import Rearrange, View
 from perfmodel.layers.softmax import Softmax
 from perfmodel.precision import Precision
 
@@ -37,6 +40,10 @@ class Access:
     elements: Quantity
     dtype: str
     role: TensorRole = "activation"
+    part: str | None = None
+    """Which part of the tensor, where it is not all of it: parts of different names are different elements."""
+    of: Quantity = None
+    """Elements of the whole tensor, where this is a part."""
 
     @property
     def bytes(self) -> Quantity:
@@ -88,6 +95,10 @@ class Stack:
     """The fp32 norm before a SiLU or hard-swish that no convolution reads is written to memory."""
     converts_layout: bool
     """In NCHW, data is copied to NHWC and back around k×k and grouped convolutions on the matrix unit."""
+    copies_slices: bool
+    """A convolution that reads a part of a tensor's channels has it copied first."""
+    folds_padding: bool
+    """Zeros that are padded before a convolution become the convolution's own padding."""
 
 
 EAGER: Final = Stack(
@@ -99,6 +110,8 @@ EAGER: Final = Stack(
     writes_pool_indices=True,
     materialises_gated_norms=False,
     converts_layout=True,
+    copies_slices=True,
+    folds_padding=False,
 )
 COMPILED: Final = Stack(
     name="torch.compile",
@@ -109,6 +122,8 @@ COMPILED: Final = Stack(
     writes_pool_indices=False,
     materialises_gated_norms=True,
     converts_layout=False,
+    copies_slices=True,
+    folds_padding=False,
 )
 LIBRARY: Final = Stack(
     name="ideal per-layer library",
@@ -119,6 +134,8 @@ LIBRARY: Final = Stack(
     writes_pool_indices=False,
     materialises_gated_norms=False,
     converts_layout=False,
+    copies_slices=False,
+    folds_padding=True,
 )
 
 _GATED: Final = ("silu", "hard_swish")
@@ -131,7 +148,7 @@ def operation_kind(layer: Layer) -> str:
             return layer.conv_class
         case Activation():
             return layer.function
-        case Copy():
+        case Copy() | Rearrange():
             return layer.purpose
         case _:
             return layer.kind
@@ -158,6 +175,7 @@ class _Lowering:
         self._tensor: dict[str, str] = {}
         self._dtype: dict[str, str] = {}
         self._stored: dict[str, str] = {}
+        self._part_of: dict[str, tuple[str, Quantity]] = {}
 
     def run(self) -> tuple[Operation, ...]:
         for node in self._graph.nodes.values():
@@ -167,27 +185,66 @@ class _Lowering:
                 case Input():
                     self._tensor[node.name] = node.name
                     self._dtype[node.name] = self._precision.storage
-                case Conv2d() | Linear():
+                case Parameter():
+                    self._tensor[node.name] = node.name
+                    self._dtype[node.name] = self._precision.parameter
+                case View():
+                    self._view(node)
+                case Pad() if self._absorbs(node):
+                    self._tensor[node.name] = self._tensor[node.inputs[0]]
+                case _ if node.layer.role == "matrix":
                     self._matrix(node, node.layer)
                 case _:
                     self._other(node)
         return tuple(self._operations)
 
-    def _matrix(self, node: Node, layer: Conv2d | Linear) -> None:
+    def _view(self, node: Node) -> None:
+        """A part of a tensor: nothing runs, and its readers read that part of what holds it."""
+        source = self._tensor[node.inputs[0]]
+        self._tensor[node.name] = node.name
+        self._dtype[node.name] = self._dtype[source]
+        if source in self._stored:
+            self._stored[node.name] = self._stored[source]
+        base, whole = self._part_of.get(source, (source, node.input_shapes[0].elements))
+        self._part_of[node.name] = (base, whole)
+
+    def _absorbs(self, node: Node) -> bool:
+        """Whether all that reads a padded tensor are convolutions that can pad it themselves."""
+        if not (self._stack.folds_padding and isinstance(node.layer, Pad) and node.layer.sides):
+            return False
+        readers = self._graph.consumers[node.name]
+        return bool(readers) and all(isinstance(reader.layer, Conv2d) for reader in readers)
+
+    def _with_padding(self, node: Node, layer: Layer) -> tuple[Layer, tuple[Shape, ...], list[str]]:
+        """The layer, its input shapes and the layers it carries out, with a padding before it taken in."""
+        if isinstance(layer, Conv2d) and layer.padding is not None:
+            pad = self._graph.nodes[node.inputs[0]]
+            if isinstance(pad.layer, Pad) and pad.layer.sides is not None and self._absorbs(pad):
+                sides = tuple(own + more for own, more in zip(layer.padding, pad.layer.sides, strict=True))
+                shared = self._graph.consumers[pad.name][0] is not node
+                padded = replace(layer, padding=(sides[0], sides[1], sides[2], sides[3]))
+                return padded, pad.input_shapes, [*([] if shared else [pad.name]), node.name]
+        return layer, node.input_shapes, [node.name]
+
+    def _matrix(self, node: Node, layer: Layer) -> None:
         stack, storage = self._stack, self._precision.matrix_storage
-        layers = [node.name]
-        if stack.folds_norms and (norm := self._foldable_norm(node)):
+        layer, shapes, layers = self._with_padding(node, layer)
+        if isinstance(layer, Conv2d | Linear) and stack.folds_norms and (norm := self._foldable_norm(node)):
             layer = replace(layer, bias=True)
             layers.append(norm.name)
         separate_bias = stack.splits_bias and isinstance(layer, Conv2d) and layer.bias
-        if separate_bias:
+        if separate_bias and isinstance(layer, Conv2d):
             layer = replace(layer, bias=False)
 
-        source = self._cast(node, 0, storage)
+        sources = [self._cast(node, index, storage) for index in range(len(node.inputs))]
+        if isinstance(layer, Conv2d) and stack.copies_slices and sources[0] in self._part_of:
+            dtype = self._dtype[sources[0]]
+            sources[0] = self._copy(node, sources[0], node.input_shapes[0], "slice", f"{node.name}.slice", dtype)
         converts = self._converts_layout(layer)
         if converts:
-            source = self._copy(node, source, node.input_shapes[0], "layout", f"{node.name}.to_nhwc", self._dtype[source])
-        output = self._emit(node, layer, [source], node.name, storage, layers=tuple(layers))
+            dtype = self._dtype[sources[0]]
+            sources[0] = self._copy(node, sources[0], node.input_shapes[0], "layout", f"{node.name}.to_nhwc", dtype)
+        output = self._emit(node, layer, sources, node.name, storage, shapes=shapes, layers=tuple(layers))
         if converts:
             output = self._copy(node, output, node.shape, "layout", f"{node.name}.to_nchw", storage)
         if separate_bias:
@@ -254,7 +311,9 @@ class _Lowering:
             return source
         return self._copy(node, source, node.input_shapes[index], "cast", f"{node.name}.cast", dtype)
 
-    def _copy(self, node: Node, source: str, shape: Shape, purpose: Literal["cast", "layout"], name: str, dtype: str) -> str:
+    def _copy(
+        self, node: Node, source: str, shape: Shape, purpose: Literal["cast", "layout", "slice"], name: str, dtype: str
+    ) -> str:
         return self._emit(node, Copy(purpose=purpose), [source], name, dtype, shapes=(shape,))
 
     def _weights(self, node: Node, layer: Layer, count: Count) -> tuple[Access, ...]:
@@ -308,10 +367,7 @@ class _Lowering:
         count = layer.count(*shapes)
         weights = self._weights(node, layer, count)
         shape = layer.output_shape(*shapes)
-        reads = tuple(
-            Access(tensor=tensor, elements=elements, dtype=self._stored.get(tensor, self._dtype[tensor]))
-            for tensor, elements in zip(sources, count.reads, strict=True)
-        )
+        reads = tuple(self._read(tensor, elements) for tensor, elements in zip(sources, count.reads, strict=True))
         writes = [Access(tensor=name, elements=count.writes, dtype=self._stored.get(name, dtype))]
         if self._stack.writes_pool_indices and isinstance(layer, MaxPool):
             writes.append(Access(tensor=f"{name}.indices", elements=count.writes, dtype="int64"))
@@ -335,6 +391,13 @@ class _Lowering:
             )
         )
         return name
+
+    def _read(self, tensor: str, elements: Quantity) -> Access:
+        dtype = self._stored.get(tensor, self._dtype[tensor])
+        if tensor not in self._part_of:
+            return Access(tensor=tensor, elements=elements, dtype=dtype)
+        base, whole = self._part_of[tensor]
+        return Access(tensor=base, elements=elements, dtype=dtype, part=tensor, of=whole)
 
     def _append(self, operation: Operation) -> None:
         self._operations.append(operation)

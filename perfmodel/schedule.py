@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import sympy
@@ -13,7 +13,7 @@ from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.kernel import Kernel
 from perfmodel.layers.cost import Cost
-from perfmodel.layers.dims import expression
+from perfmodel.layers.dims import Shape, expression
 from perfmodel.layers.graph import Graph
 from perfmodel.lowering import COMPILED, EAGER, LIBRARY, Access, Operation, Stack, lower
 from perfmodel.precision import Precision
@@ -107,12 +107,17 @@ def _layer(operations: Sequence[Operation]) -> list[list[Operation]]:
     def may_join(operation: Operation, producer: Operation) -> bool:
         return (
             operation.role in ("elementwise", "norm")
-            and operation.shape == producer.shape
+            and _same_size(operation.shape, producer.shape)
             and readers[producer.writes[0].tensor] == 1
             and producer.role in ("matrix", "elementwise", "norm", "reduction")
         )
 
     return _fuse(operations, may_join)
+
+
+def _same_size(left: Shape, right: Shape) -> bool:
+    """Whether two shapes are the same channels of the same pixels, however the pixels are arranged."""
+    return bool(left == right or (left.C == right.C and left.elements == right.elements))
 
 
 SCHEDULES: Final = {
@@ -250,11 +255,22 @@ def _read_by_others(groups: Sequence[Sequence[Operation]]) -> list[set[str]]:
 def _merged(accesses: Iterable[Access]) -> tuple[Access, ...]:
     """One access per tensor: a kernel that needs a tensor twice reads it once, as much of it as its most demanding operation."""
     merged: dict[str, Access] = {}
+    parts: dict[str, dict[str, Access]] = {}
     for access in accesses:
+        if access.part is not None:
+            parts.setdefault(access.tensor, {})[access.part] = access
+            access = _joined(parts[access.tensor].values())  # noqa: PLW2901 - all parts seen so far
         seen = merged.get(access.tensor)
         if seen is None or _more(access.elements, seen.elements):
             merged[access.tensor] = access
     return tuple(merged.values())
+
+
+def _joined(parts: Iterable[Access]) -> Access:
+    """Different parts of one tensor as one access, of no more than the whole."""
+    read = list(parts)
+    elements = min(sum(access.elements for access in read), read[0].of)
+    return replace(read[0], elements=elements)
 
 
 def _more(left: object, right: object) -> bool:

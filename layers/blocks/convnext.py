@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from perfmodel.layers.blocks.block import Block
@@ -22,18 +21,22 @@ class ConvNeXtBlock(Block):
 
     hidden_channels: Dim
     kernel: int = 7
-    pointwise_convs: bool = False
-    """The two products as 1×1 convolutions (timm's small members), to which frameworks add the bias in a kernel of its own."""
+    conv_mlp: bool = False
+    """The two products are 1×1 convolutions rather than linear layers, as in the members that are smaller than tiny."""
 
     def build(self, builder: GraphBuilder, x: Tensor) -> Tensor:
         y = builder.conv(x, self.in_channels, kernel=self.kernel, group_width=1, bias=True, name="conv_dw")
         y = builder.add(LayerNorm(channels=self.in_channels), y, name="norm")
-        product = partial(builder.conv, bias=True) if self.pointwise_convs else builder.linear
-        y = product(y, self.hidden_channels, name="mlp.fc1")
+        y = self._product(builder, y, self.hidden_channels, "mlp.fc1")
         y = builder.activation(y, "gelu", name="mlp.act")
-        y = product(y, self.out_channels, name="mlp.fc2")
+        y = self._product(builder, y, self.out_channels, "mlp.fc2")
         y = builder.scale(y, name="gamma")
         return builder.residual(y, x)
+
+    def _product(self, builder: GraphBuilder, x: Tensor, channels: Dim, name: str) -> Tensor:
+        if self.conv_mlp:
+            return builder.conv(x, channels, bias=True, name=name)
+        return builder.linear(x, channels, name=name)
 
     @classmethod
     def symbolic(cls) -> Self:

@@ -22,11 +22,18 @@ class _InvertedResidual(Block):
     se_activation: str | None = None
     """Activation between the two products of the squeeze-and-excitation; the block's own if None."""
     se_gate: str = "sigmoid"
+    se_linear: bool = False
+    """The squeeze-and-excitation's products are linear layers rather than 1×1 convolutions."""
 
     def _squeeze_and_project(self, builder: GraphBuilder, x: Tensor, y: Tensor) -> Tensor:
         if self.se_channels is not None:
             y = squeeze_excitation(
-                builder, y, self.se_channels, activation=self.se_activation or self.activation, gate=self.se_gate
+                builder,
+                y,
+                self.se_channels,
+                activation=self.se_activation or self.activation,
+                gate=self.se_gate,
+                linear=self.se_linear,
             )
         y = builder.conv_norm(y, self.out_channels, name="project", norm_name="project.bn")
         return builder.residual(y, x) if self.has_identity else y

@@ -51,6 +51,7 @@ class Bottleneck(Block):
     hidden_channels: Dim
     group_width: Dim = None
     se_channels: Dim = None
+    se_linear: bool = False
 
     def build(self, builder: GraphBuilder, x: Tensor) -> Tensor:
         y = builder.conv_norm(x, self.hidden_channels, activation="relu", name="conv1", norm_name="bn1")
@@ -65,7 +66,7 @@ class Bottleneck(Block):
             norm_name="bn2",
         )
         if self.se_channels is not None:
-            y = squeeze_excitation(builder, y, self.se_channels, activation="relu")
+            y = squeeze_excitation(builder, y, self.se_channels, activation="relu", linear=self.se_linear)
         y = builder.conv_norm(y, self.out_channels, name="conv3", norm_name="bn3")
         y = builder.residual(y, _shortcut(self, builder, x))
         return builder.activation(y, "relu")

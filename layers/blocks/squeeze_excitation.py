@@ -20,14 +20,21 @@ def squeeze_excitation(
     *,
     activation: str,
     gate: str = "sigmoid",
+    linear: bool = False,
     name: str = "se",
 ) -> Tensor:
-    """x · gate(W₂·activation(W₁·mean(x) + b₁) + b₂), both products biased 1×1 convolutions of one pixel."""
+    """x · gate(W₂·activation(W₁·mean(x) + b₁) + b₂), both products biased 1×1 convolutions of one pixel, or `linear` layers."""
     with builder.scope(name):
         mean = builder.add(GlobalAveragePool(), x, name="mean")
-        squeezed = builder.conv(mean, squeezed_channels, bias=True, name="reduce")
+        if linear:
+            squeezed = builder.linear(mean, squeezed_channels, name="reduce")
+        else:
+            squeezed = builder.conv(mean, squeezed_channels, bias=True, name="reduce")
         squeezed = builder.activation(squeezed, activation, name="act")
-        expanded = builder.conv(squeezed, x.shape.C, bias=True, name="expand")
+        if linear:
+            expanded = builder.linear(squeezed, x.shape.C, name="expand")
+        else:
+            expanded = builder.conv(squeezed, x.shape.C, bias=True, name="expand")
         gated = builder.activation(expanded, gate, name="gate")
         return builder.multiply(x, gated, name="mul")
 

@@ -59,15 +59,30 @@ def _whole(what: str, value: int, most: int) -> int:
     return number
 
 
+def whole_batch(batch: int) -> int:
+    """A batch size, or PerfmodelError."""
+    return _whole("batch", batch, MAX_BATCH)
+
+
+def whole_resolution(resolution: int) -> int:
+    """A height and width, or PerfmodelError."""
+    return _whole("resolution", resolution, MAX_RESOLUTION)
+
+
+def whole_classes(classes: int) -> int:
+    """A number of classes, or PerfmodelError."""
+    return _whole("classes", classes, MAX_CLASSES)
+
+
 def build(name: str, *, batch: int = 1, resolution: int | None = None, classes: int = 1000) -> Network:
     """The network `name` for `batch` square images of `resolution` pixels (default: that of its published check value).
 
     Raises UnknownNameError, PerfmodelError for sizes out of range, and ShapeError, naming the layer, for an image too small.
     """
     entry = find(name)
-    size = entry.resolution if resolution is None else _whole("resolution", resolution, MAX_RESOLUTION)
-    images = _whole("batch", batch, MAX_BATCH)
+    size = entry.resolution if resolution is None else whole_resolution(resolution)
+    images = whole_batch(batch)
     builder = GraphBuilder()
     x = builder.input(Shape(images, 3, size, size))
-    entry.build(builder, x, _whole("classes", classes, MAX_CLASSES))
+    entry.build(builder, x, whole_classes(classes))
     return Network(name=entry.name, graph=builder.graph(), batch=images, resolution=size)

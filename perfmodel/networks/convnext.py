@@ -21,7 +21,7 @@ class _Spec:
     depths: tuple[int, int, int, int]
     width: int
     """Channels of the first stage; each further stage has twice those of the one before."""
-    pointwise_convs: bool = False
+    conv_mlp: bool = False
     """Whether the block's products are 1×1 convolutions, as in the members that timm added."""
     published: Published
     accuracy: Accuracy
@@ -41,28 +41,28 @@ _SPECS = {
     "convnext_atto": _Spec(
         depths=(2, 2, 6, 2),
         width=40,
-        pointwise_convs=True,
+        conv_mlp=True,
         published=_small("3.70", "0.55", "3.81"),
         accuracy=top1("convnext_atto.d2_in1k", 224, 75.672),
     ),
     "convnext_femto": _Spec(
         depths=(2, 2, 6, 2),
         width=48,
-        pointwise_convs=True,
+        conv_mlp=True,
         published=_small("5.22", "0.78", "4.57"),
         accuracy=top1("convnext_femto.d1_in1k", 224, 77.498),
     ),
     "convnext_pico": _Spec(
         depths=(2, 2, 6, 2),
         width=64,
-        pointwise_convs=True,
+        conv_mlp=True,
         published=_small("9.05", "1.37", "6.10"),
         accuracy=top1("convnext_pico.d1_in1k", 224, 79.516),
     ),
     "convnext_nano": _Spec(
         depths=(2, 2, 8, 2),
         width=80,
-        pointwise_convs=True,
+        conv_mlp=True,
         published=_small("15.59", "2.45", "8.37"),
         accuracy=top1("convnext_nano.d1h_in1k", 224, 80.762),
     ),
@@ -102,7 +102,7 @@ def _build(spec: _Spec, builder: GraphBuilder, x: Tensor, classes: int) -> Tenso
             x = builder.add(LayerNorm(channels=x.shape.C), x, name=f"stages.{stage}.downsample.0")
             x = builder.conv(x, width, kernel=2, stride=2, padding=0, bias=True, name=f"stages.{stage}.downsample.1")
         block = ConvNeXtBlock(
-            in_channels=width, out_channels=width, hidden_channels=_EXPANSION * width, pointwise_convs=spec.pointwise_convs
+            in_channels=width, out_channels=width, hidden_channels=_EXPANSION * width, conv_mlp=spec.conv_mlp
         )
         for number in range(depth):
             x = builder.block(block, x, name=f"stages.{stage}.blocks.{number}")

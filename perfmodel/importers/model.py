@@ -1,0 +1,98 @@
+"""The door: a model by any of the names that a user may give it."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from perfmodel.errors import PerfmodelError, shown
+from perfmodel.importers.blocks import find_blocks
+from perfmodel.importers.build import build as build_graph
+from perfmodel.importers.program import Program
+from perfmodel.importers.recognise import recognise
+from perfmodel.network import Network
+from perfmodel.networks import catalog
+
+TIMM = "timm:"
+
+
+def network(model: str, *, batch: int = 1, resolution: int | None = None, classes: int | None = None) -> Network:
+    """The network that `model` names, for `batch` square images of `resolution` pixels (default: the network's own size).
+
+    `model` is a name of the catalogue; a file that ends in `.onnx`; `timm:NAME`, built without weights and without a download; or
+    `package.module:function`, whose function is *run* and must return a torch.nn.Module. `classes` (1000) counts for the catalogue and for
+    timm. Raises PerfmodelError.
+    """
+    if model.lower().endswith(".onnx"):
+        _refuse_classes(model, classes)
+        return from_onnx(model, batch=catalog.whole_batch(batch), resolution=resolution)
+    if ":" not in model:
+        return catalog.build(model, batch=batch, resolution=resolution, classes=1000 if classes is None else classes)
+    images = catalog.whole_batch(batch)
+    size = None if resolution is None else catalog.whole_resolution(resolution)
+    from perfmodel.importers import pytorch
+
+    if model.lower().startswith(TIMM):
+        count = 1000 if classes is None else catalog.whole_classes(classes)
+
+        def at(batch: int, resolution: int | None) -> Network:
+            module, own = pytorch.timm_module(model[len(TIMM) :], count, resolution)
+            image = pytorch.image_like(module, batch, own)
+            exported = pytorch.export(module, [image], name=model)
+            return _network(exported.program(), batch, own, at)
+
+        return at(images, size)
+    _refuse_classes(model, classes)
+    module = pytorch.user_module(model)
+
+    def resized(batch: int, resolution: int) -> Network:
+        exported = pytorch.export(module, [pytorch.image_like(module, batch, resolution)], name=model)
+        return _network(exported.program(), batch, resolution, resized)
+
+    return resized(images, size or 224)
+
+
+def _refuse_classes(model: str, classes: int | None) -> None:
+    if classes is not None and classes != 1000:
+        raise PerfmodelError(f"{shown(model)} has the classes that it was made with; leave the number of classes out")
+
+
+def from_torch(module: Any, example_inputs: Any, *, name: str | None = None) -> Network:
+    """The network of a torch.nn.Module, for inputs like `example_inputs` (a tensor or a sequence of them; their data are not looked at).
+
+    Nothing is computed: the module is exported with tensors that have shapes alone, and may itself be on the meta device. Another batch or
+    image size is then to be had from `Network.at`, or by naming them to `predict`: without another export where the module works for any
+    size, by exporting it again where it does not. Raises MissingExtraError and ImportedModelError.
+    """
+    from perfmodel.importers import pytorch
+
+    inputs = list(example_inputs) if isinstance(example_inputs, list | tuple) else [example_inputs]
+    return _from_torch(pytorch.Resizable(module, inputs, name or type(module).__name__), *pytorch.size_of(inputs))
+
+
+def _from_torch(resizable: Any, batch: int, resolution: int) -> Network:
+    return _network(resizable.program(batch, resolution), batch, resolution, lambda b, r: _from_torch(resizable, b, r))
+
+
+def from_onnx(path: str | PathLike[str], *, batch: int | None = None, resolution: int | None = None) -> Network:
+    """The network in an ONNX file. The file is untrusted: nothing of it is run, and no weights are read.
+
+    `batch` and `resolution` replace the sizes of the first input where the file leaves them open, and where it does not if its nodes work
+    for others, too. Raises MissingExtraError, and ImportedModelError for a file that cannot be used.
+    """
+    from perfmodel.importers import onnx_file
+
+    model = onnx_file.OnnxModel.read(Path(path))
+
+    def at(batch: int | None, resolution: int | None) -> Network:
+        program, images, size = model.program(batch, resolution)
+        return _network(program, images, size, at)
+
+    return at(batch, resolution)
+
+
+def _network(program: Program, batch: int, resolution: int, rebuild: Any) -> Network:
+    recognise(program)
+    graph = find_blocks(build_graph(program))
+    return Network(name=program.name, graph=graph, batch=batch, resolution=resolution, trained=program.trained, rebuild=rebuild)

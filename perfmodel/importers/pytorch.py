@@ -1,0 +1,757 @@
+"""PyTorch modules: exported with tensors that have shapes but no data, so that no weights are needed and nothing is computed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from perfmodel.errors import PerfmodelError, UnknownNameError, shown
+from perfmodel.importers.program import ImportedModelError, MissingExtraError, Op, Operand, Program, Source, Value, checked
+
+EXTRA: Final = "torch"
+
+_UNARY: Final = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "sigmoid": "sigmoid",
+    "hardsigmoid": "hard_sigmoid",
+    "hardswish": "hard_swish",
+    "silu": "silu",
+    "leaky_relu": "leaky_relu",
+    "elu": "elu",
+    "mish": "mish",
+    "softplus": "softplus",
+    "tanh": "tanh",
+    "exp": "exp",
+    "log": "log",
+    "erf": "erf",
+    "sqrt": "sqrt",
+    "rsqrt": "rsqrt",
+    "reciprocal": "reciprocal",
+    "sin": "sin",
+    "cos": "cos",
+    "square": "square",
+    "abs": "abs",
+    "neg": "negate",
+    "round": "round",
+    "floor": "round",
+    "ceil": "round",
+    "sign": "round",
+}
+_BINARY: Final = {
+    "add": "add",
+    "sub": "subtract",
+    "rsub": "subtract",
+    "mul": "multiply",
+    "div": "divide",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "pow": "power",
+    "eq": "compare",
+    "ne": "compare",
+    "lt": "compare",
+    "le": "compare",
+    "gt": "compare",
+    "ge": "compare",
+    "logical_and": "compare",
+    "logical_or": "compare",
+    "bitwise_and": "compare",
+    "bitwise_or": "compare",
+}
+_REDUCE: Final = {
+    "mean": "mean",
+    "sum": "sum",
+    "amax": "max",
+    "amin": "min",
+    "max": "max",
+    "min": "min",
+    "prod": "product",
+    "var": "variance",
+    "std": "variance",
+    "linalg_vector_norm": "norm",
+    "norm": "norm",
+    "argmax": "max",
+    "argmin": "min",
+}
+_IDENTITY: Final = frozenset(
+    {
+        *("dropout", "feature_dropout", "alpha_dropout", "alias", "to", "_to_copy", "type_as", "detach", "contiguous", "clone"),
+        *("lift_fresh_copy", "lift_fresh", "identity", "float", "half", "bernoulli"),
+    }
+)
+_RESHAPE: Final = frozenset(
+    {"reshape", "view", "_unsafe_view", "reshape_as", "view_as", "flatten", "unflatten", "unsqueeze", "squeeze"}
+)
+_NO_TENSOR: Final = frozenset(
+    {"_assert_tensor_metadata", "_assert_scalar", "sym_size", "sym_constrain_range_for_size", "_assert_async"}
+)
+
+
+def torch_module() -> Any:
+    """The library; raises MissingExtraError."""
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        raise MissingExtraError("importing a PyTorch model", "torch", EXTRA) from None
+
+
+def timm_module(name: str, classes: int, resolution: int | None) -> tuple[Any, int]:
+    """The network `name` of timm without weights, on no device, and the image size that it is made for; nothing is downloaded.
+
+    Raises MissingExtraError, UnknownNameError with the nearest names, or ImportedModelError where timm cannot build it.
+    """
+    torch = torch_module()
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        raise MissingExtraError(f"timm:{shown(name)}", "timm", EXTRA) from None
+    stem = name.split(".", 1)[0]
+    if not timm.is_model(stem):
+        raise UnknownNameError("timm network", name, timm.list_models())
+    configuration = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    size = resolution or (configuration.input_size[-1] if configuration and configuration.input_size else 224)
+    given: dict[str, Any] = {"pretrained": False, "num_classes": classes}
+    with _quiet(), torch.device("meta"):
+        try:
+            try:
+                module = timm.create_model(stem, **given, img_size=size)
+            except TypeError:  # a network that takes images of any size
+                module = timm.create_model(stem, **given)
+        except PerfmodelError:
+            raise
+        except Exception as error:
+            raise ImportedModelError(f"timm cannot build {shown(name)}: {_first_line(error)}") from None
+    return module.eval(), size
+
+
+def user_module(reference: str) -> Any:
+    """What `package.module:function` returns, which must be a torch.nn.Module. This runs the user's code.
+
+    Raises ImportedModelError where there is no such module or function, where it fails, and where it returns something else.
+    """
+    torch = torch_module()
+    path, _, attribute = reference.partition(":")
+    import os
+    import sys
+
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds text
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` has it: a model in the current folder is found
+    try:
+        home = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise ImportedModelError(
+            f"{shown(reference)}: there is no module {shown(error.name or path)}; "
+            "run the command in the folder that holds it, or install its package"
+        ) from None
+    except Exception as error:
+        raise ImportedModelError(f"{shown(reference)}: importing {shown(path)} failed: {_first_line(error)}") from None
+    try:
+        made = getattr(home, attribute)
+    except AttributeError:
+        known = [name for name, value in vars(home).items() if callable(value) and not name.startswith("_")]
+        raise UnknownNameError(f"function of {shown(path)}", attribute, known) from None
+    if isinstance(made, torch.nn.Module):
+        return made.eval()
+    try:
+        with _quiet():
+            module = made()
+    except Exception as error:
+        raise ImportedModelError(f"{shown(reference)}() failed: {_first_line(error)}") from None
+    if not isinstance(module, torch.nn.Module):
+        raise ImportedModelError(f"{shown(reference)}() returned {type(module).__name__}, but must return a torch.nn.Module")
+    return module.eval()
+
+
+def image_like(module: Any, batch: int, resolution: int) -> Any:
+    """An input image without data, on the device and of the type of the module's parameters."""
+    torch = torch_module()
+    first = next((p for p in module.parameters() if p.is_floating_point()), None)
+    device = "meta" if first is None else first.device
+    dtype = torch.float32 if first is None else first.dtype
+    channels = getattr(module, "in_chans", None) or _input_channels(module)
+    return torch.empty(batch, channels, resolution, resolution, device=device, dtype=dtype)
+
+
+def _input_channels(module: Any) -> int:
+    """Channels that the first convolution of a module reads; 3 where it has none."""
+    torch = torch_module()
+    convolution = next((m for m in module.modules() if isinstance(m, torch.nn.Conv2d)), None)
+    return 3 if convolution is None else int(convolution.in_channels)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An exported module, from which a program of any size can be read where the module allows it."""
+
+    name: str
+    exported: Any
+    trained: int
+
+    def program(self) -> Program:
+        """The program at the sizes that the module was exported with."""
+        return _Reader(self.name, self.exported, self.trained).read()
+
+
+def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
+    """Export `module` for inference on `inputs` (tensors whose data are not looked at).
+
+    Raises ImportedModelError where PyTorch cannot export it.
+    """
+    torch = torch_module()
+    was_training = module.training
+    module.eval()
+    trained = sum(p.numel() for p in module.parameters())
+    try:
+        with _quiet(), torch.no_grad():
+            exported = torch.export.export(module, tuple(inputs), strict=False)
+    except Exception as error:
+        raise ImportedModelError(f"PyTorch cannot export {shown(name)}: {_first_line(error)}") from None
+    finally:
+        module.train(was_training)
+    return Exported(name=name, exported=exported, trained=trained)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What libraries say on the way is not for the user of a command."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shown(f"{type(error).__name__}{f': {lines[0]}' if lines else ''}", 200)
+
+
+class _Reader:
+    """Walks an exported graph once. `_operand` maps each of its nodes to the value that stands for it."""
+
+    def __init__(self, name: str, exported: Any, trained: int) -> None:
+        self._exported = exported
+        self._program = Program(name=name, values={}, ops=[], inputs=(), outputs=(), trained=trained)
+        self._operand: dict[Any, Any] = {}
+        self._torch = torch_module()
+
+    def read(self) -> Program:
+        signature = self._exported.graph_signature
+        kinds = {spec.arg.name: str(spec.kind.name) for spec in signature.input_specs}
+        results: list[str] = []
+        for node in self._exported.graph.nodes:
+            if node.op == "placeholder":
+                kind = kinds.get(node.name, "USER_INPUT")
+                source: Source = "activation" if kind == "USER_INPUT" else "parameter" if kind == "PARAMETER" else "constant"
+                if not hasattr(node.meta.get("val"), "shape"):
+                    self._operand[node] = node.meta.get("val")
+                    continue
+                self._operand[node] = self._value(node.name, node.meta["val"], source)
+                if source == "activation":
+                    self._program.inputs += (node.name,)
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "get_attr":
+                self._operand[node] = node.target
+            elif node.op == "output":
+                flat = self._torch.utils._pytree.tree_leaves(self._resolved(node.args[0]))
+                results = [item for item in flat if isinstance(item, str) and item in self._program.values]
+        self._program.outputs = tuple(dict.fromkeys(results))
+        return self._program
+
+    # -- values ----------------------------------------------------------------------------------------------------
+
+    def _value(self, name: str, fake: Any, source: Source = "activation") -> str:
+        self._program.values[name] = Value(
+            name=name, shape=checked(name, fake.shape), source=source, floating=bool(fake.is_floating_point())
+        )
+        return name
+
+    def _resolved(self, argument: Any) -> Any:
+        """An argument with each node replaced by the value, number or list that stands for it."""
+        return self._torch.fx.node.map_arg(argument, lambda node: self._operand[node])
+
+    def _shape(self, operand: Operand) -> tuple[int, ...]:
+        return self._program.values[operand].shape if isinstance(operand, str) else ()
+
+    def _emit(self, node: Any, kind: str, inputs: Sequence[Operand], **attributes: Any) -> None:
+        fake = node.meta.get("val")
+        single = hasattr(fake, "shape")
+        fakes = [fake] if single else [item for item in (fake or ()) if hasattr(item, "shape")]
+        names = [node.name] if single else [f"{node.name}.{index}" for index in range(len(fakes))]
+        for name, item in zip(names, fakes, strict=True):
+            self._value(name, item)
+        self._operand[node] = names[0] if single else names
+        if names:
+            self._append(kind, node, inputs, tuple(names), **attributes)
+
+    def _append(self, kind: str, node: Any, inputs: Sequence[Operand], outputs: tuple[str, ...], **attributes: Any) -> None:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = str(stack[-1][0]) if stack else ""
+        path = path.rpartition("L['self'].")[2] if path.startswith("L[") else path
+        self._program.ops.append(
+            Op(kind=kind, name=path or node.name, inputs=tuple(inputs), outputs=outputs, attributes=attributes)
+        )
+
+    # -- operations ------------------------------------------------------------------------------------------------
+
+    def _call(self, node: Any) -> None:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            self._python(node)
+            return
+        target = str(schema.name).rpartition("::")[2]
+        arguments = self._arguments(node, schema)
+        in_place = target.endswith("_") and not target.endswith("__") and len(target) > 1
+        base = target[:-1] if in_place else target
+        known: Callable[[Any, dict[str, Any]], None] | None = getattr(self, f"_aten_{base}", None)
+        if str(schema.name).startswith("aten::") and base in _NO_TENSOR:
+            self._operand[node] = None
+        elif not str(schema.name).startswith("aten::"):
+            self._unknown(node, arguments)
+        elif known is not None:
+            known(node, arguments)
+        elif base in _UNARY:
+            self._emit(node, "activation", [arguments[next(iter(arguments))]], function=_UNARY[base])
+        elif base in _BINARY:
+            self._binary(node, base, arguments)
+        elif base in _REDUCE and not isinstance(arguments.get("other"), str):
+            self._reduce(node, base, arguments)
+        elif base in _IDENTITY:
+            self._operand[node] = arguments[next(iter(arguments))]
+        elif base in _RESHAPE:
+            self._emit(node, "reshape", [arguments[next(iter(arguments))]])
+        else:
+            self._unknown(node, arguments)
+        if in_place:
+            self._operand[node.args[0]] = self._operand[node]  # later readers of the tensor see what was written into it
+
+    def _arguments(self, node: Any, schema: Any) -> dict[str, Any]:
+        """All arguments by name, defaults included, with tensors as names of values."""
+        bound: dict[str, Any] = {}
+        for index, parameter in enumerate(schema.arguments):
+            if index < len(node.args):
+                given = node.args[index]
+            elif parameter.name in node.kwargs:
+                given = node.kwargs[parameter.name]
+            else:
+                given = parameter.default_value
+            bound[parameter.name] = self._resolved(given)
+        return bound
+
+    def _python(self, node: Any) -> None:
+        """Functions of Python itself: picking from a tuple, arithmetic on sizes."""
+        arguments = [self._resolved(argument) for argument in node.args]
+        if getattr(node.target, "__name__", "") == "getitem":
+            self._operand[node] = arguments[0][arguments[1]]
+            return
+        value = node.meta.get("val")
+        if hasattr(value, "shape"):
+            self._unknown(node, {str(index): argument for index, argument in enumerate(arguments)})
+            return
+        self._operand[node] = value
+
+    def _unknown(self, node: Any, arguments: dict[str, Any]) -> None:
+        flat = self._torch.utils._pytree.tree_leaves(list(arguments.values()))
+        tensors = [item for item in flat if isinstance(item, str) and item in self._program.values]
+        self._emit(node, "unknown" if tensors else "constant", tensors, operation=str(node.target))
+
+    def _binary(self, node: Any, base: str, a: dict[str, Any]) -> None:
+        keys = list(a)
+        left, right = a[keys[0]], a[keys[1]]
+        if base == "rsub":
+            left, right = right, left
+        if base == "div" and a.get("rounding_mode"):
+            self._emit(node, "pointwise", [left, right], function="divide", rounded=True)
+            return
+        scale = a.get("alpha", 1)
+        if isinstance(scale, int | float) and scale != 1:  # a + alpha·b is a multiplication more
+            between = f"{node.name}.scaled"
+            self._program.values[between] = Value(name=between, shape=self._shape(right))
+            self._append("pointwise", node, [right, float(scale)], (between,), function="multiply")
+            right = between
+        self._emit(node, "pointwise", [_number(left), _number(right)], function=_BINARY[base])
+
+    def _reduce(self, node: Any, base: str, a: dict[str, Any]) -> None:
+        x = a[next(iter(a))]
+        rank = len(self._shape(x))
+        given = a.get("dim")
+        given = [given] if isinstance(given, int) else given
+        axes = tuple(sorted(axis % rank for axis in given)) if given else tuple(range(rank))
+        self._emit(node, "reduce", [x], function=_REDUCE[base], axes=axes)
+
+    def _aten_conv2d(self, node: Any, a: dict[str, Any]) -> None:
+        self._convolution(node, a, "conv")
+
+    def _aten_conv1d(self, node: Any, a: dict[str, Any]) -> None:
+        self._convolution(node, a, "conv")
+
+    def _aten_conv3d(self, node: Any, a: dict[str, Any]) -> None:
+        self._convolution(node, a, "conv")
+
+    def _aten_convolution(self, node: Any, a: dict[str, Any]) -> None:
+        if a["transposed"]:
+            self._transposed(node, a)
+        else:
+            self._convolution(node, a, "conv")
+
+    def _aten_conv_transpose2d(self, node: Any, a: dict[str, Any]) -> None:
+        self._transposed(node, a)
+
+    def _transposed(self, node: Any, a: dict[str, Any]) -> None:
+        inputs = [a["input"], a["weight"], *([a["bias"]] if a["bias"] is not None else [])]
+        self._emit(node, "conv_transpose", inputs, groups=a["groups"])
+
+    def _convolution(self, node: Any, a: dict[str, Any], kind: str) -> None:
+        kernel = self._shape(a["weight"])[2:]
+        rank = len(kernel)
+        stride, dilation = _spread(a["stride"], rank), _spread(a["dilation"], rank)
+        if isinstance(a["padding"], str):
+            total = [d * (k - 1) if a["padding"] == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+            pads = [(t // 2, t - t // 2) for t in total]
+        else:
+            pads = [(p, p) for p in _spread(a["padding"], rank)]
+        inputs = [a["input"], a["weight"], *([a["bias"]] if a["bias"] is not None else [])]
+        self._emit(node, kind, inputs, stride=stride, padding=tuple(pads), dilation=dilation, groups=a["groups"])
+
+    def _aten_linear(self, node: Any, a: dict[str, Any]) -> None:
+        inputs = [a["input"], a["weight"], *([a["bias"]] if a["bias"] is not None else [])]
+        self._emit(node, "linear", inputs)
+
+    def _aten_addmm(self, node: Any, a: dict[str, Any]) -> None:
+        self._product(node, a["mat1"], a["mat2"], a["self"])
+
+    def _aten_baddbmm(self, node: Any, a: dict[str, Any]) -> None:
+        self._product(node, a["batch1"], a["batch2"], a["self"])
+
+    def _aten_mm(self, node: Any, a: dict[str, Any]) -> None:
+        self._product(node, a["self"], a["mat2"], None)
+
+    def _aten_bmm(self, node: Any, a: dict[str, Any]) -> None:
+        self._product(node, a["self"], a["mat2"], None)
+
+    def _aten_matmul(self, node: Any, a: dict[str, Any]) -> None:
+        self._product(node, a["self"], a["other"], None)
+
+    def _product(self, node: Any, left: str, right: str, added: str | None) -> None:
+        if added is None:
+            self._emit(node, "matmul", [left, right])
+            return
+        product = f"{node.name}.product"
+        self._program.values[product] = Value(name=product, shape=tuple(node.meta["val"].shape))
+        self._append("matmul", node, [left, right], (product,))
+        self._emit(node, "pointwise", [product, added], function="add")
+
+    def _aten_einsum(self, node: Any, a: dict[str, Any]) -> None:
+        operands = list(a["tensors"])
+        left, _, result = a["equation"].replace(" ", "").partition("->")
+        terms = left.split(",")
+        if len(operands) != 2 or "." in left or not result:
+            self._unknown(node, a)
+            return
+        size = {
+            letter: extent
+            for term, x in zip(terms, operands, strict=True)
+            for letter, extent in zip(term, self._shape(x), strict=True)
+        }
+        batch = [c for c in terms[0] if c in terms[1] and c in result]
+        inner = [c for c in terms[0] if c in terms[1] and c not in result]
+        rows = [c for c in terms[0] if c not in terms[1]]
+        columns = [c for c in terms[1] if c not in terms[0]]
+        sizes = tuple(math.prod(size[c] for c in group) for group in (batch, rows, inner, columns))
+        self._emit(node, "matmul", operands, sizes=sizes)
+
+    def _aten_scaled_dot_product_attention(self, node: Any, a: dict[str, Any]) -> None:
+        mask = a.get("attn_mask")
+        self._emit(node, "attention", [a["query"], a["key"], a["value"], *([mask] if mask is not None else [])])
+
+    def _aten_batch_norm(self, node: Any, a: dict[str, Any]) -> None:
+        if a["running_mean"] is None:
+            self._emit(node, "group_norm", _present(a["input"], a["weight"], a["bias"]), groups=self._shape(a["input"])[1])
+            return
+        self._emit(node, "batch_norm", [a["input"], *(item for item in (a["weight"], a["bias"]) if item is not None)])
+
+    def _aten_layer_norm(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "layer_norm", _present(a["input"], a["weight"], a["bias"]), axes=self._last(a))
+
+    def _aten_rms_norm(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rms_norm", _present(a["input"], a["weight"]), axes=self._last(a))
+
+    def _last(self, a: dict[str, Any]) -> tuple[int, ...]:
+        rank = len(self._shape(a["input"]))
+        return tuple(range(rank - len(a["normalized_shape"]), rank))
+
+    def _aten_group_norm(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "group_norm", _present(a["input"], a["weight"], a["bias"]), groups=a["num_groups"])
+
+    def _aten_instance_norm(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "group_norm", _present(a["input"], a["weight"], a["bias"]), groups=self._shape(a["input"])[1])
+
+    def _aten_gelu(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "activation", [a["self"]], function="gelu" if a["approximate"] == "none" else "gelu_tanh")
+
+    def _aten_hardtanh(self, node: Any, a: dict[str, Any]) -> None:
+        self._clamped(node, a["self"], a["min_val"], a["max_val"])
+
+    def _aten_clamp(self, node: Any, a: dict[str, Any]) -> None:
+        self._clamped(node, a["self"], a["min"], a["max"])
+
+    def _aten_clamp_min(self, node: Any, a: dict[str, Any]) -> None:
+        self._clamped(node, a["self"], a["min"], None)
+
+    def _aten_clamp_max(self, node: Any, a: dict[str, Any]) -> None:
+        self._clamped(node, a["self"], None, a["max"])
+
+    def _clamped(self, node: Any, x: str, low: Any, high: Any) -> None:
+        if isinstance(low, str) or isinstance(high, str):
+            self._emit(node, "pointwise", _present(x, low, high), function="maximum")
+            return
+        self._emit(node, "activation", [x], function="clamp", low=low, high=high)
+
+    def _aten_prelu(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "pointwise", [a["self"], a["weight"]], function="select")
+
+    def _aten_glu(self, node: Any, a: dict[str, Any]) -> None:
+        x, axis = a["self"], a["dim"] % len(self._shape(a["self"]))
+        half = self._shape(x)[axis] // 2
+        parts = self._slices(node, x, axis, [half, half])
+        gate = f"{node.name}.gate"
+        self._program.values[gate] = Value(name=gate, shape=self._shape(parts[1]))
+        self._append("activation", node, [parts[1]], (gate,), function="sigmoid")
+        self._emit(node, "pointwise", [parts[0], gate], function="multiply")
+
+    def _aten_where(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "pointwise", [_number(item) for item in a.values()], function="select")
+
+    def _aten_masked_fill(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "pointwise", [a["self"], a["mask"]], function="select")
+
+    def _aten_addcmul(self, node: Any, a: dict[str, Any]) -> None:
+        between = f"{node.name}.product"
+        self._program.values[between] = Value(name=between, shape=tuple(node.meta["val"].shape))
+        self._append("pointwise", node, [a["tensor1"], a["tensor2"]], (between,), function="multiply")
+        self._emit(node, "pointwise", [a["self"], between], function="add")
+
+    def _aten_softmax(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "softmax", [a["self"]], axis=a["dim"] % max(1, len(self._shape(a["self"]))))
+
+    _aten__softmax = _aten_softmax
+    _aten_log_softmax = _aten_softmax
+
+    def _aten_logical_not(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "activation", [a["self"]], function="negate")
+
+    _aten_bitwise_not = _aten_logical_not
+
+    def _aten_max_pool2d(self, node: Any, a: dict[str, Any]) -> None:
+        self._pool(node, a, "max")
+
+    def _aten_avg_pool2d(self, node: Any, a: dict[str, Any]) -> None:
+        self._pool(node, a, "average")
+
+    def _pool(self, node: Any, a: dict[str, Any], function: str) -> None:
+        kernel = _spread(a["kernel_size"], 2)
+        if any(d != 1 for d in _spread(a.get("dilation", 1), 2)):
+            self._unknown(node, a)
+            return
+        self._emit(
+            node,
+            "pool",
+            [a["self"]],
+            function=function,
+            kernel=kernel,
+            stride=_spread(a["stride"], 2) if a["stride"] else kernel,
+            padding=_spread(a["padding"], 2),
+            ceil_mode=bool(a["ceil_mode"]),
+        )
+
+    def _aten_adaptive_avg_pool2d(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "adaptive_pool", [a["self"]], function="average")
+
+    def _aten_adaptive_max_pool2d(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "adaptive_pool", [a["self"]], function="max")
+
+    def _aten_adaptive_avg_pool1d(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "adaptive_pool", [a["self"]], function="average")
+
+    def _resize(self, node: Any, a: dict[str, Any], mode: str) -> None:
+        self._emit(node, "resize", [a[next(iter(a))]], mode=mode)
+
+    def _aten_upsample_nearest2d(self, node: Any, a: dict[str, Any]) -> None:
+        self._resize(node, a, "nearest")
+
+    def _aten_upsample_bilinear2d(self, node: Any, a: dict[str, Any]) -> None:
+        self._resize(node, a, "bilinear")
+
+    # -- moving and viewing ----------------------------------------------------------------------------------------
+
+    def _aten_permute(self, node: Any, a: dict[str, Any]) -> None:
+        rank = len(self._shape(a["self"]))
+        self._emit(node, "permute", [a["self"]], order=tuple(axis % rank for axis in a["dims"]))
+
+    def _aten_transpose(self, node: Any, a: dict[str, Any]) -> None:
+        order = list(range(len(self._shape(a["self"]))))
+        first, second = a["dim0"] % len(order), a["dim1"] % len(order)
+        order[first], order[second] = second, first
+        self._emit(node, "permute", [a["self"]], order=tuple(order))
+
+    def _aten_t(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "permute", [a["self"]], order=tuple(reversed(range(len(self._shape(a["self"]))))))
+
+    _aten_numpy_T = _aten_t
+
+    def _aten_expand(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "expand", [a["self"]])
+
+    _aten_expand_as = _aten_expand
+    _aten_broadcast_to = _aten_expand
+
+    def _aten_cat(self, node: Any, a: dict[str, Any]) -> None:
+        tensors = [x for x in a["tensors"] if math.prod(self._shape(x))]
+        self._emit(node, "concat", tensors, axis=a["dim"] % max(1, len(node.meta["val"].shape)))
+
+    _aten_concat = _aten_cat
+
+    def _aten_stack(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "stack", list(a["tensors"]), axis=a["dim"] % len(node.meta["val"].shape))
+
+    def _aten_pad(self, node: Any, a: dict[str, Any]) -> None:
+        flat = list(a["pad"])
+        rank = len(self._shape(a["self"]))
+        sides = [(0, 0)] * rank
+        for position in range(len(flat) // 2):
+            sides[rank - 1 - position] = (flat[2 * position], flat[2 * position + 1])
+        self._emit(node, "pad", [a["self"]], sides=tuple(sides), zeros=a["mode"] == "constant" and not a["value"])
+
+    _aten_constant_pad_nd = lambda self, node, a: self._aten_pad(node, {**a, "mode": "constant"})  # noqa: E731
+
+    def _aten_roll(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rearrange", [a["self"]], purpose="roll")
+
+    def _aten_flip(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rearrange", [a["self"]], purpose="flip")
+
+    def _aten_repeat(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rearrange", [a["self"]], purpose="repeat")
+
+    def _aten_pixel_shuffle(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rearrange", [a["self"]], purpose="pixel_shuffle")
+
+    def _aten_pixel_unshuffle(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rearrange", [a["self"]], purpose="pixel_unshuffle")
+
+    def _aten_channel_shuffle(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rearrange", [a["self"]], purpose="channel_shuffle")
+
+    def _aten_im2col(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rearrange", [a["self"]], purpose="im2col")
+
+    def _aten_copy(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "rearrange", [a["src"]], purpose="copy")
+
+    def _aten_unfold(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "expand", [a["self"]])  # overlapping windows of one tensor: a view
+
+    def _gather(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "gather", [a[next(iter(a))]])
+
+    _aten_index_select = _gather
+    _aten_gather = _gather
+
+    def _aten_embedding(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "gather", [a["weight"]])
+
+    def _aten_index(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "gather", [a["self"]])
+
+    def _aten_slice(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "slice", [a["self"]])
+
+    def _aten_narrow(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "slice", [a["self"]])
+
+    def _aten_select(self, node: Any, a: dict[str, Any]) -> None:
+        self._emit(node, "slice", [a["self"]], dropped=a["dim"] % len(self._shape(a["self"])))
+
+    def _slices(self, node: Any, x: str, axis: int, sizes: Sequence[int], *, drop: bool = False) -> list[str]:
+        shape = self._shape(x)
+        names = []
+        for index, size in enumerate(sizes):
+            name = f"{node.name}.{index}"
+            part = shape[:axis] + (() if drop else (size,)) + shape[axis + 1 :]
+            self._program.values[name] = Value(name=name, shape=part)
+            self._append("slice", node, [x], (name,), **({"dropped": axis} if drop else {}))
+            names.append(name)
+        return names
+
+    def _parts(self, node: Any, a: dict[str, Any], *, drop: bool = False) -> None:
+        x = a["self"]
+        axis = a["dim"] % len(self._shape(x))
+        sizes = [1] * len(node.meta["val"]) if drop else [int(fake.shape[axis]) for fake in node.meta["val"]]
+        self._operand[node] = self._slices(node, x, axis, sizes, drop=drop)
+
+    def _aten_split(self, node: Any, a: dict[str, Any]) -> None:
+        self._parts(node, a)
+
+    _aten_split_with_sizes = _aten_split
+    _aten_chunk = _aten_split
+    _aten_tensor_split = _aten_split
+    _aten_unsafe_chunk = _aten_split
+
+    def _aten_unbind(self, node: Any, a: dict[str, Any]) -> None:
+        self._parts(node, a, drop=True)
+
+
+def _spread(given: Any, rank: int) -> tuple[int, ...]:
+    """One number for each axis, of one number for all or a list."""
+    values = [given] if isinstance(given, int) else list(given)
+    return tuple(int(v) for v in (values * rank if len(values) == 1 else values))
+
+
+def _present(*items: Any) -> list[Any]:
+    return [item for item in items if item is not None]
+
+
+def _number(item: Any) -> Operand:
+    return item if isinstance(item, str) else float(item)
+
+
+def size_of(inputs: Sequence[Any]) -> tuple[int, int]:
+    """Batch and height of the first input."""
+    torch = torch_module()
+    if not inputs or not all(isinstance(item, torch.Tensor) for item in inputs):
+        raise ImportedModelError("example_inputs must be a tensor or a sequence of tensors")
+    shape = inputs[0].shape
+    return (int(shape[0]) if shape else 1), (int(shape[2]) if len(shape) > 2 else 1)
+
+
+class Resizable:
+    """A module and the inputs to export it with, at any batch and image size."""
+
+    def __init__(self, module: Any, inputs: Sequence[Any], name: str) -> None:
+        torch = torch_module()
+        if not isinstance(module, torch.nn.Module):
+            raise ImportedModelError(f"from_torch needs a torch.nn.Module, not {type(module).__name__}")
+        self._module, self._inputs, self._name = module, list(inputs), name
+
+    def program(self, batch: int, resolution: int) -> Program:
+        """The program for a first input of that batch and, if it is an image, of that height and width."""
+        torch = torch_module()
+        first = self._inputs[0]
+        shape = list(first.shape)
+        if shape:
+            shape[0] = batch
+        if len(shape) > 2 and resolution != shape[2]:
+            shape[2:] = [resolution] * (len(shape) - 2)
+        image = first if shape == list(first.shape) else torch.empty(shape, dtype=first.dtype, device=first.device)
+        return export(self._module, [image, *self._inputs[1:]], name=self._name).program()
