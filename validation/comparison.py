@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from collections.abc import Sequence
-from typing import Self
+from functools import lru_cache
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from perfmodel.errors import UnknownNameError
+from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.importers.rebatch import TRACED_BATCH, rebatched
+from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.dims import Dim
 from perfmodel.network import Network
 from perfmodel.networks.catalog import build, find
@@ -202,18 +208,68 @@ def diagnosed(prediction: Prediction, least: float = 0.1) -> str | None:
 
 
 def matching(row: TimmRow) -> tuple[str, Network] | str:
-    """The family and network of a row, or why there is none."""
-    if row.model.startswith("tf_"):
-        return "TensorFlow's asymmetric padding runs as kernels of its own"
+    """The family and network of a row, or why there is none.
+
+    The catalogue's where it has the network with as many parameters; else timm's own, imported, where PyTorch and timm are installed.
+    """
     try:
-        entry = find(row.model)
+        entry = None if row.model.startswith("tf_") else find(row.model)  # TensorFlow's padding is another network
     except UnknownNameError:
-        return "not in the catalogue"
-    network = build(entry.name, batch=row.batch, resolution=row.resolution)
+        entry = None
+    if entry is not None:
+        network = build(entry.name, batch=row.batch, resolution=row.resolution)
+        if _same_params(network.params, row.params_millions):
+            return family_of(row.model, entry.family), network
+    return imported(row, in_catalogue=entry is not None)
+
+
+LEAST_CONVOLUTIONS: Final = 4
+"""Of a convolutional network: a transformer has one or two, for its patches."""
+
+
+def imported(row: TimmRow, *, in_catalogue: bool) -> tuple[str, Network] | str:
+    """The network of a row as timm builds it, or why it is left out."""
+    missing = "another variant than the catalogue's" if in_catalogue else "not in the catalogue"
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("timm") is None:
+        return f"{missing}, and PyTorch and timm are not installed: pip install 'perfmodel[torch]'"
+    try:
+        network = traced(row.model, row.resolution)
+    except UnknownNameError:
+        return "this version of timm does not have it"
+    except PerfmodelError as error:
+        return f"cannot be imported: {str(error).split(': ')[-1][:100]}"
+    layers = [node.layer for node in network.graph.nodes.values()]
+    if any(layer.kind in ("attention", "matmul") for layer in layers) or (
+        sum(isinstance(layer, Conv2d) for layer in layers) < LEAST_CONVOLUTIONS
+    ):
+        return "not a convolutional network"
+    if network.unsupported:
+        return f"has operations that are not understood: {', '.join(sorted({node.layer.describe() for node in network.unsupported}))[:100]}"
     if not _same_params(network.params, row.params_millions):
-        ours = f"{network.params / 1e6:.2f} M"
-        return f"another variant: {row.params_millions:.2f} M parameters in the file, {ours} in the catalogue"
-    return entry.family, network
+        return "another variant: its parameters are not those of the file"
+    return family_of(row.model, row.model.split(".", maxsplit=1)[0]), rebatched(network, row.batch)
+
+
+@lru_cache(maxsize=8)
+def traced(model: str, resolution: int) -> Network:
+    """timm's network at TRACED_BATCH; the last few are kept, since files list a network at several batch sizes."""
+    from perfmodel.importers.model import TIMM
+    from perfmodel.importers.model import network as import_network
+
+    return import_network(f"{TIMM}{model}", batch=TRACED_BATCH, resolution=resolution)
+
+
+def family_of(model: str, otherwise: str) -> str:
+    """The file of timm that defines the network (`resnet` has ResNeXt and SE-ResNet, too), where timm is installed; else `otherwise`."""
+    timm = sys.modules.get("timm")
+    if timm is None:
+        if importlib.util.find_spec("timm") is None or importlib.util.find_spec("torch") is None:
+            return otherwise
+        timm = importlib.import_module("timm")
+    try:
+        return str(timm.model_entrypoint(model.split(".", maxsplit=1)[0]).__module__).rpartition(".")[2]
+    except (RuntimeError, KeyError):
+        return otherwise
 
 
 def _same_params(params: Dim, printed_millions: float) -> bool:

@@ -101,9 +101,7 @@ def _build(spec: _Spec, builder: GraphBuilder, x: Tensor, classes: int) -> Tenso
         if stage > 0:
             x = builder.add(LayerNorm(channels=x.shape.C), x, name=f"stages.{stage}.downsample.0")
             x = builder.conv(x, width, kernel=2, stride=2, padding=0, bias=True, name=f"stages.{stage}.downsample.1")
-        block = ConvNeXtBlock(
-            in_channels=width, out_channels=width, hidden_channels=_EXPANSION * width, conv_mlp=spec.conv_mlp
-        )
+        block = ConvNeXtBlock(in_channels=width, out_channels=width, hidden_channels=_EXPANSION * width, conv_mlp=spec.conv_mlp)
         for number in range(depth):
             x = builder.block(block, x, name=f"stages.{stage}.blocks.{number}")
     x = builder.add(GlobalAveragePool(), x, name="head.global_pool")
