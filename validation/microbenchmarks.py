@@ -171,9 +171,9 @@ def _bandwidths(cupy: Any, module: Any, timer: _Timer, processors: int, l2_bytes
             yield Sample(quantity=quantity, kernel=name, values=rates, detail=detail, **_loaded())
     passes = 64
     for share in (8, 4, 2):
-        step = processors * 8 * 256 * 4  # words of one unrolled turn of the whole grid
+        step = processors * 512 * 4  # words of one unrolled turn of the whole grid
         resident = max(l2_bytes // share // 16 // step, 1) * step
-        times = timer.seconds(lambda n=resident: read((processors * 8,), (256,), (x, cupy.uint64(n), cupy.int32(passes), sink)))  # type: ignore[misc]
+        times = timer.seconds(lambda n=resident: read((processors,), (512,), (x, cupy.uint64(n), cupy.int32(passes), sink)))  # type: ignore[misc]
         rates = tuple(16 * resident * passes / time_s for time_s in times)
         yield Sample(
             quantity="l2_read_bytes_per_s",
@@ -242,18 +242,35 @@ def _torch_seconds(torch: Any, work: Callable[[], Any], launches: int, repeats: 
     return tuple(found)
 
 
-def _host_seconds(torch: Any, work: Callable[[], Any], calls: int = 200) -> tuple[float, ...]:
-    """Host seconds per call of work that the GPU finishes faster than it is issued."""
-    for _ in range(20):
-        work()
+def _graph_seconds(torch: Any, work: Callable[[], Any], launches: int = 20) -> tuple[float, ...]:
+    """Seconds per launch of work that is captured `launches` times and replayed: the host is not waited for.
+
+    Results are freed at once, so that every launch writes the same memory, which stays in L2 where it fits.
+    """
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(launches):
+            work()
+    return tuple(took / launches for took in _torch_seconds(torch, graph.replay, 1))
+
+
+def _host_seconds(torch: Any, chain: Callable[[], Any], calls: int, rounds: int = 20) -> tuple[float, ...]:
+    """Host seconds per call of a chain of `calls` different modules, whose work the GPU finishes faster than it is issued."""
+    for _ in range(3):
+        chain()
     found = []
     for _ in range(REPEATS):
         torch.cuda.synchronize()
         start = time.perf_counter()
-        for _ in range(calls):
-            work()
+        for _ in range(rounds):
+            chain()
         torch.cuda.synchronize()
-        found.append((time.perf_counter() - start) / calls)
+        found.append((time.perf_counter() - start) / (rounds * calls))
     return tuple(found)
 
 
@@ -313,62 +330,92 @@ def _matrix_cupy(cupy: Any, timer: _Timer) -> Iterator[Sample]:
 
 
 def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
-    """PyTorch's own rates: elements and rows per second from L2, and what its host code takes for each kind of call."""
+    """PyTorch's own kernels on data that stays in L2: elements, rows and operations per second; and what its host code takes per call."""
     functional = torch.nn.functional
-    channels = 256
-    images = max(1, l2_bytes // 8 // (channels * 28 * 28 * 2))
     make = {"device": "cuda", "dtype": torch.float16}
-    x = torch.randn(images, channels, 28, 28, **make).to(memory_format=torch.channels_last)
-    norm = torch.nn.BatchNorm2d(channels).cuda().half().eval()
-    factor = torch.randn(images, channels, 1, 1, **make)
-    rates: tuple[tuple[str, str, Callable[[], Any]], ...] = (
-        ("pointwise_elements_per_s", "torch add, fp16, from L2", lambda: x + x),
-        ("activation_elements_per_s", "torch silu, fp16, from L2", lambda: functional.silu(x)),
-        ("norm_elements_per_s", "torch batch_norm, fp16, from L2", lambda: norm(x)),
-        ("broadcast_elements_per_s", "torch multiply by N×C×1×1, fp16, from L2", lambda: x * factor),
+    channels, size = 256, 28
+    images = max(1, l2_bytes // 8 // (channels * size * size * 2))
+    x = torch.randn(images, channels, size, size, **make).to(memory_format=torch.channels_last)
+    half = torch.nn.BatchNorm2d(channels).cuda().half().eval()
+    mixed = torch.nn.BatchNorm2d(channels).cuda().eval()
+    factor, bias = torch.randn(images, channels, 1, 1, **make), torch.randn(1, channels, 1, 1, **make)
+    per_element: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+        ("pointwise_elements_per_s", "torch relu", lambda: functional.relu(x)),
+        ("add_elements_per_s", "torch add of two tensors", lambda: x + x),
+        ("silu_elements_per_s", "torch silu", lambda: functional.silu(x)),
+        ("gelu_elements_per_s", "torch gelu", lambda: functional.gelu(x)),
+        ("norm_elements_per_s", "torch batch_norm, parameters fp16", lambda: half(x)),
+        ("norm_autocast_elements_per_s", "torch batch_norm, parameters fp32", lambda: mixed(x)),
+        ("broadcast_elements_per_s", "torch multiply by N×C×1×1", lambda: x * factor),
+        ("bias_elements_per_s", "torch add of 1×C×1×1", lambda: x + bias),
+        ("reduce_elements_per_s", "torch mean over pixels", lambda: x.mean((2, 3))),
+        ("window_elements_per_s", "torch max_pool2d 3×3, stride 2, elements read", lambda: functional.max_pool2d(x, 3, 2, 1)),
+        ("concat_elements_per_s", "torch cat of two tensors, elements written", lambda: torch.cat((x[:, :128], x[:, 128:]), 1)),
     )
     with torch.inference_mode():
-        for quantity, kernel, work in rates:
-            times = _torch_seconds(torch, work, 50)
+        for quantity, kernel, work in per_element:
+            rates = tuple(x.numel() / took for took in _graph_seconds(torch, work))
             yield Sample(
-                quantity=quantity, kernel=kernel, values=tuple(x.numel() / t for t in times), detail=f"{images}×256×28×28"
+                quantity=quantity, kernel=f"{kernel}, fp16, in L2", values=rates, detail=f"{images}×{channels}×{size}×{size}"
             )
         for width in (64, 128, 256, 384, 768):
             rows = x.numel() // width
             flat, weight = torch.randn(rows, width, **make), torch.ones(width, **make)
-            times = _torch_seconds(torch, lambda f=flat, w=weight, c=width: functional.layer_norm(f, (c,), w, w), 50)  # type: ignore[misc]
+            times = _graph_seconds(torch, lambda f=flat, w=weight, c=width: functional.layer_norm(f, (c,), w, w))  # type: ignore[misc]
+            rates = tuple(rows / took for took in times)
+            kernel = "torch layer_norm, fp16, in L2"
+            yield Sample(quantity="layer_norm_rows_per_s", kernel=kernel, values=rates, detail=f"{rows}×{width}")
+        for taps in (3, 5, 7):
+            layer = torch.nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=channels, bias=False).cuda().half()
+            layer = layer.to(memory_format=torch.channels_last)
+            ops = 2 * taps * taps * x.numel()
+            rates = tuple(ops / took for took in _graph_seconds(torch, lambda m=layer: m(x)))  # type: ignore[misc]
+            quantity = f"depthwise_{taps}x{taps}_ops_per_s"
             yield Sample(
-                quantity=f"layer_norm_{width}_rows_per_s",
-                kernel="torch layer_norm, fp16, from L2",
-                values=tuple(rows / t for t in times),
-                detail=f"{rows}×{width}",
+                quantity=quantity,
+                kernel="torch conv2d, depthwise, fp16, in L2",
+                values=rates,
+                detail=f"{images}×{channels}×{size}×{size}",
             )
+        wide = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
+        layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).cuda().half().to(memory_format=torch.channels_last)
+        ops = 2 * 9 * channels * wide.numel()
+        rates = tuple(ops / took for took in _graph_seconds(torch, lambda: layer(wide)))
+        kernel = "torch conv2d 3×3, fp16"
+        yield Sample(quantity="convolution_fp16_ops_per_s", kernel=kernel, values=rates, detail=f"64×{channels}×{size}×{size}")
+        tiny = torch.randn(1, 64, 2, 2, **make).to(memory_format=torch.channels_last)
+        times = _graph_seconds(torch, lambda: functional.relu(tiny), 200)
+        yield Sample(quantity="kernel_floor_s", kernel="torch relu of 256 elements, replayed in a graph", values=times)
         yield from _host_times(torch)
 
 
+CHAIN: Final = 32
+"""Different modules in a chain, so that the host's caches see what they see in a network."""
+
+
 def _host_times(torch: Any) -> Iterator[Sample]:
-    small = torch.randn(1, 64, 8, 8, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
-    wide = small.float()
-    convolution = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).cuda().eval().to(memory_format=torch.channels_last)
-    half = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).cuda().half().eval().to(memory_format=torch.channels_last)
-    linear = torch.nn.Linear(64, 64).cuda().half().eval()
-    norm = torch.nn.BatchNorm2d(64).cuda().eval()
-    flat = torch.randn(8, 64, device="cuda", dtype=torch.float16)
-    relu = torch.nn.ReLU()
+    nn = torch.nn
+    image = torch.randn(1, 64, 4, 4, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+    rows = torch.randn(8, 64, device="cuda", dtype=torch.float16)
+    makers: tuple[tuple[str, Callable[[], Any], Any], ...] = (
+        ("convolution", lambda: nn.Conv2d(64, 64, 3, padding=1, bias=False), image),
+        ("matrix", lambda: nn.Linear(64, 64), rows),
+        ("norm", lambda: nn.BatchNorm2d(64), image),
+        ("other", nn.ReLU, image),
+    )
     with torch.inference_mode():
-        for name, work in (
-            ("convolution", lambda: half(small)),
-            ("matrix", lambda: linear(flat)),
-            ("norm", lambda: norm(small)),
-            ("other", lambda: relu(small)),
-        ):
-            yield Sample(quantity=f"host_{name}_s", kernel=f"torch, module call of {name}", values=_host_seconds(torch, work))
-        with torch.autocast("cuda", torch.float16):
-            yield Sample(
-                quantity="host_autocast_convolution_s",
-                kernel="torch, module call of convolution under autocast, weight and input cast",
-                values=_host_seconds(torch, lambda: convolution(wide)),
-            )
+        for name, make, given in makers:
+            chain = nn.Sequential(*(make() for _ in range(CHAIN))).cuda().half().eval().to(memory_format=torch.channels_last)
+            times = _host_seconds(torch, lambda c=chain, x=given: c(x), CHAIN)  # type: ignore[misc]
+            yield Sample(quantity=f"host_{name}_s", kernel=f"torch, {CHAIN} different modules of {name} in a chain", values=times)
+        blocks = [
+            module
+            for _ in range(CHAIN)
+            for module in (nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        ]
+        chain = nn.Sequential(*blocks).cuda().half().eval().to(memory_format=torch.channels_last)
+        times = _host_seconds(torch, lambda: chain(image), CHAIN)
+        yield Sample(quantity="host_block_s", kernel=f"torch, {CHAIN} times convolution, norm, relu in a chain", values=times)
 
 
 def _loaded() -> dict[str, Any]:

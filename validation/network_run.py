@@ -183,6 +183,7 @@ def _timm() -> Any:
 
 
 def _module(torch: Any, timm: Any, case: NetworkCase) -> Any:
+    timm.layers.set_fast_norm(True)  # layer norm in the autocast type, as in timm's published files
     with torch.device("cuda"):  # random weights are drawn on the GPU
         module = timm.create_model(case.model).eval()
     module = module.to(getattr(torch, {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}[case.dtype]))
