@@ -95,6 +95,8 @@ class Stack:
     """The fp32 norm before a SiLU or hard-swish that no convolution reads is written to memory."""
     converts_layout: bool
     """In NCHW, data is copied to NHWC and back around k×k and grouped convolutions on the matrix unit."""
+    prepares_half_norms: bool
+    """In a network that is in a half type throughout, a batch norm first converts its statistics, in two small kernels."""
     copies_slices: bool
     """A convolution that reads a part of a tensor's channels has it copied first."""
     folds_padding: bool
@@ -110,6 +112,7 @@ EAGER: Final = Stack(
     writes_pool_indices=True,
     materialises_gated_norms=False,
     converts_layout=True,
+    prepares_half_norms=True,
     copies_slices=True,
     folds_padding=False,
 )
@@ -122,6 +125,7 @@ COMPILED: Final = Stack(
     writes_pool_indices=False,
     materialises_gated_norms=True,
     converts_layout=False,
+    prepares_half_norms=False,
     copies_slices=True,
     folds_padding=False,
 )
@@ -134,6 +138,7 @@ LIBRARY: Final = Stack(
     writes_pool_indices=False,
     materialises_gated_norms=False,
     converts_layout=False,
+    prepares_half_norms=False,
     copies_slices=False,
     folds_padding=True,
 )
@@ -285,7 +290,30 @@ class _Lowering:
         materialised = self._is_materialised(node)
         if materialised:
             self._stored[node.name] = "fp32"
+        if isinstance(node.layer, BatchNorm) and self._stack.prepares_half_norms and self._precision.dtype in ("fp16", "bf16"):
+            self._prepare_norm(node)
         self._tensor[node.name] = self._emit(node, node.layer, sources, node.name, dtype, materialised=materialised)
+
+    def _prepare_norm(self, node: Node) -> None:
+        """The statistics of a norm in a half type as fp32: the mean copied, 1/√(σ² + ε) computed."""
+        channels = node.shape.C
+        for name, special_ops in (("mean", 0), ("deviation", channels)):
+            source = f"{node.name}.running_{'mean' if name == 'mean' else 'var'}"
+            self._append(
+                Operation(
+                    name=f"{node.name}.{name}",
+                    kind="norm_helper",
+                    role="copy",
+                    layers=(node.name,),
+                    block=node.block,
+                    shape=Shape(1, channels, 1, 1),
+                    reads=(Access(tensor=source, elements=channels, dtype=self._precision.storage, role="weight"),),
+                    writes=(Access(tensor=f"{node.name}.{name}", elements=channels, dtype="fp32", role="weight"),),
+                    macs=0,
+                    vector_ops=0,
+                    special_ops=special_ops,
+                )
+            )
 
     def _result_type(self, operands: list[str]) -> str:
         storage = self._precision.storage

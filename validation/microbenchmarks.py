@@ -377,6 +377,14 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
                 values=rates,
                 detail=f"{images}×{channels}×{size}×{size}",
             )
+        for width in (16, 24):
+            groups = channels // width
+            given = x[:, : groups * width].contiguous(memory_format=torch.channels_last)
+            layer = torch.nn.Conv2d(groups * width, groups * width, 3, padding=1, groups=groups, bias=False).cuda().half()
+            layer = layer.to(memory_format=torch.channels_last)
+            rates = tuple(given.numel() / took for took in _graph_seconds(torch, lambda m=layer, g=given: m(g)))  # type: ignore[misc]
+            quantity, kernel = f"grouped_{width}_elements_per_s", f"torch conv2d 3×3, groups of {width}, fp16, in L2"
+            yield Sample(quantity=quantity, kernel=kernel, values=rates, detail=f"{images}×{groups * width}×{size}×{size}")
         wide = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
         layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).cuda().half().to(memory_format=torch.channels_last)
         ops = 2 * 9 * channels * wide.numel()

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, lead_of, path_of
+from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, Path, lead_of, path_of
 from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
@@ -22,6 +22,16 @@ HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER = range(4)
 
 EXTRA = ("bias_add", "cast", "layout", "norm_helper")
 """Kinds of operations that no layer of the network asks for."""
+
+RATES = (
+    "none", "pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "window", "concat", "grouped_16",
+    "grouped_24",
+)  # fmt: skip
+"""Kinds of framework kernels whose elements per second `perfmodel hardware measure` takes: `RATES[i]`_elements_per_s."""
+_RATE_OF = {
+    "add": "add", "silu": "silu", "gelu": "gelu", "bias_add": "bias", "multiply": "broadcast", "scale": "bias",
+    "global_average_pool": "reduce", "concat": "concat",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +61,8 @@ class Features:
     written_bytes: Floats
     elements: Floats
     """Elements of the largest tensor it reads or writes."""
+    rate: Integers
+    """Which of RATES its elements are held by."""
     rows: Floats
     """Rows of a norm over channels, N·H·W; 0 elsewhere."""
     vector_ops: Floats
@@ -75,6 +87,7 @@ class Features:
         return cls(
             path=named.pop("path").astype(np.int64),
             host=named.pop("host").astype(np.int64),
+            rate=named.pop("rate").astype(np.int64),
             extra=named.pop("extra").astype(np.bool_),
             huge=named.pop("huge").astype(np.bool_),
             network=np.zeros(len(rows), dtype=np.int64),
@@ -95,7 +108,7 @@ class Features:
 
 _COLUMNS = (
     "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
-    "elements", "rows", "vector_ops", "special_ops", "extra", "huge",
+    "elements", "rate", "rows", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
 
@@ -123,9 +136,29 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
     recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
     from_before = sum(access.bytes for access in kernel.reads if access.role != "weight" and access.tensor in recent)
+    rate = RATES.index(_rate(kernel, path))
     huge = largest >= LARGE_TENSOR_ELEMENTS
     return (
         path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
-        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, largest, rows, cost.vector_ops,
+        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, largest, rate, rows, cost.vector_ops,
         cost.special_ops, extra, huge,
     )  # fmt: skip
+
+
+def _rate(kernel: Kernel, path: Path) -> str:
+    """The kind of framework kernel; chains that a compiler fused are none of them."""
+    if path is Path.GROUPED:
+        return "grouped_16"
+    if path is Path.GROUPED_PADDED:
+        return "grouped_24"
+    if len(kernel.operations) != 1:
+        return "none"
+    (operation,) = kernel.operations
+    if operation.role == "norm":
+        fp32 = any(access.role == "weight" and access.dtype == "fp32" for access in operation.reads)
+        return "norm_autocast" if fp32 and operation.writes[0].dtype != "fp32" else "norm"
+    if operation.kind in _RATE_OF:
+        return _RATE_OF[operation.kind]
+    if operation.role == "window":
+        return "window"
+    return "pointwise" if operation.role in ("elementwise", "copy") else "none"

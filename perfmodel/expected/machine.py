@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
+from perfmodel.expected.features import RATES
 from perfmodel.hardware.spec import DeviceSpec, Peak
 
 FULL_RATE_OPS_PER_CLOCK: float = 1024
@@ -35,18 +37,26 @@ class Machine:
     vector_ops_per_s: float
     special_per_s: float
     gap_s: float | None
-    """Measured: from the end of a kernel to the start of the next in a replayed graph."""
+    """Measured: the least that a kernel adds to a replayed graph, from the end of the one before to its own."""
     host_s: tuple[float, float, float, float] | None
     """Measured: host seconds per call of a convolution, matrix product, norm, and anything else."""
-    element_rates: tuple[float, float] | None
-    """Measured: elements per second of pointwise and of broadcast kernels whose data is in L2."""
+    element_rates: tuple[float, ...]
+    """Measured: elements per second of each of RATES, on data in L2; infinite where it was not measured."""
+    rows_per_s: float | None
+    """Measured: rows of a layer norm."""
+    depthwise_ops_per_s: tuple[tuple[int, float], ...]
+    """Measured: (kernel size, operations per second) of depthwise convolutions on data in L2."""
+    convolution_ops_per_s: float | None
+    """Measured: what a 3×3 convolution of the library sustains."""
 
     @classmethod
     def of(cls, device: DeviceSpec, peak: Peak) -> Self:
         """The figures of a device. Raises HardwareError naming the first that a term needs and the device lacks."""
         measured = {entry.quantity: entry.value for entry in device.measured}
         host = tuple(measured.get(f"host_{kind}_s") for kind in ("convolution", "matrix", "norm", "other"))
-        rates = tuple(measured.get(f"{kind}_elements_per_s") for kind in ("pointwise", "broadcast"))
+        depthwise = tuple(
+            (taps, measured[key]) for taps in (3, 5, 7) if (key := f"depthwise_{taps}x{taps}_ops_per_s") in measured
+        )
         return cls(
             name=device.slug,
             peak_ops_per_s=peak.ops_per_s,
@@ -60,7 +70,10 @@ class Machine:
             clock_hz=device.chip.boost_clock_hz,
             vector_ops_per_s=device.vector_peak("fp32").ops_per_s,
             special_per_s=device.special_peak("fp32").ops_per_s,
-            gap_s=measured.get("launch_graph_s"),
+            gap_s=measured.get("kernel_floor_s"),
             host_s=host if None not in host else None,  # type: ignore[arg-type]
-            element_rates=rates if None not in rates else None,  # type: ignore[arg-type]
+            element_rates=tuple(measured.get(f"{kind}_elements_per_s", math.inf) for kind in RATES),
+            rows_per_s=measured.get("layer_norm_rows_per_s"),
+            depthwise_ops_per_s=depthwise,
+            convolution_ops_per_s=measured.get(f"convolution_{peak.dtype}_ops_per_s"),
         )

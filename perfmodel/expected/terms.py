@@ -79,7 +79,7 @@ def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractS
     path = f.path if "paths" in terms else _without_paths(f)
     arithmetic = _arithmetic_s(f, path, machine, c, terms)
     memory = _memory_s(f, path, machine, c, terms)
-    rate = _rate_s(f, path, machine, c, terms)
+    rate = _rate_s(f, machine, c, terms)
     exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
     parts = [arithmetic, memory, rate, exposed]
     if "index" in terms:
@@ -120,10 +120,17 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
         n = np.where(path == Path.GROUPED_PADDED, _up(f.n, GROUP_PADDED_TO), n)
     ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
     seconds = ops / matrix_ops_per_s(machine, c, terms)
+    if "clock" in terms and machine.convolution_ops_per_s is not None:
+        seconds = np.where(f.taps > 1, ops / machine.convolution_ops_per_s, seconds)
     seconds = np.where((path == Path.GROUPED_PADDED), seconds / c.grouped_rate, seconds)
     if "tail" in terms:
         seconds = np.where(shaped, seconds * _waste(f, n, machine.multiprocessors), seconds)
     seconds = np.where(on_matrix & (path != Path.GROUPED), seconds, 0.0)
+    if "rates" in terms:
+        for taps, ops_per_s in machine.depthwise_ops_per_s:
+            # the nearest kernel size that was measured, by taps: 3×3 up to 15 taps, 5×5 up to 36, 7×7 beyond
+            least, most = {3: (0, 16), 5: (16, 37), 7: (37, np.inf)}[taps]
+            seconds = np.where((path == Path.DEPTHWISE) & (f.taps >= least) & (f.taps < most), f.ops / ops_per_s, seconds)
     direct = (path == Path.DEPTHWISE_DIRECT) | (path == Path.GROUPED_PAIR)
     return np.where(direct, f.ops / (DIRECT_RATE * machine.vector_ops_per_s), seconds)
 
@@ -167,16 +174,12 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
     return (f.dram_bytes - cached) / bandwidth + from_cache
 
 
-def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
+def _rate_s(f: Features, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
     """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak."""
     seconds = np.zeros_like(f.dram_bytes)
     if "rates" in terms:
-        seconds = f.rows * c.row_clocks / (machine.multiprocessors * machine.clock_hz)
-        if machine.element_rates is not None:
-            pointwise, broadcast = machine.element_rates
-            per_s = np.where(path == Path.BROADCAST, broadcast, pointwise)
-            held = (path == Path.POINTWISE) | (path == Path.BROADCAST)
-            seconds = np.where(held, np.maximum(seconds, f.elements / per_s), seconds)
+        rows_per_s = machine.rows_per_s or machine.multiprocessors * machine.clock_hz / c.row_clocks
+        seconds = np.maximum(f.rows / rows_per_s, f.elements / np.array(machine.element_rates)[f.rate])
     if "special" in terms:
         seconds = np.maximum(seconds, f.special_ops / machine.special_per_s)
     return seconds
@@ -188,7 +191,7 @@ def _gap_s(f: Features, kernel_s: Floats, machine: Machine, c: Constants, terms:
     With issue times Iᵢ (sums of the host's seconds per call) a kernel starts at sᵢ = max(Iᵢ, eᵢ₋₁ + g) and ends at eᵢ = sᵢ + tᵢ. Its
     share of the network's latency is eᵢ − eᵢ₋₁, of which tᵢ is its own and the rest passed before it.
     """
-    gap = np.full_like(kernel_s, c.gap_s)
+    gap = np.full_like(kernel_s, machine.gap_s or c.gap_s)
     if "extra" not in terms:
         gap = np.where(f.extra, 0.0, gap)
     if graph or machine.host_s is None:
