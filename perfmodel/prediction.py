@@ -283,8 +283,8 @@ def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule:
             f"autocast {precision.autocast}: fp32 parameters; convolutions and linear layers in {precision.autocast}; layer norm in"
             f" {precision.autocast} (fast norm); softmax in fp32"
         )
-    if layout == "nchw" and schedule != "eager":
-        said.append("layout nchw changes the kernels of schedule eager only")
+    if layout == "nchw" and schedule not in ("eager", "pointwise"):
+        said.append("layout nchw changes the kernels of schedules eager and pointwise only")
     return tuple(said)
 
 

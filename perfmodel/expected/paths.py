@@ -131,7 +131,16 @@ RULES: Final = (
 """The first that applies decides."""
 
 _MOVES: Final = ("window", "copy")
-_BROADCASTS: Final = ("bias_add", "multiply", "scale", "global_average_pool", "softmax")
+_BROADCASTS: Final = (
+    "bias_add",
+    "multiply",
+    "scale",
+    "global_average_pool",
+    "softmax",
+    "group_norm",
+    "group_norm_moments",
+    "reduce",
+)
 
 
 def convolution_rule(layer: Conv2d) -> Rule:

@@ -109,7 +109,7 @@ def _without_paths(f: Features) -> Integers:
 def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
     """Products: padded ops ÷ (peak · attained), times the waves' waste; direct convolutions: ops ÷ (vector peak / 100).
 
-    GROUPED is held by memory whatever its ops (each group's weights are few). Derivation of the tail: B blocks on S multiprocessors take
+    GROUPED needs no padding: its kernel exists for the width. Derivation of the tail: B blocks on S multiprocessors take
     ⌈B/S⌉ waves where B/S would do; of the tiles that a library has, the best is taken, a tile of less than full intensity at its rate.
     """
     on_matrix = np.isin(path, MATRIX_PATHS) | ((path == Path.FUSED) & (f.ops > 0))
@@ -118,14 +118,15 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
     if "padding" in terms:
         k, n = _up(f.k, PADDED_TO), _up(f.n, PADDED_TO)
         n = np.where(path == Path.GROUPED_PADDED, _up(f.n, GROUP_PADDED_TO), n)
+        k, n = np.where(path == Path.GROUPED, f.k, k), np.where(path == Path.GROUPED, f.n, n)
     ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
     seconds = ops / matrix_ops_per_s(machine, c, terms)
     if "clock" in terms and machine.convolution_ops_per_s is not None:
         seconds = np.where(f.taps > 1, ops / machine.convolution_ops_per_s, seconds)
-    seconds = np.where((path == Path.GROUPED_PADDED), seconds / c.grouped_rate, seconds)
+    seconds = np.where((path == Path.GROUPED_PADDED) | (path == Path.GROUPED), seconds / c.grouped_rate, seconds)
     if "tail" in terms:
-        seconds = np.where(shaped, seconds * _waste(f, n, machine.multiprocessors), seconds)
-    seconds = np.where(on_matrix & (path != Path.GROUPED), seconds, 0.0)
+        seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, n, machine.multiprocessors), seconds)
+    seconds = np.where(on_matrix, seconds, 0.0)
     if "rates" in terms:
         for taps, ops_per_s in machine.depthwise_ops_per_s:
             # the nearest kernel size that was measured, by taps: 3×3 up to 15 taps, 5×5 up to 36, 7×7 beyond
