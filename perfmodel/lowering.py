@@ -351,9 +351,9 @@ class _Lowering:
             self._nchw.add(node.name)
 
     def _is_scalar(self, name: str) -> bool:
-        """Whether a node is a parameter of one element: such a tensor has no dimension, and does not widen the others' type."""
-        node = self._graph.nodes[name]
-        return isinstance(node.layer, Parameter) and bool(node.shape.elements == 1)
+        """Whether a node is a parameter of no dimension, which does not widen the others' type."""
+        layer = self._graph.nodes[name].layer
+        return isinstance(layer, Parameter) and layer.scalar
 
     def _before_group_norm(self, node: Node, source: str) -> str:
         """The tensor that a group norm normalises, after the copy and the moments that its stack makes first."""

@@ -62,7 +62,12 @@ class Dataset:
         """As the calibration takes them."""
         device = load(self.hardware)
         machine = Machine.of(device, device.matrix_peak(self.autocast))
-        return Measurements(machine=machine, features=tuple(row.features for row in self.rows), latency_s=self.latency_s)
+        return Measurements(
+            machine=machine,
+            features=tuple(row.features for row in self.rows),
+            latency_s=self.latency_s,
+            compiled=self.schedule == "pointwise",
+        )
 
     @property
     def latency_s(self) -> Floats:

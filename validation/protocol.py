@@ -1,4 +1,4 @@
-"""The honest protocol: how right tier `expected` is on what its constants have not seen, beside simpler predictors; what each term is worth."""
+"""The honest protocol: how right tier `expected` is on what its constants have not seen, beside simpler predictors."""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ from perfmodel.cli.options import (
     predicted,
 )
 from perfmodel.cli.plot import plot_app
+from perfmodel.cli.validate import validate_app
 from perfmodel.errors import PerfmodelError
 
 OVER_BUDGET: Final = 3
@@ -79,6 +80,7 @@ app = typer.Typer(
 )
 app.add_typer(hardware_app, name="hardware")
 app.add_typer(plot_app, name="plot")
+app.add_typer(validate_app, name="validate")
 
 
 def _print_version(wanted: bool) -> None:
