@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.expected.terms import TERMS
@@ -17,7 +18,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 RECORD = RESULTS / "expected" / "protocol.json"
 HEADER = ("n", "mean", "median", "90 %", "worst", "bias", "Spearman", "within 10 %")
 
-Block = tuple[str, object]
+Block = tuple[str, Any]
 """("heading", text), ("text", text), ("table", (header, rows)) or ("plot", file name)."""
 
 
@@ -115,8 +116,8 @@ def blocks(protocol: Protocol, plots: Sequence[str] = ()) -> list[Block]:
         ("heading", "Expected latency against measurement"),
         (
             "text",
-            f"Recorded {protocol.date}, revision {protocol.revision}. Measurements: {protocol.source}. Errors are predicted / measured − 1; "
-            "families left out: the rows of a family are predicted by constants fitted without it, in ten folds.",
+            f"Recorded {protocol.date}, revision {protocol.revision}. Measurements: {protocol.source}. Errors: predicted / measured − 1. "
+            "Families left out: the rows of a family are predicted by constants fitted without it, in ten folds.",
         ),
         ("table", predictors_table(protocol)),
     ]
@@ -160,7 +161,7 @@ def as_markdown(parts: Sequence[Block]) -> str:
         elif kind == "plot":
             lines.append(f"![predicted against measured]({what})")
         else:
-            lines.append(markdown_table(what))  # type: ignore[arg-type]
+            lines.append(markdown_table(what))
     return "\n\n".join(lines) + "\n"
 
 
@@ -187,12 +188,12 @@ def as_html(parts: Sequence[Block], folder: Path) -> str:
             data = base64.b64encode((folder / str(what)).read_bytes()).decode("ascii")
             body.append(f'<img alt="predicted against measured" src="data:image/png;base64,{data}">')
         else:
-            header, rows = what  # type: ignore[misc]
+            header, rows = what
             head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
             lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
             body.append(f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>")
-    title = html.escape(str(parts[0][1]))
-    return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head><body>{"".join(body)}</body></html>\n'
+    head = f'<meta charset="utf-8"><title>{html.escape(str(parts[0][1]))}</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
 def plot(file: FileProtocol, target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, Path, lead_of, path_of
+from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, lead_of, path_of
 from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
@@ -23,14 +23,11 @@ HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER = range(4)
 EXTRA = ("bias_add", "cast", "layout", "norm_helper")
 """Kinds of operations that no layer of the network asks for."""
 
-RATES = (
-    "none", "pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "window", "concat", "grouped_16",
-    "grouped_24",
-)  # fmt: skip
+RATES = ("none", "pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce")
 """Kinds of framework kernels whose elements per second `perfmodel hardware measure` takes: `RATES[i]`_elements_per_s."""
 _RATE_OF = {
     "add": "add", "silu": "silu", "gelu": "gelu", "bias_add": "bias", "multiply": "broadcast", "scale": "bias",
-    "global_average_pool": "reduce", "concat": "concat",
+    "global_average_pool": "reduce",
 }  # fmt: skip
 
 
@@ -136,7 +133,7 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
     recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
     from_before = sum(access.bytes for access in kernel.reads if access.role != "weight" and access.tensor in recent)
-    rate = RATES.index(_rate(kernel, path))
+    rate = RATES.index(_rate(kernel))
     huge = largest >= LARGE_TENSOR_ELEMENTS
     return (
         path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
@@ -145,12 +142,8 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     )  # fmt: skip
 
 
-def _rate(kernel: Kernel, path: Path) -> str:
+def _rate(kernel: Kernel) -> str:
     """The kind of framework kernel; chains that a compiler fused are none of them."""
-    if path is Path.GROUPED:
-        return "grouped_16"
-    if path is Path.GROUPED_PADDED:
-        return "grouped_24"
     if len(kernel.operations) != 1:
         return "none"
     (operation,) = kernel.operations
@@ -159,6 +152,4 @@ def _rate(kernel: Kernel, path: Path) -> str:
         return "norm_autocast" if fp32 and operation.writes[0].dtype != "fp32" else "norm"
     if operation.kind in _RATE_OF:
         return _RATE_OF[operation.kind]
-    if operation.role == "window":
-        return "window"
-    return "pointwise" if operation.role in ("elementwise", "copy") else "none"
+    return "pointwise" if operation.role in ("elementwise", "copy") and operation.kind != "concat" else "none"
