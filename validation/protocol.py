@@ -137,7 +137,7 @@ def run(
         for other in datasets:
             if one is other or one.schedule != other.schedule or one.hardware == other.hardware:
                 continue
-            predicted = expected_s(other.measurements, fit(one.measurements))
+            predicted = expected_s(other.measurements, fit(one.measurements.compressed()))
             summary = Summary.of(predicted, other.latency_s, other.batches)
             transfers.append(Transfer(fitted_on=one.label, tested_on=other.label, summary=summary))
     return Protocol(
@@ -146,7 +146,7 @@ def run(
 
 
 def _file(dataset: Dataset, *, ablate: bool, say: Callable[[str], None]) -> FileProtocol:
-    given, measured, batches = dataset.measurements, dataset.latency_s, dataset.batches
+    given, measured, batches = dataset.measurements.compressed(), dataset.latency_s, dataset.batches
     groups = folds(dataset.families)
     predicted = left_out(given, groups)
     constants = fit(given)
@@ -303,7 +303,7 @@ def calibrated(datasets: Sequence[Dataset], *, description: str, source: str, re
     Raises CalibrationError for too few rows, ValueError for files of different schedules.
     """
     (schedule,) = {dataset.schedule for dataset in datasets}
-    sets = [dataset.measurements for dataset in datasets]
+    sets = [dataset.measurements.compressed() for dataset in datasets]
     constants = fit(sets)
     predicted, measured, groups = [], [], []
     for dataset, given in zip(datasets, sets, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -20,6 +20,8 @@ SCALE: Final = 0.06
 FOLDS: Final = 10
 QUANTILES: Final = (0.05, 0.95)
 LEAST_ROWS: Final = 20
+TOLERANCE: Final = 1e-5
+"""Relative, of the cost and of the constants' logarithms: far finer than they are known."""
 
 UNBOUNDED: Final = ("row_clocks", "unaligned", "gap_s")
 FRACTIONS: Final = (0.02, 1.99)
@@ -73,6 +75,10 @@ class Measurements:
             compiled=self.compiled,
         )
 
+    def compressed(self) -> Measurements:
+        """The same, for fitting: equal kernels counted."""
+        return replace(self, features=tuple(one if (one.count > 1).any() else one.compressed() for one in self.features))
+
 
 def expected_s(given: Measurements, constants: Constants, terms: AbstractSet[str] = ALL) -> Floats:
     """Predicted latency of each row."""
@@ -81,12 +87,15 @@ def expected_s(given: Measurements, constants: Constants, terms: AbstractSet[str
 
 
 def fit(
-    given: Measurements | Sequence[Measurements], terms: AbstractSet[str] = ALL, fixed: Mapping[str, float] | None = None
+    given: Measurements | Sequence[Measurements],
+    terms: AbstractSet[str] = ALL,
+    fixed: Mapping[str, float] | None = None,
+    near: Constants | None = None,
 ) -> Constants:
     """The constants that bring predictions nearest to the measurements, of one machine or of several together.
 
     Minimises Σ soft_l1((log predicted − log measured)/SCALE) + Σ ((log c − log prior)/σ)² over the logarithms of the constants that are
-    not `fixed`. Raises CalibrationError where there are too few rows.
+    not `fixed`, from `near` (the priors) on. The features may be compressed. Raises CalibrationError where there are too few rows.
     """
     from scipy.optimize import least_squares
 
@@ -115,7 +124,9 @@ def fit(
         return np.concatenate([*rows, (logs - start) / sigma])
 
     limits = np.log([(1e-9, 1e5) if name in UNBOUNDED else FRACTIONS for name in free])
-    found = least_squares(residuals, start, bounds=(limits[:, 0], limits[:, 1]))
+    begin = start if near is None else np.log([getattr(near, name) for name in free])
+    begin = np.clip(begin, limits[:, 0] + 1e-6, limits[:, 1] - 1e-6)
+    found = least_squares(residuals, begin, bounds=(limits[:, 0], limits[:, 1]), ftol=TOLERANCE, xtol=TOLERANCE)
     return Constants.model_validate(values(found.x))
 
 
@@ -134,10 +145,12 @@ def folds(families: Sequence[Hashable], count: int = FOLDS) -> Integers:
 
 def left_out(given: Measurements, groups: Integers, terms: AbstractSet[str] = ALL) -> Floats:
     """Predicted latency of each row by constants fitted without its group."""
+    given = given.compressed()
+    near = fit(given, terms)
     predicted = np.empty(len(given.features))
     for group in np.unique(groups):
         inside, outside = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
-        predicted[inside] = expected_s(given.at(inside), fit(given.at(outside), terms), terms)
+        predicted[inside] = expected_s(given.at(inside), fit(given.at(outside), terms, near=near), terms)
     return predicted
 
 

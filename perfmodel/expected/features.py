@@ -69,6 +69,8 @@ class Features:
     huge: npt.NDArray[np.bool_]
     """Whether a tensor has 2³¹ elements or more."""
     network: Integers
+    count: Floats
+    """How many kernels of its network this entry stands for: 1, but in `compressed`."""
 
     @property
     def networks(self) -> int:
@@ -88,6 +90,7 @@ class Features:
             extra=named.pop("extra").astype(np.bool_),
             huge=named.pop("huge").astype(np.bool_),
             network=np.zeros(len(rows), dtype=np.int64),
+            count=np.ones(len(rows)),
             **named,
         )
 
@@ -98,9 +101,19 @@ class Features:
         sizes = [len(part.path) for part in parts]
         return cls(network=np.repeat(np.arange(len(parts)), sizes), **columns)
 
+    def compressed(self) -> Features:
+        """Equal kernels of a network as one entry with their number: what fitting needs, where order does not matter."""
+        names = [field.name for field in fields(self) if field.name != "count"]
+        rows = np.stack([getattr(self, name).astype(np.float64) for name in names], axis=1)
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        count = np.bincount(inverse.ravel(), weights=self.count).astype(np.float64)
+        order = np.argsort(self.network[first], kind="stable")
+        return Features(**{name: getattr(self, name)[first][order] for name in names}, count=count[order])
+
     def total(self, per_kernel: Floats) -> Floats:
         """Σ over the kernels of each network."""
-        return np.asarray(np.bincount(self.network, weights=per_kernel, minlength=self.networks), dtype=np.float64)
+        summed = np.bincount(self.network, weights=per_kernel * self.count, minlength=self.networks)
+        return np.asarray(summed, dtype=np.float64)
 
 
 _COLUMNS = (
