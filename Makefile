@@ -1,15 +1,21 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv on a machine that has only Python 3.11 or newer.
+# `make test-torch` tests the import of PyTorch modules in an environment of its own, with PyTorch for the CPU.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TORCH_VENV ?= .venv-torch
+TORCH_BIN := $(TORCH_VENV)/bin
 
-.PHONY: demo test lint setup docs clean
+.PHONY: demo test test-torch lint setup docs clean
 
 demo: setup
 	$(BIN)/perfmodel demo --output demo-output
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-torch: $(TORCH_VENV)/.installed
+	$(TORCH_BIN)/python -m pytest tests_torch --numprocesses 2 --quiet
 
 lint: setup
 	$(BIN)/ruff check .
@@ -28,5 +34,11 @@ $(VENV)/.installed: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+$(TORCH_VENV)/.installed: pyproject.toml
+	@echo "setting up $(TORCH_VENV) (once, a few minutes)"
+	@test -x $(TORCH_BIN)/python || $(PYTHON) -m venv $(TORCH_VENV)
+	@$(TORCH_BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test-torch]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo-output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TORCH_VENV) demo-output .mypy_cache .pytest_cache .ruff_cache

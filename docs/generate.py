@@ -27,6 +27,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.report.fusion import points_table, schedules_table
     from perfmodel.report.machines import catalog_markdown, missing_markdown
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
+    from perfmodel.validation.library_tables import library_differences, library_summary, onnx_summary
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
 
     return {
@@ -44,6 +45,9 @@ def _tables() -> dict[str, Callable[[], str]]:
         "kernel-checks": checks_sentence,
         "kernel-conditions": conditions_sentence,
         "speed": speed_table,
+        "library-summary": library_summary,
+        "library-differences": library_differences,
+        "onnx-summary": onnx_summary,
     }
 
 

@@ -111,6 +111,7 @@ class GraphBuilder:
         self._blocks: dict[str, Block] = {}
         self._scope: list[str] = []
         self._block: list[str] = []
+        self._norms_folded = False
 
     def input(self, shape: Shape, name: str = "input") -> Tensor:
         """The graph's input."""
@@ -158,10 +159,11 @@ class GraphBuilder:
             if name:
                 self._scope.pop()
 
-    def block(self, block: Block, x: Tensor, *, name: str) -> Tensor:
+    def block(self, block: Block, x: Tensor, *, name: str, norms_folded: bool = False) -> Tensor:
         """Append all layers of a residual block under the scope `name` and remember which block they came from.
 
-        A second block of one name is numbered, as layers are.
+        A second block of one name is numbered, as layers are. With `norms_folded` each batch norm is in the bias of its convolution
+        already, as exporters leave it.
         """
         stem, number = name, 2
         while ".".join([*self._scope, name]) in self._blocks:
@@ -170,10 +172,12 @@ class GraphBuilder:
             full_name = ".".join(self._scope)
             self._blocks[full_name] = block
             self._block.append(full_name)
+            self._norms_folded = norms_folded
             try:
                 return block.build(self, x)
             finally:
                 self._block.pop()
+                self._norms_folded = False
 
     def conv(
         self,
@@ -213,13 +217,21 @@ class GraphBuilder:
         norm_name: str = "bn",
     ) -> Tensor:
         """Convolution without bias → batch norm → activation, if one is named."""
-        x = self.conv(x, out_channels, kernel=kernel, stride=stride, padding=padding, group_width=group_width, name=name)
-        x = self.add(BatchNorm(channels=out_channels), x, name=norm_name)
+        folded = self._norms_folded
+        x = self.conv(
+            x, out_channels, kernel=kernel, stride=stride, padding=padding, group_width=group_width, bias=folded, name=name
+        )
+        if not folded:
+            x = self.add(BatchNorm(channels=out_channels), x, name=norm_name)
         return self.activation(x, activation, name=f"{norm_name}.act") if activation else x
 
     def activation(self, x: Tensor, function: str, *, name: str = "act") -> Tensor:
         """An activation function."""
         return self.add(Activation(function=function), x, name=name)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """The same tensor with all pixels of all channels as channels of one pixel: a view, which is no layer."""
+        return Tensor(name=x.name, shape=Shape(x.shape.N, x.shape.C * x.shape.H * x.shape.W, 1, 1))
 
     def linear(self, x: Tensor, out_channels: Dim, *, bias: bool = True, name: str = "fc") -> Tensor:
         """A fully connected layer at every pixel."""

@@ -15,12 +15,13 @@ from perfmodel.layers import dims
 from perfmodel.layers.cost import Cost, Quantity
 from perfmodel.layers.dims import Dim, Shape
 
-Role = Literal["matrix", "norm", "elementwise", "reduction", "window", "copy", "view", "input"]
+Role = Literal["matrix", "norm", "elementwise", "reduction", "window", "copy", "view", "opaque", "input"]
 """How a layer behaves in a kernel.
 
 matrix: convolution or matrix product; norm: inference-time affine map per channel, which a convolution can absorb; elementwise: each
 output element needs the elements at its own place only; reduction: needs a whole row or image; window: pooling and resampling; copy:
-moves data; view: names a part of a tensor and moves nothing; input: is there before the network starts.
+moves data; view: names a part of a tensor and moves nothing; opaque: not understood, so that nothing
+joins it; input: is there before the network starts.
 """
 
 

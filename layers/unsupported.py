@@ -24,7 +24,7 @@ class Unsupported(Layer):
     """An operation that no rule knows, as one memory-bound kernel. `operation` is its name in the framework that it came from."""
 
     kind: ClassVar[str] = "unsupported"
-    role: ClassVar[Role] = "window"
+    role: ClassVar[Role] = "opaque"
 
     operation: str
     inputs: int

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from perfmodel.errors import PerfmodelError as PerfmodelError
     from perfmodel.formulas import formula as formula
     from perfmodel.hardware.catalog import load as load_hardware  # noqa: F401
+    from perfmodel.importers.model import from_onnx as from_onnx
+    from perfmodel.importers.model import from_torch as from_torch
     from perfmodel.network import Network as Network
     from perfmodel.networks.catalog import build as build_network  # noqa: F401
     from perfmodel.prediction import Prediction as Prediction
@@ -28,6 +30,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "PerfmodelError": ("perfmodel.errors", "PerfmodelError"),
     "formula": ("perfmodel.formulas", "formula"),
+    "from_onnx": ("perfmodel.importers.model", "from_onnx"),
+    "from_torch": ("perfmodel.importers.model", "from_torch"),
     "load_hardware": ("perfmodel.hardware.catalog", "load"),
     "Network": ("perfmodel.network", "Network"),
     "build_network": ("perfmodel.networks.catalog", "build"),

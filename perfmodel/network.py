@@ -31,6 +31,11 @@ class Network:
         return self.graph.params if self.trained is None else self.trained
 
     @property
+    def imported(self) -> bool:
+        """Whether it comes from outside of the catalogue."""
+        return self.rebuild is not None
+
+    @property
     def unsupported(self) -> tuple[Node, ...]:
         """The nodes that are not understood: their tensors are counted, their arithmetic is not."""
         return tuple(node for node in self.graph.nodes.values() if isinstance(node.layer, Unsupported))

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
+from perfmodel.coverage import Coverage
 from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec, Document, HardwareError, Peak
+from perfmodel.importers.model import network as build
 from perfmodel.kernel import NOT_FUSED, Kernel
 from perfmodel.layers.cost import OPS_PER_MAC, Cost
+from perfmodel.layers.graph import Node
+from perfmodel.layers.unsupported import Unsupported
 from perfmodel.network import Network
-from perfmodel.networks.catalog import build
+from perfmodel.networks.catalog import whole_batch, whole_resolution
 from perfmodel.precision import Precision
 from perfmodel.schedule import Partition, check, kernels
 from perfmodel.units import si, text
@@ -54,10 +58,16 @@ class Prediction:
     """None where the device lacks a figure that the bound needs; `assumptions` says which."""
     assumptions: tuple[str, ...]
     unsupported: tuple[str, ...] = ()
+    """Each operation of the network that is not understood, and where it is."""
     latency_low_s: float | None = None
     """Tier `expected`: 5 % of networks that the constants had not seen took less; None under other tiers."""
     latency_high_s: float | None = None
     """Tier `expected`: 5 % took more."""
+
+    @functools.cached_property
+    def coverage(self) -> Coverage:
+        """How much of the network is understood."""
+        return Coverage.of(self.network, self.kernels)
 
     @functools.cached_property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -172,7 +182,8 @@ def predict(
 ) -> Prediction:
     """Predict the latency of `model` on `hardware`.
 
-    `model` is a name of the catalogue, built for `batch` images (1) of `resolution` pixels (the network's own), or a Network; `hardware`
+    `model` is a name of the catalogue, `timm:NAME`, a file `.onnx` or `package.module:function` (which is run), built for `batch`
+    images (1) of `resolution` pixels (the network's own); or a Network, at its own sizes unless others are given; `hardware`
     a name, a TOML file, or a DeviceSpec; `dtype` the type of every tensor (fp16 if neither it nor `autocast` is given); `autocast` runs
     an fp32 network in mixed precision. `schedule` is a name or a partition (the layers of each kernel, as a list of lists). Tier
     `expected` takes the constants of the schedule's software stack, or those in the TOML file `calibration`; `graph` says that its kernels
@@ -188,13 +199,12 @@ def predict(
     device = hardware if isinstance(hardware, DeviceSpec) else load(hardware)
     peak = device.matrix_peak(precision.matrix)
     if isinstance(model, Network):
-        if batch is not None or resolution is not None:
-            raise PerfmodelError(
-                f"the network {model.name} already has its batch and resolution; build it with others to change them"
-            )
-        network = model
+        network = model.at(
+            model.batch if batch is None else whole_batch(batch),
+            model.resolution if resolution is None else whole_resolution(resolution),
+        )
     else:
-        network = build(text("model", model), batch=1 if batch is None else batch, resolution=resolution)
+        network = build(text("model", model), batch=batch, resolution=resolution)
     return place(
         network,
         device,
@@ -267,7 +277,12 @@ def place(
         assumptions=tuple(assumptions),
         latency_low_s=low_s,
         latency_high_s=high_s,
+        unsupported=tuple(f"{_operation(node)} ({node.name})" for node in network.unsupported),
     )
+
+
+def _operation(node: Node) -> str:
+    return node.layer.operation if isinstance(node.layer, Unsupported) else node.layer.kind
 
 
 def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule: str | Partition, layout: str) -> tuple[str, ...]:

@@ -92,6 +92,15 @@ class KernelRecord(_Record):
         )
 
 
+class CoverageRecord(_Record):
+    """How much of the network is understood; `macs_fraction` is null where an operation of unknown MACs is not."""
+
+    operations: int
+    unsupported_operations: int
+    macs_fraction: float | None
+    bytes_fraction: float
+
+
 class PredictionRecord(_Record):
     """A whole prediction. Latencies are for the whole batch; `macs` are multiply-accumulates and `ops` = 2 · `macs`.
 
@@ -128,6 +137,7 @@ class PredictionRecord(_Record):
     bottleneck: str
     assumptions: list[str]
     unsupported: list[str]
+    coverage: CoverageRecord
     kernels: list[KernelRecord]
 
     @classmethod
@@ -165,5 +175,11 @@ class PredictionRecord(_Record):
             bottleneck=prediction.bottleneck,
             assumptions=list(prediction.assumptions),
             unsupported=list(prediction.unsupported),
+            coverage=CoverageRecord(
+                operations=prediction.coverage.operations,
+                unsupported_operations=prediction.coverage.unsupported_operations,
+                macs_fraction=prediction.coverage.macs_fraction,
+                bytes_fraction=prediction.coverage.bytes_fraction,
+            ),
             kernels=[KernelRecord.of(time, total_s) for time in prediction.times],
         )

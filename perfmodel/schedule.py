@@ -91,7 +91,7 @@ def _pointwise(operations: Sequence[Operation]) -> list[list[Operation]]:
     """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer."""
 
     def may_join(operation: Operation, producer: Operation) -> bool:
-        if producer.materialised or producer.role == "matrix":
+        if producer.materialised or producer.role in ("matrix", "opaque"):
             return False
         if _is_long_concat(operation) or _is_long_concat(producer):
             return False

@@ -26,12 +26,15 @@ from perfmodel.layers.arithmetic import Add, BiasAdd, Multiply, Scale
 from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.concat import Concat
 from perfmodel.layers.conv2d import Conv2d
+from perfmodel.layers.conv_transpose2d import ConvTranspose2d
 from perfmodel.layers.copy import Copy
 from perfmodel.layers.dims import Shape
+from perfmodel.layers.group_norm import GroupNorm
 from perfmodel.layers.layer import Layer
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
 from perfmodel.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, MaxPool
+from perfmodel.layers.rms_norm import RmsNorm
 from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.upsample import Upsample
 
@@ -95,6 +98,14 @@ class Scalar:
 
     def erf(self) -> Scalar:
         return self._special(math.erf(self.value))
+
+    def special(self, function: Callable[[float], float]) -> Scalar:
+        """Any other function of one number that takes a special-function unit."""
+        return self._special(function(self.value))
+
+    def vector(self, function: Callable[[float], float]) -> Scalar:
+        """Any other function of one number that takes one instruction."""
+        return self._vector(function(self.value))
 
     def reciprocal(self) -> Scalar:
         return self._special(1.0 / self.value)
@@ -439,9 +450,13 @@ def make_weights(layer: Layer, random: np.random.Generator) -> list[Array]:
             shapes = [(layer.out_channels, layer.in_channels), *([(layer.out_channels,)] if layer.bias else [])]
         case BatchNorm():
             shapes = [(layer.channels,)] * 4
-        case LayerNorm():
+        case LayerNorm() | GroupNorm():
             shapes = [(layer.channels,)] * 2
-        case Scale() | BiasAdd():
+        case ConvTranspose2d():
+            groups = layer.in_channels // layer.group_width
+            shapes = [(layer.in_channels, layer.out_channels // groups, *layer.kernel)]
+            shapes += [(layer.out_channels,)] if layer.bias else []
+        case Scale() | BiasAdd() | RmsNorm():
             shapes = [(layer.channels,)]
         case _:
             shapes = []

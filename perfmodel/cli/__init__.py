@@ -22,6 +22,7 @@ from perfmodel.cli.options import (
     Format,
     Hardware,
     Layout,
+    ManyImages,
     Model,
     Models,
     Output,
@@ -105,7 +106,7 @@ def _options(
 def predict(
     model: Model,
     hardware: Hardware,
-    batch: Batch = 1,
+    batch: Batch = None,
     resolution: Resolution = None,
     classes: Classes = 1000,
     dtype: Dtype = None,
@@ -153,7 +154,7 @@ def compare(
     models: Models,
     hardware: Annotated[str, typer.Option("--hardware", metavar="DEV[,DEV…]", help="Machines, separated by commas.")],
     schedules: Annotated[str | None, typer.Option("--schedule", help="Schedules, separated by commas; all by default.")] = None,
-    batch: Batch = 1,
+    batch: Batch = None,
     resolution: Resolution = None,
     classes: Classes = 1000,
     dtype: Dtype = None,
@@ -174,7 +175,7 @@ def compare(
     ]
     first = predictions[0]
     title = (
-        f"batch {batch}, {first.precision}, {layout}, tier {tier}"
+        f"batch {first.network.batch}, {first.precision}, {layout}, tier {tier}"
         if len(models) > 1
         else conditions(first).replace(f", schedule {first.schedule}", "")
     )
@@ -198,7 +199,7 @@ def _schedules_on(device: str) -> list[str]:
 @app.command()
 def networks(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this network layer by layer.")] = None,
-    batch: Batch = 1,
+    batch: Batch = None,
     resolution: Resolution = None,
     classes: Classes = 1000,
     fmt: OutputFormat = Format.TABLE,
@@ -243,7 +244,7 @@ def formula(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the plots.")] = Path("demo-output"),
-    batch: Batch = 128,
+    batch: ManyImages = 128,
 ) -> None:
     """Four networks on two machines under every schedule: tables, what holds them, and plots."""
     from perfmodel.demo import run

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from perfmodel.errors import PerfmodelError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from perfmodel.network import Network
     from perfmodel.prediction import Prediction
     from perfmodel.report.table import Table
     from perfmodel.schedule import Partition
@@ -29,12 +30,17 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A network of the catalogue (see `perfmodel networks`).")]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help="Networks of the catalogue (see `perfmodel networks`).")]
+_MODEL_HELP = (
+    "a network of the catalogue (see `perfmodel networks`), a file .onnx, timm:NAME, or package.module:function, "
+    "which imports that module and RUNS the function (yours, and trusted) to get a torch.nn.Module."
+)
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"What to look at: {_MODEL_HELP}")]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help=f"What to look at; each is {_MODEL_HELP}")]
 Hardware = Annotated[str, typer.Option("--hardware", metavar="DEV", help="A machine of the catalogue, or a TOML file of yours.")]
-Batch = Annotated[int, typer.Option(help="Images in a batch.")]
+Batch = Annotated[int | None, typer.Option(help="Images in a batch; default: 1, or that of an ONNX file.", show_default=False)]
+ManyImages = Annotated[int, typer.Option("--batch", help="Images in a batch.")]
 Resolution = Annotated[int | None, typer.Option(help="Height and width of the image; default: the network's own.")]
-Classes = Annotated[int, typer.Option(help="Number of classes.")]
+Classes = Annotated[int, typer.Option(help="Number of classes, of networks of the catalogue and of timm.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of every tensor: fp32, tf32, fp16 (default), bf16, int8, fp8.")]
 Autocast = Annotated[str | None, typer.Option(help="fp16 or bf16: an fp32 network in automatic mixed precision.")]
 Layout = Annotated[str, typer.Option(help="nhwc or nchw: layout of tensors in memory.")]
@@ -69,7 +75,7 @@ def named_schedule(name: str) -> str | Partition:
 def predicted(
     model: str,
     hardware: str,
-    batch: int,
+    batch: int | None,
     resolution: int | None,
     classes: int,
     dtype: str | None,
@@ -85,16 +91,18 @@ def predicted(
     return predict(network, hardware, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier)
 
 
-def named_network(model: str, batch: int, resolution: int | None, classes: int) -> Any:
-    """The network that was named, built at that size."""
-    from perfmodel.networks.catalog import build
+def named_network(model: str, batch: int | None, resolution: int | None, classes: int) -> Network:
+    """The network that was named, built at that size; one that was imported already is not imported again."""
+    key = (model, batch, resolution, classes)
+    if key not in _IMPORTED:
+        from perfmodel.importers.model import network
 
-    if model.lower().endswith(".onnx") or ":" in model:
-        raise PerfmodelError(
-            f"{model!r} names a model outside the catalogue (ONNX, timm: or package.module:function), "
-            "which this version cannot read; `perfmodel networks` lists what it can"
-        )
-    return build(model, batch=batch, resolution=resolution, classes=classes)
+        _IMPORTED[key] = network(model, batch=batch, resolution=resolution, classes=classes)
+    return _IMPORTED[key]
+
+
+_IMPORTED: dict[tuple[str, int | None, int | None, int], Network] = {}
+"""Networks of this run of the command: a comparison asks for each under every schedule and on every machine."""
 
 
 def emit(text: str, output: Path | None) -> None:

@@ -41,6 +41,8 @@ class _Unit:
     """A convolution with the norm, the activation and the gate behind it."""
 
     conv: Conv2d
+    folded: bool
+    """Its norm is in its bias."""
     activation: str | None
     se: _Gate | None
 
@@ -54,7 +56,7 @@ class _Unit:
 
     @property
     def is_grouped(self) -> bool:
-        return self.conv.group_width != self.conv.in_channels
+        return bool(self.conv.group_width != self.conv.in_channels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class _Found:
     """A block in a graph: which layer of the graph is which of the block's."""
 
     block: Block
+    folded: bool
     source: str
     layers: dict[str, str]
     """Name in the graph → name in the block."""
@@ -77,8 +80,8 @@ def find_blocks(graph: Graph) -> Graph:
     for node in graph.nodes.values():
         if node.name in taken or not isinstance(node.layer, Conv2d):
             continue
-        for block in _proposals(graph, node):
-            match = _matched(graph, block, node.inputs[0], node.input_shapes[0], taken)
+        for block, folded in _proposals(graph, node):
+            match = _matched(graph, block, folded, node.inputs[0], node.input_shapes[0], taken)
             if match is not None:
                 found.append(match)
                 taken.update(dict.fromkeys(match.layers, match))
@@ -125,26 +128,35 @@ def _units(graph: Graph, start: Node) -> list[_Unit]:
     """Up to three convolutions in a row, from `start` on, each with its norm."""
     units: list[_Unit] = []
     node: Node | None = start
+    normed: Node | None
     while node is not None and isinstance(node.layer, Conv2d) and len(units) < 3:
         conv = node.layer
-        node = _only(graph, node)
-        if node is None or not isinstance(node.layer, BatchNorm):
+        normed = _only(graph, node)
+        if normed is not None and isinstance(normed.layer, BatchNorm):
+            node = normed
+        elif not conv.bias:
             break
         following = _only(graph, node)
-        activation = None
+        folded, activation = node is not normed, None
         if following is not None and isinstance(following.layer, Activation):
             activation, node = following.layer.function, following
         gate = _gate_after(graph, node)
         if gate is not None:
             node = gate[1]
-        units.append(_Unit(conv=conv, activation=activation, se=None if gate is None else gate[0]))
+        units.append(_Unit(conv=conv, folded=folded, activation=activation, se=None if gate is None else gate[0]))
         node = _only(graph, node)
     return units
 
 
-def _proposals(graph: Graph, start: Node) -> Iterator[Block]:
-    """Blocks whose first convolution could be `start`, those with more layers first."""
+def _proposals(graph: Graph, start: Node) -> Iterator[tuple[Block, bool]]:
+    """Blocks whose first convolution could be `start`, those with more layers first, and whether their norms are folded."""
     units = _units(graph, start)
+    folded = bool(units) and units[0].folded
+    for block in _blocks_of(graph, start, units):
+        yield block, folded
+
+
+def _blocks_of(graph: Graph, start: Node, units: list[_Unit]) -> Iterator[Block]:
     channels = start.input_shapes[0].C
     if len(units) >= 3:
         yield from _of_three(channels, *units[:3])
@@ -177,6 +189,16 @@ def _of_three(channels: int, first: _Unit, second: _Unit, third: _Unit) -> Itera
     if not first.is_pointwise or not first.activation or first.activation != second.activation:
         return
     se = second.se
+    kind = RegNetYBlock if se and hidden == out else ResNeXtBlock if second.is_grouped and not se else Bottleneck
+    yield kind(
+        in_channels=channels,
+        out_channels=out,
+        stride=stride,
+        hidden_channels=hidden,
+        group_width=second.conv.group_width if second.is_grouped else None,
+        se_channels=se.channels if se else None,
+        se_linear=bool(se and se.linear),
+    )
     if second.is_grouped:
         yield MBConv(
             in_channels=channels,
@@ -191,16 +213,6 @@ def _of_three(channels: int, first: _Unit, second: _Unit, third: _Unit) -> Itera
             se_gate=se.gate if se else "sigmoid",
             se_linear=bool(se and se.linear),
         )
-    kind = Bottleneck if not second.is_grouped else RegNetYBlock if se else ResNeXtBlock
-    yield kind(
-        in_channels=channels,
-        out_channels=out,
-        stride=stride,
-        hidden_channels=hidden,
-        group_width=second.conv.group_width if second.is_grouped else None,
-        se_channels=se.channels if se else None,
-        se_linear=bool(se and se.linear),
-    )
 
 
 def _of_two(channels: int, first: _Unit, second: _Unit) -> Iterator[Block]:
@@ -229,9 +241,10 @@ def _of_two(channels: int, first: _Unit, second: _Unit) -> Iterator[Block]:
 
 def _convnext(graph: Graph, start: Node) -> Iterator[Block]:
     following: list[Node] = []
-    node: Node | None = start
-    while (node := _only(graph, node)) is not None and len(following) < 6:
+    node = _only(graph, start)
+    while node is not None and len(following) < 6:
         following.append(node)
+        node = _only(graph, node)
     if len(following) < 6:
         return
     norm, first, _act, second, scale, add = following
@@ -251,19 +264,19 @@ def _convnext(graph: Graph, start: Node) -> Iterator[Block]:
 
 
 @cache
-def _template(block: Block, shape: Shape) -> Graph | None:
+def _template(block: Block, shape: Shape, folded: bool) -> Graph | None:
     """What the block builds, or None where it cannot read such an image."""
     builder = GraphBuilder()
     try:
-        builder.block(block, builder.input(shape), name=_NAME)
+        builder.block(block, builder.input(shape), name=_NAME, norms_folded=folded)
         return builder.graph()
     except ShapeError:
         return None
 
 
-def _matched(graph: Graph, block: Block, source: str, shape: Shape, taken: dict[str, _Found]) -> _Found | None:
+def _matched(graph: Graph, block: Block, folded: bool, source: str, shape: Shape, taken: dict[str, _Found]) -> _Found | None:
     """Where the block is in the graph, reading `source`; None if it is not there, or if something else reads its inner tensors."""
-    template = _template(block, shape)
+    template = _template(block, shape, folded)
     if template is None:
         return None
     pattern = [node for node in template.nodes.values() if node.layer.role != "input"]
@@ -277,13 +290,13 @@ def _matched(graph: Graph, block: Block, source: str, shape: Shape, taken: dict[
     for name in layers:
         if name != output and any(reader.name not in layers for reader in graph.consumers[name]):
             return None
-    readers = graph.consumers[output]
-    if not isinstance(graph.nodes[output].layer, Add | Activation) and len(readers) == 1:
+    last, readers = graph.nodes[output].layer, graph.consumers[output]
+    if len(readers) == 1 and not isinstance(last, Activation):
         if isinstance(readers[0].layer, Activation):
             return None  # no block ends before its last activation
-        if block.has_identity is False and isinstance(readers[0].layer, Add):
+        if isinstance(readers[0].layer, Add) and not isinstance(last, Add):
             return None  # a branch that is added to another: not one of these blocks
-    return _Found(block=block, source=source, layers=layers)
+    return _Found(block=block, folded=folded, source=source, layers=layers)
 
 
 def _placed(graph: Graph, pattern: list[Node], index: int, places: dict[str, str], taken: dict[str, _Found]) -> bool:
@@ -317,7 +330,7 @@ def _rebuilt(graph: Graph, taken: dict[str, _Found]) -> Graph:
             done.add(id(match))
             home = homes[id(match)]
             shape = next(n.input_shapes[0] for n in map(graph.nodes.__getitem__, match.layers) if match.source in n.inputs)
-            builder.block(match.block, Tensor(name=names[match.source], shape=shape), name=home)
+            builder.block(match.block, Tensor(name=names[match.source], shape=shape), name=home, norms_folded=match.folded)
             names.update({there: f"{home}.{here.removeprefix(f'{_NAME}.')}" for there, here in match.layers.items()})
     return builder.graph()
 

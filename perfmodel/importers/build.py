@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
+from perfmodel.errors import shown
 from perfmodel.importers.program import ImportedModelError, Op, Operand, Program
 from perfmodel.importers.views import Strides, contiguous, dense, reshaped
 from perfmodel.layers.activation import Activation
@@ -75,6 +76,9 @@ def build(program: Program) -> Graph:
     return _Builder(program).run()
 
 
+_MOST_PIXELS: Final = 1 << 14
+
+
 class _Builder:
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -127,8 +131,11 @@ class _Builder:
         return Tensor(name=handle.node, shape=as_shape(handle.shape, handle.axis if axis is None else axis))
 
     def _put(self, op: Op, layer: Layer, *inputs: Tensor, axis: int, strides: Strides | None = None) -> None:
-        tensor = self._graph.add(layer, *inputs, name=op.name)
-        self._handles[op.output] = self._fresh(tensor, self._shape(op.output), axis, strides)
+        shape = self._shape(op.output)
+        made = layer.output_shape(*(tensor.shape for tensor in inputs))
+        if made.elements != math.prod(shape):
+            raise ShapeError(f"{op.kind} {op.name} makes {made}, where the model has {shape}")
+        self._handles[op.output] = self._fresh(self._graph.add(layer, *inputs, name=op.name), shape, axis, strides)
 
     def _same(self, op: Op, handle: _Handle, *, shape: tuple[int, ...] | None = None, axis: int = 0, strides: Strides) -> None:
         """`op` is a view: its result is the same tensor under other axes."""
@@ -147,6 +154,7 @@ class _Builder:
             self._unknown(op)
             return
         a = op.attributes
+        self._bound(op, kernel, a["stride"], a["dilation"])
         flat = len(kernel) == 1  # one-dimensional: an image of one column
         pads = (*a["padding"], (0, 0)) if flat else a["padding"]
         layer = Conv2d(
@@ -213,13 +221,24 @@ class _Builder:
 
     def _attention(self, op: Op) -> None:
         names = [str(item) for item in op.inputs[:3]]
-        shapes = [Shape(math.prod(s[:-2]), s[-1], s[-2], 1) for s in map(self._shape, names)]
+        shapes = []
+        for name in names:
+            *_, length, width = self._shape(name)
+            shapes.append(Shape(max(1, self._handle(name).elements // (length * width)), width, length, 1))
         tensors = [Tensor(name=self._handle(name).node, shape=shape) for name, shape in zip(names, shapes, strict=True)]
         out = self._shape(op.output)
         result = self._graph.add(Attention(), *tensors, name=op.name)
         # fused kernels write heads next to each other, so that joining them is a view
         strides = _permuted(contiguous(_permuted(out, (0, 2, 1, 3))), (0, 2, 1, 3)) if len(out) == 4 else contiguous(out)
         self._handles[op.output] = self._fresh(result, out, -1, strides)
+
+    def _bound(self, op: Op, *windows: Sequence[int]) -> None:
+        """Refuse a window of a size that no network has, and whose rows would take long to count."""
+        most = max((*self._shape(op.output)[2:], *(size for window in windows for size in window)))
+        if most > _MOST_PIXELS:
+            raise ImportedModelError(
+                f"layer {shown(op.name)} works on windows or images of {most} pixels in a row, which is more than {_MOST_PIXELS}"
+            )
 
     # -- norms and activations -------------------------------------------------------------------------------------
 
@@ -253,8 +272,8 @@ class _Builder:
         x = str(op.inputs[0])
         function = op.attributes["function"]
         if function == "clamp":
-            limits = (op.attributes.get("low"), op.attributes.get("high"))
-            function = {(0, None): "relu", (0, 6): "relu6"}.get(limits, "clamp")
+            low, high = op.attributes.get("low"), op.attributes.get("high")
+            function = "clamp" if low != 0 else "relu" if high is None else "relu6" if high == 6 else "clamp"
         self._elementwise(op, Activation(function=function), x)
 
     def _elementwise(self, op: Op, layer: Layer, x: str) -> None:
@@ -353,6 +372,7 @@ class _Builder:
         if a["function"] == "average" and a["kernel"] == shape[2:] and not any(a["padding"]):
             self._put(op, GlobalAveragePool(), self._tensor(x, 1), axis=1)
             return
+        self._bound(op, a["kernel"], a["stride"], (1, 1))
         kind = MaxPool if a["function"] == "max" else AveragePool
         layer = kind(kernel=a["kernel"], stride=a["stride"], padding=a["padding"], ceil_mode=a["ceil_mode"])
         self._put(op, layer, self._tensor(x, 1), axis=1)

@@ -17,8 +17,8 @@ from perfmodel.networks import catalog
 TIMM = "timm:"
 
 
-def network(model: str, *, batch: int = 1, resolution: int | None = None, classes: int | None = None) -> Network:
-    """The network that `model` names, for `batch` square images of `resolution` pixels (default: the network's own size).
+def network(model: str, *, batch: int | None = None, resolution: int | None = None, classes: int | None = None) -> Network:
+    """The network that `model` names, for `batch` square images (1, or an ONNX file's own) of `resolution` pixels (the network's own).
 
     `model` is a name of the catalogue; a file that ends in `.onnx`; `timm:NAME`, built without weights and without a download; or
     `package.module:function`, whose function is *run* and must return a torch.nn.Module. `classes` (1000) counts for the catalogue and for
@@ -26,10 +26,12 @@ def network(model: str, *, batch: int = 1, resolution: int | None = None, classe
     """
     if model.lower().endswith(".onnx"):
         _refuse_classes(model, classes)
-        return from_onnx(model, batch=catalog.whole_batch(batch), resolution=resolution)
+        return from_onnx(model, batch=batch, resolution=resolution)
     if ":" not in model:
-        return catalog.build(model, batch=batch, resolution=resolution, classes=1000 if classes is None else classes)
-    images = catalog.whole_batch(batch)
+        return catalog.build(
+            model, batch=1 if batch is None else batch, resolution=resolution, classes=1000 if classes is None else classes
+        )
+    images = 1 if batch is None else catalog.whole_batch(batch)
     size = None if resolution is None else catalog.whole_resolution(resolution)
     from perfmodel.importers import pytorch
 
@@ -40,7 +42,7 @@ def network(model: str, *, batch: int = 1, resolution: int | None = None, classe
             module, own = pytorch.timm_module(model[len(TIMM) :], count, resolution)
             image = pytorch.image_like(module, batch, own)
             exported = pytorch.export(module, [image], name=model)
-            return _network(exported.program(), batch, own, at)
+            return network_of(exported.program(), batch, own, at)
 
         return at(images, size)
     _refuse_classes(model, classes)
@@ -48,9 +50,14 @@ def network(model: str, *, batch: int = 1, resolution: int | None = None, classe
 
     def resized(batch: int, resolution: int) -> Network:
         exported = pytorch.export(module, [pytorch.image_like(module, batch, resolution)], name=model)
-        return _network(exported.program(), batch, resolution, resized)
+        return network_of(exported.program(), batch, resolution, resized)
 
     return resized(images, size or 224)
+
+
+def is_imported(model: str) -> bool:
+    """Whether a name is that of a model outside of the catalogue."""
+    return ":" in model or model.lower().endswith(".onnx")
 
 
 def _refuse_classes(model: str, classes: int | None) -> None:
@@ -72,7 +79,7 @@ def from_torch(module: Any, example_inputs: Any, *, name: str | None = None) -> 
 
 
 def _from_torch(resizable: Any, batch: int, resolution: int) -> Network:
-    return _network(resizable.program(batch, resolution), batch, resolution, lambda b, r: _from_torch(resizable, b, r))
+    return network_of(resizable.program(batch, resolution), batch, resolution, lambda b, r: _from_torch(resizable, b, r))
 
 
 def from_onnx(path: str | PathLike[str], *, batch: int | None = None, resolution: int | None = None) -> Network:
@@ -87,12 +94,16 @@ def from_onnx(path: str | PathLike[str], *, batch: int | None = None, resolution
 
     def at(batch: int | None, resolution: int | None) -> Network:
         program, images, size = model.program(batch, resolution)
-        return _network(program, images, size, at)
+        return network_of(program, images, size, at)
 
-    return at(batch, resolution)
+    return at(
+        None if batch is None else catalog.whole_batch(batch),
+        None if resolution is None else catalog.whole_resolution(resolution),
+    )
 
 
-def _network(program: Program, batch: int, resolution: int, rebuild: Any) -> Network:
+def network_of(program: Program, batch: int, resolution: int, rebuild: Any) -> Network:
+    """The network of a program as a front end made it, which is rewritten on the way; `rebuild` makes it at another size."""
     recognise(program)
     graph = find_blocks(build_graph(program))
     return Network(name=program.name, graph=graph, batch=batch, resolution=resolution, trained=program.trained, rebuild=rebuild)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from perfmodel.errors import PerfmodelError
+from perfmodel.errors import PerfmodelError, shown
 
 Source = Literal["activation", "parameter", "constant"]
 """activation: depends on the input; parameter: stored with the model, or computed from what is; constant: made of numbers alone."""
@@ -18,6 +18,7 @@ Operand = str | float
 MOST_ELEMENTS: Final = 1 << 48
 """A tensor of more elements than this is refused: no machine holds it, and what is derived from it would be nonsense."""
 MOST_OPERATIONS: Final = 1 << 17
+LARGEST_SIZE: Final = 1 << 31
 
 
 class ImportedModelError(PerfmodelError):
@@ -111,10 +112,10 @@ class Program:
 def checked(name: str, shape: Iterable[int]) -> tuple[int, ...]:
     """The shape of a tensor as plain integers; raises ImportedModelError for one that no tensor can have."""
     sizes = tuple(int(size) for size in shape)
-    if any(size < 0 for size in sizes) or math.prod(sizes) > MOST_ELEMENTS:
+    if any(not 0 <= size <= LARGEST_SIZE for size in sizes) or math.prod(sizes) > MOST_ELEMENTS:
         text = "×".join(map(str, sizes[:8]))
         raise ImportedModelError(
-            f"tensor {name[:60]!r} has the shape {text}, which no machine holds; check the model's dimensions"
+            f"tensor '{shown(name)}' has the shape {text}, which no machine holds; check the model's dimensions"
         )
     return sizes
 
@@ -135,3 +136,26 @@ def fold_constants(program: Program) -> None:
             old = program.values[name]
             program.values[name] = Value(name=name, shape=old.shape, source=source, floating=old.floating)
     program.ops = kept
+
+
+def einsum_sizes(equation: str, shapes: list[tuple[int, ...]]) -> tuple[int, int, int, int] | None:
+    """(batch, rows, inner, columns) of an einsum of two operands, or None for one that is no product of matrices."""
+    left, _, result = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(shapes) != 2 or len(terms) != 2 or "." in equation or not result:
+        return None
+    size: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        if len(term) != len(shape):
+            return None
+        size.update(zip(term, shape, strict=True))
+    batch = [c for c in terms[0] if c in terms[1] and c in result]
+    inner = [c for c in terms[0] if c in terms[1] and c not in result]
+    rows = [c for c in terms[0] if c not in terms[1]]
+    columns = [c for c in terms[1] if c not in terms[0]]
+    return (
+        math.prod(size[c] for c in batch),
+        math.prod(size[c] for c in rows),
+        math.prod(size[c] for c in inner),
+        math.prod(size[c] for c in columns),
+    )

@@ -7,12 +7,23 @@ import importlib
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from perfmodel.errors import PerfmodelError, UnknownNameError, shown
-from perfmodel.importers.program import ImportedModelError, MissingExtraError, Op, Operand, Program, Source, Value, checked
+from perfmodel.importers.program import (
+    ImportedModelError,
+    MissingExtraError,
+    Op,
+    Operand,
+    Program,
+    Source,
+    Value,
+    checked,
+    einsum_sizes,
+)
 
 EXTRA: Final = "torch"
 
@@ -88,6 +99,8 @@ _IDENTITY: Final = frozenset(
 _RESHAPE: Final = frozenset(
     {"reshape", "view", "_unsafe_view", "reshape_as", "view_as", "flatten", "unflatten", "unsqueeze", "squeeze"}
 )
+_MAIN: Final = frozenset({"conv", "conv_transpose", "linear", "batch_norm", "layer_norm", "group_norm"})
+"""Of a module's operations, the one that carries its name alone."""
 _NO_TENSOR: Final = frozenset(
     {"_assert_tensor_metadata", "_assert_scalar", "sym_size", "sym_constrain_range_for_size", "_assert_async"}
 )
@@ -101,8 +114,10 @@ def torch_module() -> Any:
         raise MissingExtraError("importing a PyTorch model", "torch", EXTRA) from None
 
 
-def timm_module(name: str, classes: int, resolution: int | None) -> tuple[Any, int]:
+def timm_module(name: str, classes: int | None, resolution: int | None) -> tuple[Any, int]:
     """The network `name` of timm without weights, on no device, and the image size that it is made for; nothing is downloaded.
+
+    `classes` None is the number that timm has for it (that of its best-known weights).
 
     Raises MissingExtraError, UnknownNameError with the nearest names, or ImportedModelError where timm cannot build it.
     """
@@ -116,8 +131,8 @@ def timm_module(name: str, classes: int, resolution: int | None) -> tuple[Any, i
         raise UnknownNameError("timm network", name, timm.list_models())
     configuration = timm.get_pretrained_cfg(name, allow_unregistered=True)
     size = resolution or (configuration.input_size[-1] if configuration and configuration.input_size else 224)
-    given: dict[str, Any] = {"pretrained": False, "num_classes": classes}
-    with _quiet(), torch.device("meta"):
+    given: dict[str, Any] = {"pretrained": False, **({} if classes is None else {"num_classes": classes})}
+    with quiet(), torch.device("meta"):
         try:
             try:
                 module = timm.create_model(stem, **given, img_size=size)
@@ -160,7 +175,7 @@ def user_module(reference: str) -> Any:
     if isinstance(made, torch.nn.Module):
         return made.eval()
     try:
-        with _quiet():
+        with quiet():
             module = made()
     except Exception as error:
         raise ImportedModelError(f"{shown(reference)}() failed: {_first_line(error)}") from None
@@ -209,7 +224,7 @@ def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
     module.eval()
     trained = sum(p.numel() for p in module.parameters())
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             exported = torch.export.export(module, tuple(inputs), strict=False)
     except Exception as error:
         raise ImportedModelError(f"PyTorch cannot export {shown(name)}: {_first_line(error)}") from None
@@ -219,7 +234,7 @@ def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What libraries say on the way is not for the user of a command."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -244,6 +259,7 @@ class _Reader:
         self._program = Program(name=name, values={}, ops=[], inputs=(), outputs=(), trained=trained)
         self._operand: dict[Any, Any] = {}
         self._torch = torch_module()
+        self._steps: list[str] = []
 
     def read(self) -> Program:
         signature = self._exported.graph_signature
@@ -267,6 +283,7 @@ class _Reader:
                 flat = self._torch.utils._pytree.tree_leaves(self._resolved(node.args[0]))
                 results = [item for item in flat if isinstance(item, str) and item in self._program.values]
         self._program.outputs = tuple(dict.fromkeys(results))
+        self._name_operations()
         return self._program
 
     # -- values ----------------------------------------------------------------------------------------------------
@@ -298,10 +315,22 @@ class _Reader:
     def _append(self, kind: str, node: Any, inputs: Sequence[Operand], outputs: tuple[str, ...], **attributes: Any) -> None:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path = str(stack[-1][0]) if stack else ""
-        path = path.rpartition("L['self'].")[2] if path.startswith("L[") else path
-        self._program.ops.append(
-            Op(kind=kind, name=path or node.name, inputs=tuple(inputs), outputs=outputs, attributes=attributes)
-        )
+        self._steps.append(str(node.target).partition(".")[2].partition(".")[0].strip("_") or node.name)
+        self._program.ops.append(Op(kind=kind, name=path, inputs=tuple(inputs), outputs=outputs, attributes=attributes))
+
+    def _name_operations(self) -> None:
+        """Operations are called after their module; those of a module that holds others, after what they do in it."""
+        holders = {""}
+        for op in self._program.ops:
+            parts = op.name.split(".")
+            holders.update(".".join(parts[:length]) for length in range(1, len(parts)))
+        several = Counter(op.name for op in self._program.ops)
+        self._program.ops = [
+            replace(op, name=f"{op.name}.{step}".strip("."))
+            if op.name in holders or (several[op.name] > 1 and op.kind not in _MAIN)
+            else op
+            for op, step in zip(self._program.ops, self._steps, strict=True)
+        ]
 
     # -- operations ------------------------------------------------------------------------------------------------
 
@@ -454,22 +483,11 @@ class _Reader:
 
     def _aten_einsum(self, node: Any, a: dict[str, Any]) -> None:
         operands = list(a["tensors"])
-        left, _, result = a["equation"].replace(" ", "").partition("->")
-        terms = left.split(",")
-        if len(operands) != 2 or "." in left or not result:
+        sizes = einsum_sizes(a["equation"], [self._shape(x) for x in operands])
+        if sizes is None:
             self._unknown(node, a)
-            return
-        size = {
-            letter: extent
-            for term, x in zip(terms, operands, strict=True)
-            for letter, extent in zip(term, self._shape(x), strict=True)
-        }
-        batch = [c for c in terms[0] if c in terms[1] and c in result]
-        inner = [c for c in terms[0] if c in terms[1] and c not in result]
-        rows = [c for c in terms[0] if c not in terms[1]]
-        columns = [c for c in terms[1] if c not in terms[0]]
-        sizes = tuple(math.prod(size[c] for c in group) for group in (batch, rows, inner, columns))
-        self._emit(node, "matmul", operands, sizes=sizes)
+        else:
+            self._emit(node, "matmul", operands, sizes=sizes)
 
     def _aten_scaled_dot_product_attention(self, node: Any, a: dict[str, Any]) -> None:
         mask = a.get("attn_mask")
@@ -753,5 +771,10 @@ class Resizable:
             shape[0] = batch
         if len(shape) > 2 and resolution != shape[2]:
             shape[2:] = [resolution] * (len(shape) - 2)
-        image = first if shape == list(first.shape) else torch.empty(shape, dtype=first.dtype, device=first.device)
-        return export(self._module, [image, *self._inputs[1:]], name=self._name).program()
+        home = next((parameter.device for parameter in self._module.parameters()), first.device)
+        shapes = [shape, *(list(item.shape) for item in self._inputs[1:])]
+        inputs = [
+            item if sizes == list(item.shape) and item.device == home else torch.empty(sizes, dtype=item.dtype, device=home)
+            for sizes, item in zip(shapes, self._inputs, strict=True)
+        ]
+        return export(self._module, inputs, name=self._name).program()

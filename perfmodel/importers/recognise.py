@@ -13,7 +13,7 @@ def recognise(program: Program) -> None:
     """Rewrite `program` in place: constants folded, then norms, biases and activations found in what computes them."""
     fold_constants(program)
     program.without_dead_operations()
-    for rule in (_norms, _biases, _affine_norms):
+    for rule in (_norms, _biases, _affine_norms, _unbiased):
         _Rewriter(program).apply(rule)
         program.without_dead_operations()
     recognise_activations(program)
@@ -45,6 +45,10 @@ class _Rewriter:
         if op is None or op.kind != kind or (function is not None and op.attributes.get("function") != function):
             return None
         return op
+
+    def readers(self, name: str) -> list[Op]:
+        """The operations that read a value, as they were before this rule."""
+        return self._users[name]
 
     def alone(self, name: str) -> bool:
         """Whether one operation reads a value, and it is no result."""
@@ -94,7 +98,8 @@ def _normalised(r: _Rewriter, op: Op) -> Op | None:
     if sub is not None and mean is not None and mean.inputs[0] == sub.inputs[0]:
         squares = r.maker(spread, "reduce", "mean")
         variance = r.maker(spread, "reduce", "variance")
-        measured = (squares is not None and _squared(r, squares.inputs[0]) == centred) or (
+        again = r.maker(_squared(r, squares.inputs[0]) or 0.0, "pointwise", "subtract") if squares is not None else None
+        measured = (again is not None and again.inputs == sub.inputs) or (
             variance is not None and variance.inputs[0] == sub.inputs[0]
         )
         if not measured:
@@ -190,6 +195,15 @@ def _affine_norms(r: _Rewriter, op: Op) -> Op | None:
     if not all(_per_channel(r.shape(vector), shape) for vector in (inner[1], outer[1])):
         return None
     return Op(kind="batch_norm", name=op.name, inputs=(inner[0], inner[1], outer[1]), outputs=op.outputs)
+
+
+def _unbiased(r: _Rewriter, op: Op) -> Op | None:
+    """Exporters give a convolution before a batch norm a bias of zeros, which it did not have."""
+    if op.kind == "conv" and len(op.inputs) == 3 and op.attributes.get("zero_bias") and r.alone(op.output):
+        (reader,) = r.readers(op.output)
+        if reader.kind == "batch_norm":
+            return replace(op, inputs=op.inputs[:2])
+    return None
 
 
 def _per_channel(vector: tuple[int, ...], shape: tuple[int, ...]) -> bool:

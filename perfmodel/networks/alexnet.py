@@ -29,8 +29,7 @@ def _build(builder: GraphBuilder, x: Tensor, classes: int) -> Tensor:
             x = builder.add(MaxPool(kernel=(3, 3), stride=(2, 2)), x, name=f"features.{number}")
             number += 1
     x = builder.add(AdaptiveAveragePool(output=(_POOLED, _POOLED)), x, name="avgpool")
-    # The first linear layer reads all pixels of all channels: a convolution with a kernel as large as its input.
-    x = builder.conv(x, _HIDDEN, kernel=_POOLED, padding=0, bias=True, name="classifier.1")
+    x = builder.linear(builder.flatten(x), _HIDDEN, name="classifier.1")  # reads all pixels of all channels
     x = builder.activation(x, "relu", name="classifier.2")
     x = builder.linear(x, _HIDDEN, name="classifier.4")
     x = builder.activation(x, "relu", name="classifier.5")

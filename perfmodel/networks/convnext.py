@@ -25,6 +25,8 @@ class _Spec:
     """Whether the block's products are 1×1 convolutions, as in the members that timm added."""
     published: Published
     accuracy: Accuracy
+    conv_mlp: bool = False
+    """timm builds the members that it added with 1×1 convolutions where the others have linear layers."""
 
 
 def _small(params_millions: str, gmacs: str, activations_millions: str) -> Published:

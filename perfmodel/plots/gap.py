@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from perfmodel.errors import PerfmodelError
+from perfmodel.importers.model import is_imported
 from perfmodel.networks.catalog import entries, find
 from perfmodel.networks.entry import Accuracy, NetworkEntry
 from perfmodel.plots import style
@@ -153,7 +154,9 @@ def gap_points(
     """
     points: list[GapPoint] = []
     skipped: list[Skipped] = []
-    for entry in _expand(names):
+    names = list(names)
+    skipped += [Skipped(name=name, reason="no published accuracy") for name in names if is_imported(name)]
+    for entry in _expand(name for name in names if not is_imported(name)):
         if not entry.accuracy:
             skipped.append(Skipped(name=entry.name, reason="no published accuracy"))
             continue

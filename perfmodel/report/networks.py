@@ -35,7 +35,8 @@ def _listed(entry: NetworkEntry) -> tuple[Any, ...]:
 
 def layer_table(name: str, network: Network) -> Table:
     """Every layer of one network, with its shape, parameters and arithmetic."""
-    entry = find(name)
+    entry = None if network.imported else find(name)
+    accuracy = entry.accuracy if entry else ()
     columns = (
         Column(key="layer", heading="layer", right=False),
         Column(key="kind", heading="kind", right=False),
@@ -53,10 +54,11 @@ def layer_table(name: str, network: Network) -> Table:
         )
         rows.append((node.name, node.layer.kind, str(node.shape), params, counts.macs, counts.vector_ops, counts.special_ops))
     published = tuple(
-        f"published top-1 {a.top1_percent} % at {a.resolution} ({a.weights}: {a.recipe}; {a.source})" for a in entry.accuracy
+        f"published top-1 {a.top1_percent} % at {a.resolution} ({a.weights}: {a.recipe}; {a.source})" for a in accuracy
     )
     about = (
-        entry.description,
+        entry.description if entry else f"imported; {len(network.graph.blocks)} residual blocks recognised",
         f"{network.params:,} parameters, {count(network.macs)} MACs for {network.batch} × {network.resolution}×{network.resolution}",
     )
-    return Table(title=f"{entry.name}, layer by layer", columns=columns, rows=rows, before=about, after=published)
+    after = (*published, *(f"not understood: {node.layer.describe()} ({node.name})" for node in network.unsupported))
+    return Table(title=f"{network.name}, layer by layer", columns=columns, rows=rows, before=about, after=after)

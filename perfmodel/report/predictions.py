@@ -96,8 +96,9 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
     gap = f", an efficiency gap of {1 / prediction.efficiency:.3g}×" if prediction.efficiency else ""
     extra = prediction.recomputed_ops
     recomputed = (f"fused programs compute {percent(extra / prediction.ops)} of the ops again, in halos",) if extra else ()
+    network = prediction.network
     return (
-        f"{prediction.network.name} on {prediction.device.name}: {conditions(prediction)}",
+        f"{network.name} on {prediction.device.name}: {conditions(prediction)}",
         f"latency {duration(prediction.latency_s)} ({count(prediction.throughput_per_s)} images/s), computational efficiency "
         f"{percent(prediction.efficiency)}{gap}",
         f"held by {prediction.bottleneck}: {held} of {len(prediction.times)} kernels are memory-bound and take {percent(memory)} of the "
@@ -107,6 +108,7 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
         f"the machine's op:byte ratio is {prediction.op_byte_ratio:.0f}",
         "; ".join(limits),
         *recomputed,
+        *((f"coverage: {prediction.coverage}",) if network.imported else ()),
     )
 
 
