@@ -33,6 +33,7 @@ FLOORS = {
     "perfmodel.fused_formulas": 7,
     "perfmodel.sweep": 7,
     "perfmodel.capacity": 7,
+    "perfmodel.expected": 6,
     "perfmodel.prediction": 7,
     "perfmodel.record": 8,
     "perfmodel.report": 9,

@@ -295,9 +295,9 @@ def _words(name: str) -> set[str]:
         found.add(part)
         pieces = [piece for piece in part.strip("/").split("/") if piece]
         if len(pieces) > 1:
-            *path, last = pieces  # ONNX: module path, then the operator
-            found |= {".".join(path), path[-1], ".".join([*path, last])}
-            found |= {".".join(dict.fromkeys([*path[:-1], path[-1]]))}
+            path = pieces[:-1]  # ONNX: the modules one inside the other, then the operator
+            inner = [piece for piece, after in zip(path, [*path[1:], ""], strict=True) if not after.startswith(f"{piece}.")]
+            found |= {".".join(inner), ".".join(path)}
     return {word.strip("/").replace("/", ".") for word in found if word}
 
 

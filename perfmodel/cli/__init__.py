@@ -118,6 +118,12 @@ def predict(
     output: Output = None,
     plot: Annotated[Path | None, typer.Option(help="Also write the waterline plot to this file.")] = None,
     budget: Annotated[str | None, typer.Option(help="Exit with 3 if the latency exceeds this, as in 2ms.")] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Tier expected: kernels are launched by replaying a CUDA graph.")
+    ] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Tier expected: constants of your own, from `validate calibrate`.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 if an operation is not understood.")] = False,
     top: Annotated[int, typer.Option(min=0, help="Kernels to show in the table, the slowest; 0 shows all.")] = DEFAULT_TOP,
 ) -> None:
@@ -126,7 +132,9 @@ def predict(
     from perfmodel.units import seconds, si
 
     allowed_s = None if budget is None else seconds(budget)
-    prediction = predicted(model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier)
+    prediction = predicted(
+        model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier, graph=graph, calibration=calibration
+    )
     if plot is not None:
         from perfmodel.plots.save import save
         from perfmodel.plots.waterline import waterline_figure

@@ -47,7 +47,9 @@ Layout = Annotated[str, typer.Option(help="nhwc or nchw: layout of tensors in me
 ScheduleName = Annotated[
     str, typer.Option("--schedule", help="eager, pointwise, layer or block; or a JSON file with the layers of each kernel.")
 ]
-Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that no measurement undercuts.")]
+Tier = Annotated[
+    str, typer.Option(help="waterline; bound: a lower bound that no measurement undercuts; or expected: what PyTorch attains.")
+]
 OutputFormat = Annotated[Format, typer.Option("--format", case_sensitive=False, help="How to print.")]
 Output = Annotated[Path | None, typer.Option(help="Write to this file instead of standard output (- is standard output).")]
 PlotFile = Annotated[
@@ -83,12 +85,25 @@ def predicted(
     layout: str,
     schedule: str,
     tier: str,
+    *,
+    graph: bool = False,
+    calibration: Path | None = None,
 ) -> Prediction:
     """The prediction of a model that was named on the command line."""
     from perfmodel.prediction import predict
 
     network = named_network(model, batch, resolution, classes)
-    return predict(network, hardware, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier)
+    return predict(
+        network,
+        hardware,
+        dtype=dtype,
+        autocast=autocast,
+        layout=layout,
+        schedule=named_schedule(schedule),
+        tier=tier,
+        graph=graph,
+        calibration=calibration,
+    )
 
 
 def named_network(model: str, batch: int | None, resolution: int | None, classes: int) -> Network:

@@ -21,8 +21,6 @@ class _Spec:
     depths: tuple[int, int, int, int]
     width: int
     """Channels of the first stage; each further stage has twice those of the one before."""
-    conv_mlp: bool = False
-    """Whether the block's products are 1×1 convolutions, as in the members that timm added."""
     published: Published
     accuracy: Accuracy
     conv_mlp: bool = False
