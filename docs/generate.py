@@ -26,6 +26,15 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.networks.table import networks_table
     from perfmodel.report.fusion import points_table, schedules_table
     from perfmodel.report.machines import catalog_markdown, missing_markdown
+    from perfmodel.validation.expected_tables import (
+        ablation_markdown,
+        constants_markdown,
+        measured_networks_markdown,
+        paths_markdown,
+        predictors_markdown,
+        terms_markdown,
+        worst_markdown,
+    )
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
     from perfmodel.validation.library_tables import library_differences, library_summary, onnx_summary
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
@@ -45,6 +54,13 @@ def _tables() -> dict[str, Callable[[], str]]:
         "kernel-checks": checks_sentence,
         "kernel-conditions": conditions_sentence,
         "speed": speed_table,
+        "expected-terms": terms_markdown,
+        "expected-paths": paths_markdown,
+        "expected-constants": constants_markdown,
+        "expected-predictors": predictors_markdown,
+        "expected-ablation": ablation_markdown,
+        "expected-worst": worst_markdown,
+        "expected-h200": measured_networks_markdown,
         "library-summary": library_summary,
         "library-differences": library_differences,
         "onnx-summary": onnx_summary,
