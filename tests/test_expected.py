@@ -96,6 +96,8 @@ def test_without_clock_the_peak_is_the_datasheets() -> None:
     m = machine()
     assert matrix_ops_per_s(m, PRIORS, ALL - {"clock"}) == load("rtx4090").matrix_peak("fp16").ops_per_s
     assert matrix_ops_per_s(machine("h200"), PRIORS) == pytest.approx(6.6e14, rel=0.05)  # as it was measured
+    assert matrix_ops_per_s(machine("h100-sxm"), PRIORS) == pytest.approx(6.6e14, rel=0.05)  # the same chip, not measured
+    assert matrix_ops_per_s(machine("rtx3090"), PRIORS) == load("rtx3090").matrix_peak("fp16").ops_per_s * PRIORS.matrix_rate
 
 
 def test_few_tiles_leave_multiprocessors_idle() -> None:

@@ -233,18 +233,17 @@ def write_report(protocol: Protocol, output: Path) -> None:
     """Write the report, Markdown or HTML by the file's ending, and its plots beside it; raises PerfmodelError for another ending."""
     if output.suffix not in (".md", ".html"):
         raise PerfmodelError(f"the report {output} must end in .md or .html")
-    names = []
+    import tempfile
+
     try:
-        for index, file in enumerate(protocol.files, 1):
-            name = f"{output.stem}-{index}.png"
-            plot(file, output.parent / name)
-            names.append(name)
-        parts = blocks(protocol, names)
-        text = as_markdown(parts) if output.suffix == ".md" else as_html(parts, output.parent)
+        with tempfile.TemporaryDirectory() as inside:  # plots of an HTML page are in the page
+            folder = output.parent if output.suffix == ".md" else Path(inside)
+            names = [f"{output.stem}-{index}.png" for index in range(1, len(protocol.files) + 1)]
+            for file, name in zip(protocol.files, names, strict=True):
+                plot(file, folder / name)
+            parts = blocks(protocol, names)
+            text = as_markdown(parts) if output.suffix == ".md" else as_html(parts, folder)
         output.write_text(text, encoding="utf-8")
-        if output.suffix == ".html":
-            for name in names:  # they are inside
-                (output.parent / name).unlink()
     except OSError as error:
         raise PerfmodelError(f"cannot write {output}: {error.strerror}; choose another file") from None
 

@@ -43,6 +43,8 @@ FULL_INTENSITY: Final = 32.0
 """Tile rows · columns / (rows + columns) from which on shared memory feeds the matrix unit at its full rate."""
 DIRECT_RATE: Final = 0.01
 """Of the vector peak, in convolutions without a kernel of their own (depthwise 9×9, multipliers, two channels per group)."""
+FULL_RATE_ATTAINED: Final = 0.67
+"""Of a full-rate part's datasheet peak, under load: 659 of 989 TFLOP/s on the one such part that was measured, an H200 held by its power."""
 LARGE_INDEX_FACTOR: Final = 10.0
 """Time of a depthwise convolution whose tensors need 64-bit indices, over that of the library's kernel, which they rule out."""
 MOST_FROM_L2: Final = 0.9
@@ -140,7 +142,10 @@ def matrix_ops_per_s(machine: Machine, c: Constants, terms: AbstractSet[str] = A
     """What library products attain: measured where the machine was; else the stack's fraction of the datasheet's peak."""
     if "clock" not in terms:
         return machine.peak_ops_per_s
-    return machine.sustained_ops_per_s or machine.peak_ops_per_s * c.matrix_rate
+    if machine.sustained_ops_per_s is not None:
+        return machine.sustained_ops_per_s
+    # the fitted fraction is of parts whose unit is narrow enough to run at full clock; a wide one is held by power
+    return machine.peak_ops_per_s * (min(c.matrix_rate, FULL_RATE_ATTAINED) if machine.full_rate else c.matrix_rate)
 
 
 def _waste(f: Features, n: Floats, processors: float) -> Floats:

@@ -10,7 +10,7 @@ from perfmodel.expected.constants import Calibration, CalibrationError, calibrat
 from perfmodel.expected.features import Features
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.paths import Path, diagnosis_of
-from perfmodel.expected.terms import kernel_seconds
+from perfmodel.expected.terms import FULL_RATE_ATTAINED, kernel_seconds
 from perfmodel.hardware.spec import DeviceSpec, Peak
 from perfmodel.kernel import Kernel
 from perfmodel.precision import Precision
@@ -103,7 +103,10 @@ def _assumptions(
     if machine.sustained_ops_per_s is not None:
         said.append(f"products sustain {si(machine.sustained_ops_per_s, 'op/s')}, as measured on this device")
     elif machine.full_rate:
-        said.append("the matrix unit's attained fraction was not measured on this device: run `perfmodel hardware measure` on it")
+        said.append(
+            f"the matrix unit's attained fraction was not measured on this device; {FULL_RATE_ATTAINED:.0%} of its peak, as on an H200, is taken: "
+            "run `perfmodel hardware measure` on it"
+        )
     if machine.host_s is None:
         said.append("the host's time per call is not known for this device: small batches in a stream can take longer")
     elif graph:
