@@ -44,7 +44,7 @@ FULL_INTENSITY: Final = 32.0
 DIRECT_RATE: Final = 0.01
 """Of the vector peak, in convolutions without a kernel of their own (depthwise 9×9, multipliers, two channels per group)."""
 FULL_RATE_ATTAINED: Final = 0.67
-"""Of a full-rate part's datasheet peak, under load: 659 of 989 TFLOP/s on the one such part that was measured, an H200 held by its power."""
+"""Of a full-rate part's datasheet peak, under load: 659 of 989 TFLOP/s on the one such part that was measured, an H200 held by power."""
 LARGE_INDEX_FACTOR: Final = 10.0
 """Time of a depthwise convolution whose tensors need 64-bit indices, over that of the library's kernel, which they rule out."""
 MOST_FROM_L2: Final = 0.9

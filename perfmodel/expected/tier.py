@@ -104,8 +104,8 @@ def _assumptions(
         said.append(f"products sustain {si(machine.sustained_ops_per_s, 'op/s')}, as measured on this device")
     elif machine.full_rate:
         said.append(
-            f"the matrix unit's attained fraction was not measured on this device; {FULL_RATE_ATTAINED:.0%} of its peak, as on an H200, is taken: "
-            "run `perfmodel hardware measure` on it"
+            f"the matrix unit's attained fraction was not measured on this device; {FULL_RATE_ATTAINED:.0%} of its peak, as on an H200, is "
+            "taken: run `perfmodel hardware measure` on it"
         )
     if machine.host_s is None:
         said.append("the host's time per call is not known for this device: small batches in a stream can take longer")
