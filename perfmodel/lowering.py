@@ -344,9 +344,14 @@ class _Lowering:
         materialised = self._is_materialised(node)
         if materialised:
             self._stored[node.name] = "fp32"
-        if isinstance(node.layer, BatchNorm) and self._stack.prepares_half_norms and self._precision.dtype in ("fp16", "bf16"):
+        prepared = (
+            isinstance(node.layer, BatchNorm) and self._stack.prepares_half_norms and self._precision.dtype in ("fp16", "bf16")
+        )
+        if prepared:
             self._prepare_norm(node)
         self._tensor[node.name] = self._emit(node, node.layer, sources, node.name, dtype, materialised=materialised)
+        if prepared:
+            self._read_prepared(node)
         if sources and sources[0] in self._nchw and node.layer.role in ("elementwise", "norm", "window"):
             self._nchw.add(node.name)
 
@@ -402,6 +407,15 @@ class _Lowering:
                     special_ops=special_ops,
                 )
             )
+
+    def _read_prepared(self, node: Node) -> None:
+        """The norm that was emitted last reads what its helpers made, and leaves them their arithmetic."""
+        norm, made = self._operations[-1], {"running_mean": "mean", "running_var": "deviation"}
+        reads = []
+        for access in norm.reads:
+            name = made.get(access.tensor.removeprefix(f"{node.name}."))
+            reads.append(replace(access, tensor=f"{node.name}.{name}", dtype="fp32") if name else access)
+        self._operations[-1] = replace(norm, reads=tuple(reads), special_ops=norm.special_ops - node.shape.C)
 
     def _result_type(self, operands: list[str]) -> str:
         storage = self._precision.storage

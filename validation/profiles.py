@@ -273,7 +273,7 @@ def compare_profile(prediction: Prediction, profiled: Sequence[Profiled], *, fil
         hardware=prediction.device.slug,
         joined_by=joined_by,
         measured_s=sum(one.duration_s for one in profiled),
-        predicted_s=sum(time.kernel_s for time in prediction.times),
+        predicted_s=prediction.latency_s,
         n=summary.n,
         mape=summary.mape,
         median_ape=summary.median_ape,
@@ -368,7 +368,7 @@ def _row(prediction: Prediction, name: str, ours: Sequence[KernelTime], theirs: 
         measured_name=theirs[0].name[:100],
         kernels=len(theirs),
         measured_s=measured_s,
-        predicted_s=sum(time.kernel_s for time in ours),  # a profile has the kernels, not what passes between them
+        predicted_s=sum(time.latency_s for time in ours),
         measured_dram_bytes=sum(moved) if len(moved) == len(theirs) else None,
         predicted_dram_bytes=float(sum(time.kernel.cost.dram_bytes for time in ours)),
         below_bound=below,

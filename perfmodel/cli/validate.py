@@ -100,7 +100,8 @@ def _profile(
     from perfmodel.validation.tables import profile_table
 
     found = READERS[form](file)
-    prediction = predicted(model, hardware, batch, resolution, 1000, dtype, autocast, layout, schedule, tier)
+    # a profile has kernels without the waiting for the host
+    prediction = predicted(model, hardware, batch, resolution, 1000, dtype, autocast, layout, schedule, tier, graph=True)
     comparison: ProfileComparison = compare_profile(prediction, found, file=file.name, form=form)
     if fmt is Format.JSON:
         emit(comparison.model_dump_json(indent=2) + "\n", output)
