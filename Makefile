@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_VENV ?= .venv-torch
 TORCH_BIN := $(TORCH_VENV)/bin
+TORCH_PIP_OPTIONS ?=  # for example an index that has PyTorch for the CPU alone, which is far smaller
 
 .PHONY: demo test test-torch lint setup docs clean
 
@@ -37,7 +38,7 @@ $(VENV)/.installed: pyproject.toml
 $(TORCH_VENV)/.installed: pyproject.toml
 	@echo "setting up $(TORCH_VENV) (once, a few minutes)"
 	@test -x $(TORCH_BIN)/python || $(PYTHON) -m venv $(TORCH_VENV)
-	@$(TORCH_BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test-torch]'
+	@$(TORCH_BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_PIP_OPTIONS) --editable '.[test-torch]'
 	@touch $@
 
 clean:

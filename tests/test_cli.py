@@ -281,8 +281,7 @@ FAULTS = [
     (("predict", "resnet50", "--hardware", "nowhere/mine.toml"), "nowhere/mine.toml"),
     (("predict", "resnet50", "--hardware", "h200", "--schedule", "absent.json"), "absent.json"),
     (("predict", "resnet50"), "--hardware"),
-    (("predict", "net.onnx", "--hardware", "h200"), "this version cannot read"),
-    (("predict", "timm:densenet121", "--hardware", "h200"), "this version cannot read"),
+    (("predict", "net.onnx", "--hardware", "h200"), "cannot read net.onnx"),
     (("predict", "resnet50", "--hardware", "h200", "--nonsense"), "nonsense"),
     (("compare", "resnet50", "--hardware", ","), "--hardware names nothing"),
     (("formula", "convfist"), "did you mean convfirst"),
@@ -419,3 +418,22 @@ def test_output_survives_an_ascii_terminal() -> None:
     assert "resnet18" in done.stdout
     assert " us" in done.stdout
     assert "224x224" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "library", "extra"),
+    [("timm:densenet121", "torch", "torch"), ("my_package:make_net", "torch", "torch"), ("net.onnx", "onnx", "onnx")],
+)
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
+    command: Run, monkeypatch: pytest.MonkeyPatch, model: str, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    code, out, err = command("predict", model, "--hardware", "h200")
+    assert (code, out) == (2, "")
+    assert f"needs {library}, which is not installed; install it with: pip install 'perfmodel[{extra}]'" in err
+
+
+def test_a_gap_plot_says_which_models_have_no_published_accuracy(command: Run, tmp_path: Path) -> None:
+    code, _, err = command("plot", "gap", "timm:resnet18", "--hardware", "h200", "--output", str(tmp_path / "gap.svg"))
+    assert code == 2
+    assert "no published accuracy" in err or "nothing to plot" in err

@@ -141,7 +141,7 @@ def test_json_has_the_contract_s_fields_and_round_trips() -> None:
         "schema_version", "model", "hardware", "batch", "resolution", "dtype", "autocast", "layout", "schedule", "tier", "params",
         "macs", "ops", "vector_ops", "special_ops", "dram_bytes_read", "dram_bytes_written", "operational_intensity", "ideal_latency_s",
         "latency_s", "latency_low_s", "latency_high_s", "roofline_latency_s", "waterline_latency_s", "bound_latency_s", "efficiency",
-        "throughput_per_s", "bottleneck", "assumptions", "unsupported", "kernels",
+        "throughput_per_s", "bottleneck", "assumptions", "unsupported", "coverage", "kernels",
     ]  # fmt: skip
     assert {"name", "kind", "layers", "macs", "ops", "dram_bytes_read", "dram_bytes_written", "workspace_bytes", "operational_intensity",
             "bound_by", "latency_s", "share"} <= set(found["kernels"][0])  # fmt: skip

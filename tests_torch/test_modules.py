@@ -221,6 +221,25 @@ def test_batch_and_resolution_can_be_changed(schedule: str) -> None:
     assert costs(changed.network, schedule) == costs(again, schedule)
 
 
+def test_another_size_needs_no_other_export_where_the_module_names_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = nn.Sequential(Inverted("conv mean"), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    named = Shuffle()
+    expected = [imported(module, 8, 16, 28, 28) for module in (free, named)]
+    networks = [imported(module) for module in (free, named)]
+    exports: list[str] = []
+    export = torch.export.export
+
+    def counted(module: nn.Module, *arguments: object, **options: object) -> object:
+        exports.append(type(module).__name__)
+        return export(module, *arguments, **options)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    for network, wanted in zip(networks, expected, strict=True):
+        assert costs(network.at(8, 28), "eager") == costs(wanted, "eager")
+        assert costs(network.at(2, 14), "eager") == costs(network, "eager")  # and back
+    assert set(exports) == {"Shuffle"}
+
+
 class Rigid(nn.Module):
     """Works for one image size alone."""
 

@@ -189,7 +189,7 @@ def _of_three(channels: int, first: _Unit, second: _Unit, third: _Unit) -> Itera
     if not first.is_pointwise or not first.activation or first.activation != second.activation:
         return
     se = second.se
-    kind = RegNetYBlock if se and hidden == out else ResNeXtBlock if second.is_grouped and not se else Bottleneck
+    kind = (RegNetYBlock if se else ResNeXtBlock) if second.is_grouped or (se and hidden == out) else Bottleneck
     yield kind(
         in_channels=channels,
         out_channels=out,

@@ -90,6 +90,11 @@ def _reshaped(arguments: list[Array], a: dict[str, Any]) -> Array:
     return arguments[0].reshape(kept)
 
 
+def _clipped(arguments: list[Array], a: dict[str, Any]) -> Array:
+    low, high = ((arguments[i] if len(arguments) > i else None) for i in (1, 2))
+    return np.clip(arguments[0], a.get("min") if low is None else low, a.get("max") if high is None else high)
+
+
 def _divided(arguments: list[Array], a: dict[str, Any]) -> Array | None:
     left, right = arguments
     if not np.issubdtype(left.dtype, np.integer):
@@ -127,6 +132,9 @@ FOLDS: Final[Mapping[str, Callable[[list[Array], dict[str, Any]], Array | None]]
     "Sqrt": lambda x, a: np.sqrt(x[0]),
     "Min": lambda x, a: np.minimum.reduce(np.broadcast_arrays(*x)),
     "Max": lambda x, a: np.maximum.reduce(np.broadcast_arrays(*x)),
+    "Clip": _clipped,
+    "Pow": lambda x, a: np.power(x[0], x[1]),
+    "Abs": lambda x, a: np.abs(x[0]),
     "Equal": lambda x, a: np.asarray(x[0] == x[1]),
     "Greater": lambda x, a: np.asarray(x[0] > x[1]),
     "Less": lambda x, a: np.asarray(x[0] < x[1]),

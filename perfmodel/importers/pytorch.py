@@ -109,7 +109,9 @@ _NO_TENSOR: Final = frozenset(
 def torch_module() -> Any:
     """The library; raises MissingExtraError."""
     try:
-        return importlib.import_module("torch")
+        torch = importlib.import_module("torch")
+        importlib.import_module("torch.fx.passes.fake_tensor_prop")
+        return torch
     except ImportError:
         raise MissingExtraError("importing a PyTorch model", "torch", EXTRA) from None
 
@@ -203,15 +205,80 @@ def _input_channels(module: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported module, from which a program of any size can be read where the module allows it."""
+    """An exported module: its program at its own size, and at any other where no argument of its operations is a size."""
 
     name: str
     exported: Any
     trained: int
 
     def program(self) -> Program:
-        """The program at the sizes that the module was exported with."""
+        """The program at the sizes that the module was exported with, or was last resized to."""
         return _Reader(self.name, self.exported, self.trained).read()
+
+    def resized(self, inputs: Sequence[Any]) -> Program | None:
+        """The program for other sizes of the inputs, without another export; None where the module must be exported for them."""
+        torch = torch_module()
+        graph = self.exported.graph_module.graph
+        if not all(_names_no_size(node) for node in graph.nodes):
+            return None
+        given = iter(inputs)
+        kinds = {spec.arg.name: str(spec.kind.name) for spec in self.exported.graph_signature.input_specs}
+        arguments = []
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                like = next(given) if kinds[node.name] == "USER_INPUT" else node.meta["val"]
+                arguments.append(torch.empty(like.shape, dtype=like.dtype, device="meta"))
+        before = {node: node.meta.get("val") for node in graph.nodes}
+        mode = torch._subclasses.fake_tensor.FakeTensorMode()
+        try:
+            with quiet(), torch.no_grad():
+                torch.fx.passes.fake_tensor_prop.FakeTensorProp(self.exported.graph_module, mode).propagate(*arguments)
+                return self.program()
+        except Exception:  # whatever a size that does not fit makes an operation raise: exporting again says it better
+            return None
+        finally:
+            for node, value in before.items():
+                node.meta["val"] = value
+
+
+_SIZELESS: Final = frozenset(
+    {
+        *("conv2d", "batch_norm", "layer_norm", "group_norm", "linear", "dropout", "max_pool2d", "cat", "permute", "flatten"),
+        *(
+            "relu",
+            "relu6",
+            "silu",
+            "gelu",
+            "sigmoid",
+            "hardswish",
+            "hardsigmoid",
+            "hardtanh",
+            "tanh",
+            "leaky_relu",
+            "elu",
+            "mish",
+        ),
+    }
+)
+"""Operations whose arguments, beside their tensors, belong to the module and not to the size of its input."""
+
+
+def _names_no_size(node: Any) -> bool:
+    """Whether a node does the same at every image size: none of its arguments could be a size that was written into the graph."""
+    if node.op != "call_function":
+        return True
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not str(schema.name).startswith("aten::"):
+        return False
+    base = str(schema.name).rpartition("::")[2].rstrip("_")
+    others = [argument for argument in node.args[1:] if not hasattr(argument, "op")]
+    if base in ("add", "mul"):
+        return not others  # of two tensors; a number could be made of sizes
+    if base == "mean":
+        return True  # axes, and whether they are kept
+    if base == "adaptive_avg_pool2d":
+        return set(others[0] if isinstance(others[0], list | tuple) else others[:1]) == {1}
+    return base in _SIZELESS
 
 
 def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
@@ -761,9 +828,13 @@ class Resizable:
         if not isinstance(module, torch.nn.Module):
             raise ImportedModelError(f"from_torch needs a torch.nn.Module, not {type(module).__name__}")
         self._module, self._inputs, self._name = module, list(inputs), name
+        self._exported: Exported | None = None
 
     def program(self, batch: int, resolution: int) -> Program:
-        """The program for a first input of that batch and, if it is an image, of that height and width."""
+        """The program for a first input of that batch and, if it is an image, of that height and width.
+
+        The module is exported once where no argument of its operations is a size, and again for each size otherwise.
+        """
         torch = torch_module()
         first = self._inputs[0]
         shape = list(first.shape)
@@ -777,4 +848,8 @@ class Resizable:
             item if sizes == list(item.shape) and item.device == home else torch.empty(sizes, dtype=item.dtype, device=home)
             for sizes, item in zip(shapes, self._inputs, strict=True)
         ]
-        return export(self._module, inputs, name=self._name).program()
+        program = self._exported.resized(inputs) if self._exported is not None else None
+        if program is None:
+            self._exported = export(self._module, inputs, name=self._name)
+            program = self._exported.program()
+        return program

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from perfmodel.layers.graph import GraphBuilder, Tensor
-from perfmodel.layers.pooling import AdaptiveAveragePool, MaxPool
+from perfmodel.layers.pooling import AdaptiveAveragePool, GlobalAveragePool, MaxPool
 from perfmodel.networks.entry import NetworkEntry
 from perfmodel.networks.published import checked_by_torchvision, top1
 
@@ -30,6 +30,7 @@ def _build(stages: tuple[tuple[int, int], ...], builder: GraphBuilder, x: Tensor
     x = builder.activation(x, "relu", name="pre_logits.act1")
     x = builder.conv(x, _HIDDEN, bias=True, name="pre_logits.fc2")
     x = builder.activation(x, "relu", name="pre_logits.act2")
+    x = builder.add(GlobalAveragePool(), x, name="head.global_pool")  # of one pixel at 224, of more in a larger image
     return builder.linear(x, classes, name="head.fc")
 
 
