@@ -161,7 +161,7 @@ def _rate(kernel: Kernel) -> str:
         return "none"
     (operation,) = kernel.operations
     if operation.role == "norm":
-        fp32 = any(access.role == "weight" and access.dtype == "fp32" for access in operation.reads)
+        fp32 = any(access.tensor.endswith(".weight") and access.dtype == "fp32" for access in operation.reads)
         return "norm_autocast" if fp32 and operation.writes[0].dtype != "fp32" else "norm"
     if operation.kind in _RATE_OF:
         return _RATE_OF[operation.kind]
