@@ -27,9 +27,18 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.report.fusion import points_table, schedules_table
     from perfmodel.report.machines import catalog_markdown, missing_markdown
     from perfmodel.validation.design_tables import front_table, search_speed_table
+    from perfmodel.validation.expected_tables import (
+        ablation_markdown,
+        constants_markdown,
+        measured_networks_markdown,
+        paths_markdown,
+        predictors_markdown,
+        terms_markdown,
+        worst_markdown,
+    )
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
-    from perfmodel.validation.planner_speed import family_table, plans_table, shapes_table
     from perfmodel.validation.library_tables import library_differences, library_summary, onnx_summary
+    from perfmodel.validation.planner_speed import family_table, plans_table, shapes_table
     from perfmodel.validation.summary import families_table, measurements_table, speed_table, summary_table
 
     return {
@@ -52,6 +61,13 @@ def _tables() -> dict[str, Callable[[], str]]:
         "convfirstnet-shapes": shapes_table,
         "design-speed": search_speed_table,
         "design-front": front_table,
+        "expected-terms": terms_markdown,
+        "expected-paths": paths_markdown,
+        "expected-constants": constants_markdown,
+        "expected-predictors": predictors_markdown,
+        "expected-ablation": ablation_markdown,
+        "expected-worst": worst_markdown,
+        "expected-h200": measured_networks_markdown,
         "library-summary": library_summary,
         "library-differences": library_differences,
         "onnx-summary": onnx_summary,

@@ -247,7 +247,7 @@ class Measured(Record):
 class DeviceSpec(Record):
     """A machine as its documents describe it.
 
-    `slug` is the name of its file; `measured` stays apart from the datasheet and is empty in the shipped catalogue.
+    `slug` is the name of its file; `measured` stays apart from the datasheet, and is empty where no run of `hardware measure` is recorded.
     """
 
     slug: Slug = "device"

@@ -27,6 +27,8 @@ class Parameter(Layer):
 
     shape: Shape
     trained: bool = True
+    scalar: bool = False
+    """Of no dimension: such a tensor does not widen the type of those it is combined with."""
 
     @property
     def formula(self) -> Formula:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from perfmodel.layers.cost import Cost
-from perfmodel.lowering import Access
+from perfmodel.lowering import Access, Operation
 
 NOT_FUSED: Final = "not fused: "
 """How the `tiling` of a kernel starts that kept schedule `layer`; the reason follows."""
@@ -26,3 +26,5 @@ class Kernel:
     """Its bytes are the sum over `reads` and `writes`, exactly."""
     tiling: str | None = None
     """How a fused program walks the image, and why; None for a kernel that is not one."""
+    operations: tuple[Operation, ...] = ()
+    """The steps it carries out, in order; none for a fused program, whose steps are its own."""

@@ -18,6 +18,7 @@ from perfmodel.layers.cost import Quantity
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.element import element_bytes, promote
 from perfmodel.layers.graph import Graph, Node
+from perfmodel.layers.group_norm import GroupNorm
 from perfmodel.layers.layer import Count, Layer, Role
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
@@ -69,6 +70,9 @@ class Operation:
     macs: Quantity
     vector_ops: Quantity
     special_ops: Quantity
+    layer: Layer | None = None
+    """Whose work it is; None for the cast of a weight."""
+    input_shapes: tuple[Shape, ...] = ()
     materialised: bool = False
     """The stack writes the result to memory even where its reader could have been fused."""
 
@@ -92,6 +96,14 @@ class Stack:
     """The fp32 norm before a SiLU or hard-swish that no convolution reads is written to memory."""
     converts_layout: bool
     """In NCHW, data is copied to NHWC and back around k×k and grouped convolutions on the matrix unit."""
+    prepares_half_norms: bool
+    """In a network that is in a half type throughout, a batch norm first converts its statistics, in two small kernels."""
+    splits_group_norms: bool
+    """A group norm is two kernels: its moments, then the normalisation, which reads the tensor again."""
+    normalises_groups_in_nchw: bool
+    """A group norm needs NCHW: it copies what is in NHWC, and the next convolution copies its result back."""
+    chooses_layout: bool
+    """Given NCHW, the stack goes to NHWC unless grouped convolutions make up too much of the arithmetic."""
     copies_slices: bool
     """A convolution that reads a part of a tensor's channels has it copied first."""
     folds_padding: bool
@@ -107,6 +119,10 @@ EAGER: Final = Stack(
     writes_pool_indices=True,
     materialises_gated_norms=False,
     converts_layout=True,
+    prepares_half_norms=True,
+    splits_group_norms=True,
+    normalises_groups_in_nchw=True,
+    chooses_layout=False,
     copies_slices=True,
     folds_padding=False,
 )
@@ -119,6 +135,10 @@ COMPILED: Final = Stack(
     writes_pool_indices=False,
     materialises_gated_norms=True,
     converts_layout=False,
+    prepares_half_norms=False,
+    splits_group_norms=True,
+    normalises_groups_in_nchw=False,
+    chooses_layout=True,
     copies_slices=True,
     folds_padding=False,
 )
@@ -131,6 +151,10 @@ LIBRARY: Final = Stack(
     writes_pool_indices=False,
     materialises_gated_norms=False,
     converts_layout=False,
+    prepares_half_norms=False,
+    splits_group_norms=False,
+    normalises_groups_in_nchw=False,
+    chooses_layout=False,
     copies_slices=False,
     folds_padding=True,
 )
@@ -156,6 +180,35 @@ def lower(graph: Graph, precision: Precision, stack: Stack, *, layout: str = "nh
     return _Lowering(graph, precision, stack, layout).run()
 
 
+GROUPED_COST: Final = 1.358
+NARROWING_COST: Final = 0.725
+SMALL_COST: Final = 0.783
+OTHER_COST: Final = 0.823
+SMALL_CHANNELS: Final = 64
+"""torch.compile (PyTorch 2.4, inductor): its estimate of a convolution's time in NHWC over that in NCHW, by kind."""
+
+
+def stays_in_nchw(graph: Graph) -> bool:
+    """Whether torch.compile leaves a network in NCHW: its estimate of the time in NHWC, weighted by arithmetic, exceeds that in NCHW."""
+    total = weighted = 0.0
+    for node in graph.nodes.values():
+        layer = node.layer
+        if not isinstance(layer, Conv2d):
+            continue
+        if layer.conv_class == "grouped_conv":
+            cost = GROUPED_COST
+        elif layer.out_channels <= SMALL_CHANNELS and layer.group_width <= SMALL_CHANNELS:
+            cost = SMALL_COST
+        elif layer.out_channels * 2 <= layer.group_width and layer.kernel[0] > 1:
+            cost = NARROWING_COST
+        else:
+            cost = OTHER_COST
+        macs = float(graph.counts[node.name].macs)
+        total += macs
+        weighted += cost * macs
+    return weighted > total
+
+
 class _Lowering:
     """Walks the graph once.
 
@@ -173,6 +226,10 @@ class _Lowering:
         self._dtype: dict[str, str] = {}
         self._stored: dict[str, str] = {}
         self._part_of: dict[str, tuple[str, Quantity]] = {}
+        self._nchw: set[str] = set()
+        self._copies_around_convolutions = layout == "nchw" and (
+            stack.converts_layout or (stack.chooses_layout and stays_in_nchw(graph))
+        )
 
     def run(self) -> tuple[Operation, ...]:
         for node in self._graph.nodes.values():
@@ -237,6 +294,9 @@ class _Lowering:
         if isinstance(layer, Conv2d) and stack.copies_slices and sources[0] in self._part_of:
             dtype = self._dtype[sources[0]]
             sources[0] = self._copy(node, sources[0], node.input_shapes[0], "slice", f"{node.name}.slice", dtype)
+        if isinstance(layer, Conv2d) and sources[0] in self._nchw:
+            dtype = self._dtype[sources[0]]
+            sources[0] = self._copy(node, sources[0], node.input_shapes[0], "layout", f"{node.name}.from_nchw", dtype)
         converts = self._converts_layout(layer)
         if converts:
             dtype = self._dtype[sources[0]]
@@ -257,8 +317,7 @@ class _Lowering:
 
     def _converts_layout(self, layer: Layer) -> bool:
         return (
-            self._stack.converts_layout
-            and self._layout == "nchw"
+            self._copies_around_convolutions
             and isinstance(layer, Conv2d)
             and layer.conv_class in ("conv", "grouped_conv")
             and self._precision.matrix != "fp32"
@@ -271,7 +330,10 @@ class _Lowering:
             sources = [self._cast(node, 0, autocast)]
         elif autocast and isinstance(node.layer, Softmax):
             sources = [self._cast(node, 0, "fp32")]
-        operands = [self._dtype[source] for source in sources]
+        operands = [self._dtype[source] for source, name in zip(sources, node.inputs, strict=True) if not self._is_scalar(name)]
+        operands = operands or [self._dtype[source] for source in sources]
+        if isinstance(node.layer, GroupNorm):
+            sources = [self._before_group_norm(node, sources[0])]
         if isinstance(node.layer, Scale):
             operands.append(self._precision.parameter)
         if not self._stack.casts and isinstance(node.layer, LayerNorm):
@@ -282,7 +344,78 @@ class _Lowering:
         materialised = self._is_materialised(node)
         if materialised:
             self._stored[node.name] = "fp32"
+        prepared = (
+            isinstance(node.layer, BatchNorm) and self._stack.prepares_half_norms and self._precision.dtype in ("fp16", "bf16")
+        )
+        if prepared:
+            self._prepare_norm(node)
         self._tensor[node.name] = self._emit(node, node.layer, sources, node.name, dtype, materialised=materialised)
+        if prepared:
+            self._read_prepared(node)
+        if sources and sources[0] in self._nchw and node.layer.role in ("elementwise", "norm", "window"):
+            self._nchw.add(node.name)
+
+    def _is_scalar(self, name: str) -> bool:
+        """Whether a node is a parameter of no dimension, which does not widen the others' type."""
+        layer = self._graph.nodes[name].layer
+        return isinstance(layer, Parameter) and layer.scalar
+
+    def _before_group_norm(self, node: Node, source: str) -> str:
+        """The tensor that a group norm normalises, after the copy and the moments that its stack makes first."""
+        (shape,) = node.input_shapes
+        if self._stack.normalises_groups_in_nchw and self._layout == "nhwc":
+            if source not in self._nchw:
+                source = self._copy(node, source, shape, "layout", f"{node.name}.to_nchw", self._dtype[source])
+            self._nchw.add(node.name)
+        if self._stack.splits_group_norms and isinstance(node.layer, GroupNorm):
+            moments = 2 * shape.N * node.layer.groups
+            self._append(
+                Operation(
+                    name=f"{node.name}.moments",
+                    kind="group_norm_moments",
+                    role="reduction",
+                    layers=(node.name,),
+                    block=node.block,
+                    shape=Shape(shape.N, node.layer.groups, 1, 2),
+                    reads=(self._read(source, shape.elements),),
+                    writes=(Access(tensor=f"{node.name}.moments", elements=moments, dtype="fp32"),),
+                    macs=0,
+                    vector_ops=0,
+                    special_ops=0,
+                    materialised=True,
+                )
+            )
+        return source
+
+    def _prepare_norm(self, node: Node) -> None:
+        """The statistics of a norm in a half type as fp32: the mean copied, 1/√(σ² + ε) computed."""
+        channels = node.shape.C
+        for name, special_ops in (("mean", 0), ("deviation", channels)):
+            source = f"{node.name}.running_{'mean' if name == 'mean' else 'var'}"
+            self._append(
+                Operation(
+                    name=f"{node.name}.{name}",
+                    kind="norm_helper",
+                    role="copy",
+                    layers=(node.name,),
+                    block=node.block,
+                    shape=Shape(1, channels, 1, 1),
+                    reads=(Access(tensor=source, elements=channels, dtype=self._precision.storage, role="weight"),),
+                    writes=(Access(tensor=f"{node.name}.{name}", elements=channels, dtype="fp32", role="weight"),),
+                    macs=0,
+                    vector_ops=0,
+                    special_ops=special_ops,
+                )
+            )
+
+    def _read_prepared(self, node: Node) -> None:
+        """The norm that was emitted last reads what its helpers made, and leaves them their arithmetic."""
+        norm, made = self._operations[-1], {"running_mean": "mean", "running_var": "deviation"}
+        reads = []
+        for access in norm.reads:
+            name = made.get(access.tensor.removeprefix(f"{node.name}."))
+            reads.append(replace(access, tensor=f"{node.name}.{name}", dtype="fp32") if name else access)
+        self._operations[-1] = replace(norm, reads=tuple(reads), special_ops=norm.special_ops - node.shape.C)
 
     def _result_type(self, operands: list[str]) -> str:
         storage = self._precision.storage
@@ -382,6 +515,8 @@ class _Lowering:
                 macs=count.macs,
                 vector_ops=count.vector_ops,
                 special_ops=count.special_ops,
+                layer=layer,
+                input_shapes=shapes,
                 materialised=materialised,
             )
         )

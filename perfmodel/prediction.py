@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from perfmodel.coverage import Coverage
 from perfmodel.errors import PerfmodelError, UnknownNameError
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Tier = Literal["waterline", "bound"]
-TIERS: Final = ("waterline", "bound")
-PLANNED_TIERS: Final = ("expected",)
+Tier = Literal["waterline", "bound", "expected"]
+TIERS: Final = ("waterline", "bound", "expected")
 
 
 class TierError(PerfmodelError):
@@ -60,6 +59,10 @@ class Prediction:
     assumptions: tuple[str, ...]
     unsupported: tuple[str, ...] = ()
     """Each operation of the network that is not understood, and where it is."""
+    latency_low_s: float | None = None
+    """Tier `expected`: 5 % of networks that the constants had not seen took less; None under other tiers."""
+    latency_high_s: float | None = None
+    """Tier `expected`: 5 % took more."""
 
     @functools.cached_property
     def coverage(self) -> Coverage:
@@ -128,8 +131,8 @@ class Prediction:
 
     @property
     def bottleneck(self) -> Bound:
-        """What holds the kernels that take most of the time."""
-        return "memory" if self.share_bound_by("memory") > 0.5 else "arithmetic"
+        """What holds the kernels that take most of the time; of equal shares the arithmetic's."""
+        return max(get_args(Bound), key=self.share_bound_by)
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction as plain data, in the fields of its JSON schema (perfmodel.record.PredictionRecord)."""
@@ -174,14 +177,17 @@ def predict(
     layout: str = "nhwc",
     schedule: str | Partition = "layer",
     tier: str = "waterline",
+    graph: bool = False,
+    calibration: str | PathLike[str] | None = None,
 ) -> Prediction:
     """Predict the latency of `model` on `hardware`.
 
     `model` is a name of the catalogue, `timm:NAME`, a file `.onnx` or `package.module:function` (which is run), built for `batch`
     images (1) of `resolution` pixels (the network's own); or a Network, at its own sizes unless others are given; `hardware`
     a name, a TOML file, or a DeviceSpec; `dtype` the type of every tensor (fp16 if neither it nor `autocast` is given); `autocast` runs
-    an fp32 network in mixed precision. `schedule` is a name or a partition (the layers of each kernel, as a list of lists). Raises a
-    PerfmodelError whose sentence says what is wrong.
+    an fp32 network in mixed precision. `schedule` is a name or a partition (the layers of each kernel, as a list of lists). Tier
+    `expected` takes the constants of the schedule's software stack, or those in the TOML file `calibration`; `graph` says that its kernels
+    are launched by replaying a CUDA graph. Raises a PerfmodelError whose sentence says what is wrong.
 
     >>> predict("resnet50", "h200", batch=128).bottleneck
     'memory'
@@ -208,13 +214,13 @@ def predict(
         schedule,
         layout,
         tier,
+        graph=graph,
+        calibration=calibration,
     )
 
 
 def _tier(given: str) -> str:
     tier = text("tier", given)
-    if tier in PLANNED_TIERS:
-        raise TierError(f"tier {tier!r} is not available in this version; use one of {', '.join(TIERS)}")
     if tier not in TIERS:
         raise UnknownNameError("tier", tier, TIERS)
     return tier
@@ -229,6 +235,9 @@ def place(
     schedule: str | Partition,
     layout: str,
     tier: str,
+    *,
+    graph: bool = False,
+    calibration: str | PathLike[str] | None = None,
 ) -> Prediction:
     """Put kernels on a machine: the part of `predict` after the network has been cut."""
     waterline = Limits.waterline(device, peak)
@@ -246,18 +255,28 @@ def place(
         if tier == "bound":
             raise
         assumptions.append(f"no bound: {error}")
+    low_s = high_s = None
+    if tier == "expected":
+        from perfmodel.expected.tier import expect  # brings NumPy, which the other tiers do without
+
+        name = schedule if isinstance(schedule, str) else "partition"
+        expectation = expect(work, device, peak, precision, name, layout, graph=graph, calibration=calibration)
+        times, low_s, high_s = expectation.times, expectation.low_s, expectation.high_s
+        assumptions += expectation.assumptions
     return Prediction(
         network=network,
         device=device,
         precision=precision,
         layout=layout,
         schedule=schedule if isinstance(schedule, str) else "partition",
-        tier="bound" if tier == "bound" else "waterline",
+        tier=cast(Tier, tier),
         peak=peak,
         times=times,
         waterline_latency_s=sum(time.latency_s for time in on_waterline),
         bound_latency_s=bound_latency_s,
         assumptions=tuple(assumptions),
+        latency_low_s=low_s,
+        latency_high_s=high_s,
         unsupported=tuple(f"{_operation(node)} ({node.name})" for node in network.unsupported),
     )
 
@@ -280,8 +299,8 @@ def _assumptions(device: DeviceSpec, precision: Precision, peak: Peak, schedule:
             f"autocast {precision.autocast}: fp32 parameters; convolutions and linear layers in {precision.autocast}; layer norm in"
             f" {precision.autocast} (fast norm); softmax in fp32"
         )
-    if layout == "nchw" and schedule != "eager":
-        said.append("layout nchw changes the kernels of schedule eager only")
+    if layout == "nchw" and schedule not in ("eager", "pointwise"):
+        said.append("layout nchw changes the kernels of schedules eager and pointwise only")
     return tuple(said)
 
 

@@ -44,6 +44,13 @@ class KernelRecord(_Record):
     operational_intensity: float
     bound_by: str
     latency_s: float
+    arithmetic_s: float
+    memory_s: float
+    rate_s: float
+    exposed_s: float
+    gap_s: float
+    path: str | None
+    diagnosis: str | None
     share: float
     tiling: str | None
     reads: list[AccessRecord]
@@ -71,6 +78,13 @@ class KernelRecord(_Record):
             operational_intensity=cost.operational_intensity,
             bound_by=time.bound_by,
             latency_s=time.latency_s,
+            arithmetic_s=time.arithmetic_s,
+            memory_s=time.memory_s,
+            rate_s=time.rate_s,
+            exposed_s=time.exposed_s,
+            gap_s=time.gap_s,
+            path=time.path,
+            diagnosis=time.diagnosis,
             share=time.latency_s / total_s if total_s else 0.0,
             tiling=kernel.tiling,
             reads=accesses[0],
@@ -151,8 +165,8 @@ class PredictionRecord(_Record):
             operational_intensity=prediction.operational_intensity,
             ideal_latency_s=prediction.ideal_latency_s,
             latency_s=total_s,
-            latency_low_s=None,
-            latency_high_s=None,
+            latency_low_s=prediction.latency_low_s,
+            latency_high_s=prediction.latency_high_s,
             roofline_latency_s=prediction.roofline_latency_s,
             waterline_latency_s=prediction.waterline_latency_s,
             bound_latency_s=prediction.bound_latency_s,

@@ -316,6 +316,7 @@ def _kernel(group: Sequence[Operation], needed: set[str]) -> Kernel:
             written_activation_bytes=sum(a.bytes for a in writes if a.role == "activation"),
             written_weight_bytes=sum(a.bytes for a in writes if a.role == "weight"),
         ),
+        operations=tuple(group),
     )
 
 

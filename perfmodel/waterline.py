@@ -15,7 +15,9 @@ from perfmodel.kernel import Kernel
 from perfmodel.layers.cost import Quantity
 from perfmodel.layers.dims import maximum
 
-Bound = Literal["arithmetic", "memory"]
+Bound = Literal["arithmetic", "memory", "rate", "launch"]
+"""What holds a kernel. The waterline knows the first two; `rate` (elements, rows or special functions per clock) and `launch` (the time
+before the kernel exceeds its own) come from tier `expected`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +77,34 @@ class KernelTime:
     kernel: Kernel
     arithmetic_s: float
     memory_s: float
+    rate_s: float = 0.0
+    """Held by elements, rows or special functions per clock; tier `expected`."""
+    exposed_s: float = 0.0
+    """Of the shorter of arithmetic and memory, what the longer does not hide; tier `expected`."""
+    gap_s: float = 0.0
+    """What passes before the kernel starts; tier `expected`."""
+    path: str | None = None
+    """How the software stack carries it out; tier `expected`."""
+    diagnosis: str | None = None
+    """Why it is slow for its size, where a rule names it; tier `expected`."""
+
+    @property
+    def kernel_s(self) -> float:
+        """From its start to its end: the longest of what holds it, and what that does not hide."""
+        return max(self.arithmetic_s, self.memory_s, self.rate_s) + self.exposed_s
 
     @property
     def latency_s(self) -> float:
-        """The longer of the two."""
-        return max(self.arithmetic_s, self.memory_s)
+        """Its share of the network's latency."""
+        return self.kernel_s + self.gap_s
 
     @property
     def bound_by(self) -> Bound:
-        """Which of the two is longer; a tie is the arithmetic's, since more bandwidth would not help."""
+        """What holds it; a tie is the arithmetic's, since more bandwidth would not help."""
+        if self.gap_s > self.kernel_s:
+            return "launch"
+        if self.rate_s > max(self.arithmetic_s, self.memory_s):
+            return "rate"
         return "memory" if self.memory_s > self.arithmetic_s else "arithmetic"
 
 

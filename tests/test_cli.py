@@ -283,7 +283,7 @@ FAULTS = [
     (("design", "convfirst-net", "--hardware", "h200", "--macs", "1G", "--schedule", "blok"), "did you mean block"),
     (("design", "convfirst-net", "--hardware", "h200", "--macs", "1.7G", "--params", "50M"), "the budgets contradict each other"),
     (("predict", "resnet50", "--hardware", "m1-ultra", "--schedule", "block"), "chip.shared_memory_per_block_bytes"),
-    (("predict", "resnet50", "--hardware", "h200", "--tier", "expected"), "not available in this version"),
+    (("predict", "resnet50", "--hardware", "h200", "--tier", "expected"), "no calibration for schedule layer"),
     (("predict", "resnet50", "--hardware", "h200", "--dtype", "fp17"), "did you mean fp16"),
     (("predict", "resnet50", "--hardware", "a100", "--dtype", "fp8"), "a100"),
     (("predict", "resnet50", "--hardware", "h200", "--batch", "0"), "batch must be a whole number"),

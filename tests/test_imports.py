@@ -36,6 +36,7 @@ FLOORS = {
     "perfmodel.fused_formulas": 7,
     "perfmodel.sweep": 7,
     "perfmodel.capacity": 7,
+    "perfmodel.expected": 6,
     "perfmodel.prediction": 7,
     "perfmodel.planning": 8,
     "perfmodel.record": 8,

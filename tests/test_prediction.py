@@ -192,7 +192,7 @@ def test_a_user_s_network_and_partition() -> None:
     ("options", "said"),
     [
         ({"schedule": "layr"}, "did you mean layer"),
-        ({"tier": "expected"}, "not available in this version"),
+        ({"tier": "expected"}, "no calibration for schedule layer"),
         ({"tier": "bounds"}, "did you mean bound"),
         ({"dtype": "fp61"}, "fp16"),
         ({"autocast": "fp8"}, "autocast type"),

@@ -286,7 +286,8 @@ def graph_of(kind: str) -> Graph:
 @pytest.mark.parametrize(("schedule", "expected"), [("eager", EAGER), ("pointwise", POINTWISE), ("layer", LAYER)])
 def test_kernels_of_a_block(kind: str, schedule: str, expected: dict[str, list[str]]) -> None:
     run = kernels(graph_of(kind), FP16, schedule)
-    assert listed(run) == expected[kind]
+    # in a half type the norms of eager mode have helpers, which test_expected.py looks at
+    assert listed(kernel for kernel in run if kernel.kind != "norm_helper") == expected[kind]
     assert {kernel.block for kernel in run} == {"block"}
 
 
@@ -324,6 +325,9 @@ def test_eager_in_one_type_moves_what_the_layers_formulas_say(kind: str, dtype: 
             expected += node.layer.formula.cost(size).dram_bytes.xreplace(node.layer.binding(*node.input_shapes))
         if isinstance(node.layer, Conv2d) and node.layer.bias:
             expected += 2 * size * node.shape.elements
+        if isinstance(node.layer, BatchNorm) and dtype in ("fp16", "bf16"):
+            # mean and variance are converted to fp32, and then read as such
+            expected += 2 * (2 + 4 + (4 - 2)) * node.layer.channels
     assert traffic(kernels(graph, Precision(dtype=dtype), "eager")) == expected
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from collections.abc import Sequence
-from typing import Self
+from functools import lru_cache
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from perfmodel.errors import UnknownNameError
+from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.importers.rebatch import TRACED_BATCH, rebatched
+from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.dims import Dim
 from perfmodel.network import Network
 from perfmodel.networks.catalog import build, find
-from perfmodel.networks.entry import NetworkEntry
 from perfmodel.prediction import Prediction, predict
+from perfmodel.units import percent
 from perfmodel.validation.timm import TimmRow
 from perfmodel.waterline import Limits, kernel_times
 
@@ -41,6 +47,11 @@ class ComparedRow(_Record):
     macs: int
     dram_bytes: int
     measured_latency_s: float
+    predicted_latency_s: float
+    """Under the tier of the comparison."""
+    latency_low_s: float | None
+    latency_high_s: float | None
+    """The interval, under tier expected."""
     waterline_latency_s: float
     bound_latency_s: float
     ideal_latency_s: float
@@ -49,15 +60,26 @@ class ComparedRow(_Record):
     below_bound: bool
     below_waterline: str | None
     """Why the measurement lies below the waterline, if it does."""
+    diagnosis: str | None
+    """What is known to be slow in the network, and its share of the time, under tier expected."""
+
+    @property
+    def error(self) -> float:
+        """predicted / measured − 1."""
+        return self.predicted_latency_s / self.measured_latency_s - 1
 
     @classmethod
-    def of(cls, row: TimmRow, entry: NetworkEntry, prediction: Prediction, bound_latency_s: float) -> Self:
+    def of(cls, row: TimmRow, family: str, prediction: Prediction, bound_latency_s: float) -> Self:
         """A measurement and a prediction of the same network."""
         measured = row.latency_s
         return cls(
             model=row.model,
-            network=entry.name,
-            family=entry.family,
+            network=prediction.network.name,
+            family=family,
+            predicted_latency_s=prediction.latency_s,
+            latency_low_s=prediction.latency_low_s,
+            latency_high_s=prediction.latency_high_s,
+            diagnosis=diagnosed(prediction),
             resolution=row.resolution,
             batch=row.batch,
             macs=prediction.cost.macs,
@@ -81,10 +103,11 @@ class Provenance(_Record):
     schedule: str
     autocast: str
     layout: str
+    tier: str = "waterline"
 
 
 class Comparison(_Record):
-    """All rows of a file, and what they say together. Errors are fractions of the measurement, of the waterline's prediction."""
+    """All rows of a file, and what they say together. Errors are fractions of the measurement, of the tier's prediction."""
 
     schema_version: int = 1
     provenance: Provenance
@@ -95,7 +118,7 @@ class Comparison(_Record):
     max_ape: float
     bias: float
     spearman: float
-    """Rank correlation, over the rows' latency per image, of the waterline with the measurement."""
+    """Rank correlation, over the rows' latency per image, of the prediction with the measurement."""
     spearman_macs: float
     """The same for MACs alone."""
     below_waterline: int
@@ -142,32 +165,111 @@ def compare(
     compared: list[ComparedRow] = []
     skipped: dict[str, list[str]] = {}
     for row in rows:
-        match = _matching(row)
+        match = matching(row)
         if isinstance(match, str):
             skipped.setdefault(match, []).append(f"{row.model}:{row.line}")
             continue
-        entry, network = match
+        family, network = match
         prediction = predict(
-            network, device, autocast=provenance.autocast, layout=provenance.layout, schedule=provenance.schedule, tier="bound"
+            network,
+            device,
+            autocast=provenance.autocast,
+            layout=provenance.layout,
+            schedule=provenance.schedule,
+            tier=provenance.tier,
         )
-        compared.append(ComparedRow.of(row, entry, prediction, prediction.latency_s))
+        compared.append(ComparedRow.of(row, family, prediction, _bound_s(prediction)))
     reasons = tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
     return _summarised(compared, reasons, provenance)
 
 
-def _matching(row: TimmRow) -> tuple[NetworkEntry, Network] | str:
-    """The catalogue's network for a row, or why there is none."""
-    if row.model.startswith("tf_"):
-        return "TensorFlow's asymmetric padding runs as kernels of its own"
+def _bound_s(prediction: Prediction) -> float:
+    """The lower bound; raises HardwareError naming the figure that the device lacks for it."""
+    if prediction.bound_latency_s is not None:
+        return prediction.bound_latency_s
+    return sum(time.latency_s for time in kernel_times(prediction.kernels, Limits.bound(prediction.device, prediction.peak)))
+
+
+def diagnosed(prediction: Prediction, least: float = 0.1) -> str | None:
+    """The named causes of slow kernels that take `least` of the time or more, longest first."""
+    spent: dict[str, float] = {}
+    for time in prediction.times:
+        if time.diagnosis:
+            spent[time.diagnosis] = spent.get(time.diagnosis, 0.0) + time.latency_s
+    named = [
+        f"{percent(seconds / prediction.latency_s)} of the time: {diagnosis}"
+        for diagnosis, seconds in sorted(spent.items(), key=lambda item: -item[1])
+        if seconds >= least * prediction.latency_s
+    ]
+    launches = prediction.share_bound_by("launch")
+    if launches >= least:
+        named.append(f"{percent(launches)} of the time: kernels shorter than their launch")
+    return "; ".join(named) or None
+
+
+def matching(row: TimmRow) -> tuple[str, Network] | str:
+    """The family and network of a row, or why there is none.
+
+    The catalogue's where it has the network with as many parameters; else timm's own, imported, where PyTorch and timm are installed.
+    """
     try:
-        entry = find(row.model)
+        entry = None if row.model.startswith("tf_") else find(row.model)  # TensorFlow's padding is another network
     except UnknownNameError:
-        return "not in the catalogue"
-    network = build(entry.name, batch=row.batch, resolution=row.resolution)
+        entry = None
+    if entry is not None:
+        network = build(entry.name, batch=row.batch, resolution=row.resolution)
+        if _same_params(network.params, row.params_millions):
+            return family_of(row.model, entry.family), network
+    return imported(row, in_catalogue=entry is not None)
+
+
+LEAST_CONVOLUTIONS: Final = 4
+"""Of a convolutional network: a transformer has one or two, for its patches."""
+
+
+def imported(row: TimmRow, *, in_catalogue: bool) -> tuple[str, Network] | str:
+    """The network of a row as timm builds it, or why it is left out."""
+    missing = "another variant than the catalogue's" if in_catalogue else "not in the catalogue"
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("timm") is None:
+        return f"{missing}, and PyTorch and timm are not installed: pip install 'perfmodel[torch]'"
+    try:
+        network = traced(row.model, row.resolution)
+    except UnknownNameError:
+        return "this version of timm does not have it"
+    except PerfmodelError as error:
+        return f"cannot be imported: {str(error).split(': ')[-1][:100]}"
+    layers = [node.layer for node in network.graph.nodes.values()]
+    if any(layer.kind in ("attention", "matmul") for layer in layers) or (
+        sum(isinstance(layer, Conv2d) for layer in layers) < LEAST_CONVOLUTIONS
+    ):
+        return "not a convolutional network"
+    if network.unsupported:
+        return f"has operations that are not understood: {', '.join(sorted({node.layer.describe() for node in network.unsupported}))[:100]}"
     if not _same_params(network.params, row.params_millions):
-        ours = f"{network.params / 1e6:.2f} M"
-        return f"another variant: {row.params_millions:.2f} M parameters in the file, {ours} in the catalogue"
-    return entry, network
+        return "another variant: its parameters are not those of the file"
+    return family_of(row.model, row.model.split(".", maxsplit=1)[0]), rebatched(network, row.batch)
+
+
+@lru_cache(maxsize=8)
+def traced(model: str, resolution: int) -> Network:
+    """timm's network at TRACED_BATCH; the last few are kept, since files list a network at several batch sizes."""
+    from perfmodel.importers.model import TIMM
+    from perfmodel.importers.model import network as import_network
+
+    return import_network(f"{TIMM}{model}", batch=TRACED_BATCH, resolution=resolution)
+
+
+def family_of(model: str, otherwise: str) -> str:
+    """The file of timm that defines the network (`resnet` has ResNeXt and SE-ResNet, too), where timm is installed; else `otherwise`."""
+    timm = sys.modules.get("timm")
+    if timm is None:
+        if importlib.util.find_spec("timm") is None or importlib.util.find_spec("torch") is None:
+            return otherwise
+        timm = importlib.import_module("timm")
+    try:
+        return str(timm.model_entrypoint(model.split(".", maxsplit=1)[0]).__module__).rpartition(".")[2]
+    except (RuntimeError, KeyError):
+        return otherwise
 
 
 def _same_params(params: Dim, printed_millions: float) -> bool:
@@ -183,9 +285,9 @@ def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], prove
     if len(rows) < 2:
         raise MeasurementFileError(f"{provenance.file} has {len(rows)} networks of the catalogue; a comparison needs at least 2")
     measured = np.array([row.measured_latency_s / row.batch for row in rows])
-    waterline = np.array([row.waterline_latency_s / row.batch for row in rows])
+    predicted = np.array([row.predicted_latency_s / row.batch for row in rows])
     macs = np.array([row.macs / row.batch for row in rows])
-    error = waterline / measured - 1
+    error = predicted / measured - 1
     return Comparison(
         provenance=provenance,
         n=len(rows),
@@ -194,7 +296,7 @@ def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], prove
         p90_ape=float(np.quantile(abs(error), 0.9)),
         max_ape=float(np.max(abs(error))),
         bias=float(np.mean(error)),
-        spearman=float(spearmanr(waterline, measured).statistic),
+        spearman=float(spearmanr(predicted, measured).statistic),
         spearman_macs=float(spearmanr(macs, measured).statistic),
         below_waterline=sum(row.below_waterline is not None for row in rows),
         below_bound=sum(row.below_bound for row in rows),

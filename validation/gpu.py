@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def _smi(fields: str) -> str:
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
-    command = [program, "--id=0", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"  # nvidia-smi does not obey it
+    command = [program, f"--id={first}", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 

@@ -42,6 +42,7 @@ from perfmodel.cli.options import (
 from perfmodel.cli.plan import plan
 from perfmodel.cli.plot import plot_app
 from perfmodel.cli.search import design_search  # noqa: F401 - joins the commands of design
+from perfmodel.cli.validate import validate_app
 from perfmodel.errors import PerfmodelError
 
 OVER_BUDGET: Final = 3
@@ -88,6 +89,7 @@ app.add_typer(plot_app, name="plot")
 app.add_typer(design_app, name="design")
 app.command("plan")(plan)
 design_app.command("convfirst-net")(convfirst_net)
+app.add_typer(validate_app, name="validate")
 
 
 def _print_version(wanted: bool) -> None:
@@ -125,6 +127,12 @@ def predict(
     output: Output = None,
     plot: Annotated[Path | None, typer.Option(help="Also write the waterline plot to this file.")] = None,
     budget: Annotated[str | None, typer.Option(help="Exit with 3 if the latency exceeds this, as in 2ms.")] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Tier expected: kernels are launched by replaying a CUDA graph.")
+    ] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Tier expected: constants of your own, from `validate calibrate`.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 if an operation is not understood.")] = False,
     top: Annotated[int, typer.Option(min=0, help="Kernels to show in the table, the slowest; 0 shows all.")] = DEFAULT_TOP,
 ) -> None:
@@ -133,7 +141,21 @@ def predict(
     from perfmodel.units import seconds, si
 
     allowed_s = None if budget is None else seconds(budget)
-    prediction = predicted(model, hardware, batch, resolution, classes, dtype, autocast, layout, schedule, tier, sets)
+    prediction = predicted(
+        model,
+        hardware,
+        batch,
+        resolution,
+        classes,
+        dtype,
+        autocast,
+        layout,
+        schedule,
+        tier,
+        sets,
+        graph=graph,
+        calibration=calibration,
+    )
     if plot is not None:
         from perfmodel.plots.save import save
         from perfmodel.plots.waterline import waterline_figure

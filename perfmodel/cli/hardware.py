@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,3 +48,30 @@ def hardware_schema(output: Output = None) -> None:
     from perfmodel.hardware.catalog import json_schema
 
     emit(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", output)
+
+
+@hardware_app.command("measure")
+def hardware_measure(
+    device: Annotated[
+        str | None,
+        typer.Option("--hardware", metavar="DEV", help="Its entry in the catalogue, or a TOML file; default: found by its name."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="The device's file with what was measured; default: DEV-measured.toml."),
+    ] = None,
+    samples: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write every raw sample.")] = None,
+    where: Annotated[str, typer.Option(help="Where it was measured, for the record.")] = "this machine",
+) -> None:
+    """Measure this machine's GPU (about 15 s): bandwidths, throughputs, launch gaps, PyTorch's own rates, clocks under load."""
+    from perfmodel.hardware.catalog import load
+    from perfmodel.validation.machine_file import slug_of, with_measured
+    from perfmodel.validation.microbenchmarks import run
+
+    found = run(lambda line: print(line, file=sys.stderr, flush=True))
+    name = device or slug_of(found.device)
+    target = output or Path(f"{load(name).slug}-measured.toml")
+    if samples is not None:
+        emit(found.model_dump_json(indent=1) + "\n", samples)
+    emit(with_measured(name, found.measured(where)), target)
+    print(f"wrote {target}; predict with --hardware {target}", file=sys.stderr)

@@ -48,7 +48,9 @@ Layout = Annotated[str, typer.Option(help="nhwc or nchw: layout of tensors in me
 ScheduleName = Annotated[
     str, typer.Option("--schedule", help="eager, pointwise, layer, block or auto; or a JSON file with the layers of each kernel.")
 ]
-Tier = Annotated[str, typer.Option(help="waterline, or bound: a lower bound that no measurement undercuts.")]
+Tier = Annotated[
+    str, typer.Option(help="waterline; bound: a lower bound that no measurement undercuts; or expected: what PyTorch attains.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
@@ -93,13 +95,25 @@ def predicted(
     schedule: str,
     tier: str,
     sets: Sequence[str] | None = None,
+    *,
+    graph: bool = False,
+    calibration: Path | None = None,
 ) -> Prediction:
     """The prediction of a model that was named on the command line; `sets` are figures of the machine that are set."""
     from perfmodel.prediction import predict
 
     network = named_network(model, batch, resolution, classes)
-    device = named_device(hardware, sets)
-    return predict(network, device, dtype=dtype, autocast=autocast, layout=layout, schedule=named_schedule(schedule), tier=tier)
+    return predict(
+        network,
+        named_device(hardware, sets),
+        dtype=dtype,
+        autocast=autocast,
+        layout=layout,
+        schedule=named_schedule(schedule),
+        tier=tier,
+        graph=graph,
+        calibration=calibration,
+    )
 
 
 def named_device(hardware: str, sets: Sequence[str] | None = None) -> DeviceSpec:

@@ -116,7 +116,9 @@ class _Builder:
         if name not in self._handles:
             value = self._program.values[name]
             axis = 1 if len(value.shape) == 4 else len(value.shape) - 1
-            layer = Parameter(shape=as_shape(value.shape, axis), trained=value.source == "parameter")
+            layer = Parameter(
+                shape=as_shape(value.shape, axis), trained=value.source == "parameter", scalar=len(value.shape) == 0
+            )
             tensor = self._graph.add(layer, name=name.removeprefix("p_"))
             self._handles[name] = self._fresh(tensor, value.shape, axis)
         return self._handles[name]

@@ -83,6 +83,13 @@ def conditions(prediction: Prediction) -> str:
     )
 
 
+def _interval(prediction: Prediction) -> str:
+    """Between which latencies nine of ten networks lie, under tier expected."""
+    if prediction.latency_low_s is None or prediction.latency_high_s is None:
+        return ""
+    return f", {duration(prediction.latency_low_s)} to {duration(prediction.latency_high_s)},"
+
+
 def headline(prediction: Prediction) -> tuple[str, ...]:
     """The answer in a few lines: how long, what holds it, how far from the ideal."""
     memory = prediction.share_bound_by("memory")
@@ -99,8 +106,8 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
     network = prediction.network
     return (
         f"{network.name} on {prediction.device.name}: {conditions(prediction)}",
-        f"latency {duration(prediction.latency_s)} ({count(prediction.throughput_per_s)} images/s), computational efficiency "
-        f"{percent(prediction.efficiency)}{gap}",
+        f"latency {duration(prediction.latency_s)}{_interval(prediction)} ({count(prediction.throughput_per_s)} images/s), "
+        f"computational efficiency {percent(prediction.efficiency)}{gap}",
         f"held by {prediction.bottleneck}: {held} of {len(prediction.times)} kernels are memory-bound and take {percent(memory)} of the "
         "time",
         f"{count(prediction.network.params)} parameters, {count(prediction.network.macs)} MACs ({count(prediction.ops)} ops), "

@@ -1,0 +1,328 @@
+"""`perfmodel validate`: predictions beside measurements."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from perfmodel.cli.options import (
+    Autocast,
+    Batch,
+    Dtype,
+    Format,
+    Hardware,
+    Layout,
+    Output,
+    OutputFormat,
+    Resolution,
+    emit,
+    emit_tables,
+    listed,
+    predicted,
+)
+from perfmodel.errors import PerfmodelError
+
+if TYPE_CHECKING:
+    from perfmodel.validation.dataset import Dataset
+    from perfmodel.validation.network_run import Run
+    from perfmodel.validation.profiles import ProfileComparison
+
+validate_app = typer.Typer(
+    help="How right the model is: predictions beside measurements, others' and your own.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+MeasuredModel = Annotated[str, typer.Option("--model", metavar="MODEL", help="The network that was profiled.")]
+MeasuredFiles = Annotated[
+    list[str], typer.Argument(metavar="CSV=DEV…", help="Files of timm's benchmark format, each with its GPU.")
+]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps the kernels of imported networks between runs.")]
+Source = Annotated[str, typer.Option(help="Where the files come from, with their revision, for the record.")]
+
+
+@validate_app.command("timm")
+def validate_timm(
+    file: Annotated[Path, typer.Argument(metavar="CSV", help="A file of timm's benchmark format (benchmark-infer-*.csv).")],
+    hardware: Hardware,
+    schedule: Annotated[str | None, typer.Option(help="eager or pointwise; default: as the file's name says.")] = None,
+    layout: Annotated[str | None, typer.Option(help="nhwc or nchw; default: as the file's name says.")] = None,
+    autocast: Annotated[str, typer.Option(help="fp16 or bf16: the type of the file's mixed precision.")] = "fp16",
+    tier: Annotated[str, typer.Option(help="expected, waterline or bound.")] = "expected",
+    source: Source = "not given",
+    top: Annotated[int, typer.Option(min=0, help="Rows to show in the table, the furthest off; 0 shows all.")] = 20,
+    fmt: OutputFormat = Format.TABLE,
+    output: Output = None,
+) -> None:
+    """Every network of a published benchmark file that can be built: predicted beside measured."""
+    from perfmodel.hardware.catalog import load
+    from perfmodel.validation.comparison import Provenance, compare
+    from perfmodel.validation.dataset import layout_of, schedule_of
+    from perfmodel.validation.tables import comparison_table
+    from perfmodel.validation.timm import read
+
+    device = load(hardware)
+    provenance = Provenance(
+        file=file.name,
+        source=source,
+        hardware=device.slug,
+        schedule=schedule_of(file, schedule),
+        autocast=autocast,
+        layout=layout_of(file, layout),
+        tier=tier,
+    )
+    comparison = compare(read(file), device, provenance)
+    if fmt is Format.JSON:
+        emit(comparison.model_dump_json(indent=2) + "\n", output)
+    else:
+        emit_tables([comparison_table(comparison, top=top or None)], fmt, output)
+
+
+def _profile(
+    form: str,
+    file: Path,
+    model: str,
+    hardware: str,
+    batch: int | None,
+    resolution: int | None,
+    dtype: str | None,
+    autocast: str | None,
+    layout: str,
+    schedule: str,
+    tier: str,
+    fmt: Format,
+    output: Path | None,
+) -> None:
+    from perfmodel.validation.profiles import READERS, compare_profile
+    from perfmodel.validation.tables import profile_table
+
+    found = READERS[form](file)
+    # a profile has kernels without the waiting for the host
+    prediction = predicted(model, hardware, batch, resolution, 1000, dtype, autocast, layout, schedule, tier, graph=True)
+    comparison: ProfileComparison = compare_profile(prediction, found, file=file.name, form=form)
+    if fmt is Format.JSON:
+        emit(comparison.model_dump_json(indent=2) + "\n", output)
+    else:
+        emit_tables([profile_table(comparison)], fmt, output)
+
+
+ProfileSchedule = Annotated[str, typer.Option("--schedule", help="eager, pointwise, layer or block: what was profiled.")]
+ProfileTier = Annotated[str, typer.Option(help="expected, waterline or bound.")]
+
+
+@validate_app.command("ncu")
+def validate_ncu(
+    file: Annotated[
+        Path, typer.Argument(metavar="CSV", help="What `ncu --csv` printed, with gpu__time_duration.sum and dram__bytes_*.sum.")
+    ],
+    model: MeasuredModel,
+    hardware: Hardware,
+    batch: Batch = None,
+    resolution: Resolution = None,
+    dtype: Dtype = None,
+    autocast: Autocast = None,
+    layout: Layout = "nhwc",
+    schedule: ProfileSchedule = "eager",
+    tier: ProfileTier = "waterline",
+    fmt: OutputFormat = Format.TABLE,
+    output: Output = None,
+) -> None:
+    """A profile of Nsight Compute beside a prediction, kernel by kernel: times and DRAM bytes."""
+    _profile("ncu", file, model, hardware, batch, resolution, dtype, autocast, layout, schedule, tier, fmt, output)
+
+
+@validate_app.command("trtexec")
+def validate_trtexec(
+    file: Annotated[Path, typer.Argument(metavar="JSON", help="What `trtexec --exportProfile=FILE` wrote.")],
+    model: MeasuredModel,
+    hardware: Hardware,
+    batch: Batch = None,
+    resolution: Resolution = None,
+    dtype: Dtype = None,
+    autocast: Autocast = None,
+    layout: Layout = "nhwc",
+    schedule: ProfileSchedule = "layer",
+    tier: ProfileTier = "waterline",
+    fmt: OutputFormat = Format.TABLE,
+    output: Output = None,
+) -> None:
+    """A profile of TensorRT beside a prediction, layer by layer."""
+    _profile("trtexec", file, model, hardware, batch, resolution, dtype, autocast, layout, schedule, tier, fmt, output)
+
+
+@validate_app.command("torch-trace")
+def validate_torch_trace(
+    file: Annotated[
+        Path, typer.Argument(metavar="JSON", help="What torch.profiler's export_chrome_trace wrote; may be gzipped.")
+    ],
+    model: MeasuredModel,
+    hardware: Hardware,
+    batch: Batch = None,
+    resolution: Resolution = None,
+    dtype: Dtype = None,
+    autocast: Autocast = None,
+    layout: Layout = "nhwc",
+    schedule: ProfileSchedule = "eager",
+    tier: ProfileTier = "expected",
+    fmt: OutputFormat = Format.TABLE,
+    output: Output = None,
+) -> None:
+    """A trace of PyTorch's profiler beside a prediction, kernel by kernel."""
+    _profile("torch-trace", file, model, hardware, batch, resolution, dtype, autocast, layout, schedule, tier, fmt, output)
+
+
+def _datasets(
+    files: list[str], schedule: str | None, layout: str | None, autocast: str, least_batch: int, cache: Path | None
+) -> list[Dataset]:
+    from perfmodel.validation.dataset import gather
+
+    found = []
+    for given in files:
+        name, _, device = given.rpartition("=")
+        if not name:
+            raise PerfmodelError(
+                f"{given} does not say which GPU it was measured on; write FILE=DEVICE, as in benchmark.csv=rtx4090"
+            )
+        found.append(
+            gather(
+                Path(name),
+                device,
+                schedule=schedule,
+                layout=layout,
+                autocast=autocast,
+                least_batch=least_batch,
+                cache=cache,
+                say=_say,
+            )
+        )
+    return found
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@validate_app.command("report")
+def validate_report(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CSV=DEV…]", help="Files of timm's benchmark format, each with its GPU; none: as recorded."),
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="eager or pointwise; default: as each file's name says.")] = None,
+    layout: Annotated[str | None, typer.Option(help="nhwc or nchw; default: as each file's name says.")] = None,
+    autocast: Annotated[str, typer.Option(help="fp16 or bf16.")] = "fp16",
+    least_batch: Annotated[int, typer.Option(min=1, help="Leave out rows of smaller batches.")] = 1,
+    ablation: Annotated[bool, typer.Option(help="Refit without each term.")] = True,
+    source: Source = "not given",
+    cache: Cache = None,
+    record: Annotated[Path | None, typer.Option(help="Also write every figure and row to this JSON file.")] = None,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The report: .md or .html; plots stand beside it.")] = Path(
+        "validation.html"
+    ),
+) -> None:
+    """How right tier expected is on what it has not seen, where it is wrong and why: Markdown or HTML, with plots."""
+    from perfmodel.validation.protocol import run
+    from perfmodel.validation.protocol_report import recorded_protocol, write_report
+
+    protocol = (
+        run(_datasets(files, schedule, layout, autocast, least_batch, cache), source=source, ablate=ablation, say=_say)
+        if files
+        else recorded_protocol()
+    )
+    if record is not None:
+        emit(protocol.model_dump_json(indent=1) + "\n", record)
+    write_report(protocol, output)
+    print(f"wrote {output}", file=sys.stderr)
+
+
+@validate_app.command("calibrate")
+def validate_calibrate(
+    files: MeasuredFiles,
+    description: Annotated[str, typer.Option(help="The software that was measured, for people: 'PyTorch 2.4 eager'.")],
+    source: Source,
+    schedule: Annotated[str | None, typer.Option(help="eager or pointwise; default: as each file's name says.")] = None,
+    layout: Annotated[str | None, typer.Option(help="nhwc or nchw; default: as each file's name says.")] = None,
+    autocast: Annotated[str, typer.Option(help="fp16 or bf16.")] = "fp16",
+    least_batch: Annotated[int, typer.Option(min=1, help="Leave out rows of smaller batches.")] = 1,
+    cache: Cache = None,
+    output: Output = None,
+) -> None:
+    """Fit the constants of a software stack to measured files; predict takes the result with --calibration."""
+    from perfmodel.validation.protocol import as_toml, calibrated
+
+    datasets = _datasets(files, schedule, layout, autocast, least_batch, cache)
+    if len({dataset.schedule for dataset in datasets}) > 1:
+        raise PerfmodelError("the files were measured with different schedules; fit eager and pointwise apart")
+    emit(as_toml(calibrated(datasets, description=description, source=source)), output)
+
+
+@validate_app.command("run")
+def validate_run(
+    output: Annotated[Path, typer.Option(metavar="JSONL", help="Results, one line each; a run that was stopped goes on.")],
+    what: Annotated[str, typer.Option(help="networks, layers or fused.")] = "networks",
+    models: Annotated[
+        str, typer.Option(help="timm's names, separated by commas.")
+    ] = "resnet50,convnext_tiny,efficientnet_b0,mobilenetv2_100",
+    batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,16,64,256",
+    precisions: Annotated[
+        str, typer.Option(help="fp16, bf16, fp32, autocast-fp16, autocast-bf16, separated by commas.")
+    ] = "fp16",
+    runs: Annotated[
+        str, typer.Option(help="eager, graph (replay of a CUDA graph), compile, separated by commas.")
+    ] = "eager,graph",
+    resolution: Annotated[int, typer.Option(min=1, help="Height and width of the image.")] = 224,
+    layout: Layout = "nhwc",
+    seconds: Annotated[float | None, typer.Option(min=0, help="Start no case after this long.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Also record every kernel's time.")] = False,
+) -> None:
+    """Measure fused kernels, single layers, and whole networks (PyTorch eager, torch.compile, graph replay) on this machine's GPU."""
+    from perfmodel.validation.network_run import RUNS, cases, measure_all
+
+    if what == "fused":
+        from perfmodel.validation.measure import main as measure_fused
+
+        raise typer.Exit(measure_fused(["--output", str(output)]))
+    if what not in ("networks", "layers"):
+        raise PerfmodelError(f"what must be networks, layers or fused, not {what!r}")
+    wanted_runs: list[Run] = []
+    for name in listed("--runs", runs):
+        if name not in RUNS:
+            raise PerfmodelError(f"a run must be one of {', '.join(RUNS)}, not {name!r}")
+        wanted_runs.append(cast("Run", name))
+    sizes = [_whole(text) for text in listed("--batches", batches)]
+    wanted = cases(
+        listed("--models", models), sizes, listed("--precisions", precisions), wanted_runs, resolution=resolution, layout=layout
+    )
+    if what == "layers":
+        from perfmodel.validation.layer_run import measure_layers
+
+        count = measure_layers(wanted, output, seconds=seconds, say=_say)
+    else:
+        count = measure_all(wanted, output, seconds=seconds, profile_batches=sizes if profile else (), say=_say)
+    print(f"{count} measured, in {output}", file=sys.stderr)
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise PerfmodelError(f"a batch size must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
+@validate_app.command("networks")
+def validate_networks(
+    file: Annotated[Path, typer.Argument(metavar="JSONL", help="What `perfmodel validate run` wrote.")],
+    hardware: Hardware,
+    fmt: OutputFormat = Format.TABLE,
+    output: Output = None,
+) -> None:
+    """Networks measured by `validate run` beside tier expected."""
+    from perfmodel.validation.network_comparison import compare_networks, networks_table
+
+    comparison = compare_networks(file, hardware)
+    if fmt is Format.JSON:
+        emit(comparison.model_dump_json(indent=2) + "\n", output)
+    else:
+        emit_tables([networks_table(comparison)], fmt, output)

@@ -1,0 +1,218 @@
+"""The terms of tier `expected`, each with its derivation and a switch; vectorised over kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from perfmodel.expected.constants import Constants
+from perfmodel.expected.features import Features, Floats, Integers
+from perfmodel.expected.machine import Machine
+from perfmodel.expected.paths import MATRIX_PATHS, Path
+
+TERMS: Final = MappingProxyType(
+    {
+        "launch": "a gap between kernels, and the host's queue: a kernel starts when the one before has ended and its call was issued",
+        "tail": "tiles come in whole waves over the multiprocessors, and a product with few tiles leaves some idle",
+        "padding": "products are padded to tiles: K and C·R·S to multiples of 32",
+        "paths": "which unit and library path a convolution takes, by its shape",
+        "rates": "a pointwise kernel or norm is also limited by elements or rows per multiprocessor and clock",
+        "clock": "library products attain a fraction of the datasheet's peak, set by clock and power",
+        "l2": "part of what the kernels before touched is still in L2",
+        "special": "transcendental functions have a throughput of their own",
+        "extra": "kernels that the framework adds: bias additions, casts, changes of layout",
+        "classes": "the attained fraction of the bandwidth depends on the kind of kernel",
+        "overlap": "part of the shorter of compute and memory time is not hidden behind the longer",
+        "index": "a depthwise convolution over 2³¹ elements or more needs 64-bit indices, which the library's kernel does not have",
+    }
+)
+"""Every term by name, and what it says."""
+ALL: Final = frozenset(TERMS)
+
+PADDED_TO: Final = 32
+"""K and C·R·S of a product: the depth of one step of a tensor-core kernel, and its narrowest tile."""
+GROUP_PADDED_TO: Final = 128
+"""Output channels per group that the library's padded grouped convolution computes."""
+TILES: Final = ((256, 128), (128, 128), (128, 64), (64, 64), (128, 32), (64, 32))
+"""Rows × columns of the results that one block of a library's product computes."""
+FULL_INTENSITY: Final = 32.0
+"""Tile rows · columns / (rows + columns) from which on shared memory feeds the matrix unit at its full rate."""
+DIRECT_RATE: Final = 0.01
+"""Of the vector peak, in convolutions without a kernel of their own (depthwise 9×9, multipliers, two channels per group)."""
+FULL_RATE_ATTAINED: Final = 0.67
+"""Of a full-rate part's datasheet peak, under load: 659 of 989 TFLOP/s on the one such part that was measured, an H200 held by power."""
+LARGE_INDEX_FACTOR: Final = 10.0
+"""Time of a depthwise convolution whose tensors need 64-bit indices, over that of the library's kernel, which they rule out."""
+MOST_FROM_L2: Final = 0.9
+"""Of a kernel's bytes: something always comes from DRAM."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Seconds of each kernel, taken apart; what they sum to in a network is `latency_s`."""
+
+    arithmetic_s: Floats
+    """On the matrix unit, or on the vector unit where there is no matrix path."""
+    memory_s: Floats
+    rate_s: Floats
+    """Held by elements, rows or special functions per clock."""
+    exposed_s: Floats
+    """Of the shorter of arithmetic and memory, what is not hidden."""
+    gap_s: Floats
+    """Before the kernel: the gap, and waiting for the host."""
+
+    @property
+    def kernel_s(self) -> Floats:
+        """From a kernel's start to its end."""
+        return np.maximum(np.maximum(self.arithmetic_s, self.memory_s), self.rate_s) + self.exposed_s
+
+    @property
+    def latency_s(self) -> Floats:
+        """Of each kernel with what passes before it."""
+        return self.kernel_s + self.gap_s
+
+
+def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractSet[str] = ALL, *, graph: bool = False) -> Times:
+    """Every kernel's times on a machine. `graph`: launched by replaying a CUDA graph, so that the host is not waited for."""
+    path = f.path if "paths" in terms else _without_paths(f)
+    arithmetic = _arithmetic_s(f, path, machine, c, terms)
+    memory = _memory_s(f, path, machine, c, terms)
+    rate = _rate_s(f, machine, c, terms)
+    exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
+    parts = [arithmetic, memory, rate, exposed]
+    if "index" in terms:
+        parts = [part * np.where(f.huge & (path == Path.DEPTHWISE), LARGE_INDEX_FACTOR, 1.0) for part in parts]
+    if "extra" not in terms:
+        parts = [np.where(f.extra, 0.0, part) for part in parts]
+    times = Times(arithmetic_s=parts[0], memory_s=parts[1], rate_s=parts[2], exposed_s=parts[3], gap_s=np.zeros_like(memory))
+    if "launch" not in terms:
+        return times
+    return Times(
+        arithmetic_s=parts[0],
+        memory_s=parts[1],
+        rate_s=parts[2],
+        exposed_s=parts[3],
+        gap_s=_gap_s(f, times.kernel_s, machine, c, terms, graph=graph),
+    )
+
+
+def _without_paths(f: Features) -> Integers:
+    """Every convolution as if the library had the best kernel for it."""
+    plain = np.array(list(Path))
+    plain[[Path.UNALIGNED, Path.GROUPED, Path.GROUPED_PADDED, Path.GROUPED_PAIR]] = Path.MATRIX
+    plain[Path.DEPTHWISE_DIRECT] = Path.DEPTHWISE
+    return plain[f.path]
+
+
+def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
+    """Products: padded ops ÷ (peak · attained), times the waves' waste; direct convolutions: ops ÷ (vector peak / 100).
+
+    GROUPED needs no padding: its kernel exists for the width. Derivation of the tail: B blocks on S multiprocessors take
+    ⌈B/S⌉ waves where B/S would do; of the tiles that a library has, the best is taken, a tile of less than full intensity at its rate.
+    """
+    on_matrix = np.isin(path, MATRIX_PATHS) | ((path == Path.FUSED) & (f.ops > 0))
+    shaped = on_matrix & (f.m > 0)
+    k, n = f.k, f.n
+    if "padding" in terms:
+        k, n = _up(f.k, PADDED_TO), _up(f.n, PADDED_TO)
+        n = np.where(path == Path.GROUPED_PADDED, _up(f.n, GROUP_PADDED_TO), n)
+        k, n = np.where(path == Path.GROUPED, f.k, k), np.where(path == Path.GROUPED, f.n, n)
+    ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
+    seconds = ops / matrix_ops_per_s(machine, c, terms)
+    if "clock" in terms and machine.convolution_ops_per_s is not None:
+        seconds = np.where(f.taps > 1, ops / machine.convolution_ops_per_s, seconds)
+    seconds = np.where((path == Path.GROUPED_PADDED) | (path == Path.GROUPED), seconds / c.grouped_rate, seconds)
+    if "tail" in terms:
+        seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, n, machine.multiprocessors), seconds)
+    seconds = np.where(on_matrix, seconds, 0.0)
+    if "rates" in terms:
+        for taps, ops_per_s in machine.depthwise_ops_per_s:
+            # the nearest kernel size that was measured, by taps: 3×3 up to 15 taps, 5×5 up to 36, 7×7 beyond
+            least, most = {3: (0, 16), 5: (16, 37), 7: (37, np.inf)}[taps]
+            seconds = np.where((path == Path.DEPTHWISE) & (f.taps >= least) & (f.taps < most), f.ops / ops_per_s, seconds)
+    direct = (path == Path.DEPTHWISE_DIRECT) | (path == Path.GROUPED_PAIR)
+    return np.where(direct, f.ops / (DIRECT_RATE * machine.vector_ops_per_s), seconds)
+
+
+def matrix_ops_per_s(machine: Machine, c: Constants, terms: AbstractSet[str] = ALL) -> float:
+    """What library products attain: measured where the machine was; else the stack's fraction of the datasheet's peak."""
+    if "clock" not in terms:
+        return machine.peak_ops_per_s
+    if machine.sustained_ops_per_s is not None:
+        return machine.sustained_ops_per_s
+    # the fitted fraction is of parts whose unit is narrow enough to run at full clock; a wide one is held by power
+    return machine.peak_ops_per_s * (min(c.matrix_rate, FULL_RATE_ATTAINED) if machine.full_rate else c.matrix_rate)
+
+
+def _waste(f: Features, n: Floats, processors: float) -> Floats:
+    """Time over that of products whose tiles fill every wave: the best of the tiles."""
+    best = np.full(len(n), np.inf)
+    m = np.maximum(f.m, 1.0)
+    columns = np.maximum(n, 1.0)
+    for rows, width in TILES:
+        blocks = np.ceil(m / rows) * np.ceil(columns / width) * np.maximum(f.groups, 1.0)
+        computed = np.ceil(m / rows) * rows * np.ceil(columns / width) * width / (m * columns)
+        idle = np.ceil(blocks / processors) * processors / blocks
+        slower = max(1.0, FULL_INTENSITY * (rows + width) / (rows * width))
+        best = np.minimum(best, computed * idle * slower)
+    return best
+
+
+def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
+    """Bytes ÷ (bandwidth · attained fraction of the class), less what is found in L2, which comes at the L2's rate where that is known."""
+    fraction = np.full(len(Path), c.pointwise_bandwidth)
+    if "classes" in terms:
+        fraction[[Path.MATRIX, Path.GROUPED, Path.GROUPED_PADDED, Path.GROUPED_PAIR]] = c.matrix_bandwidth
+        fraction[[Path.DEPTHWISE, Path.DEPTHWISE_DIRECT]] = c.depthwise_bandwidth
+        fraction[Path.BROADCAST] = c.broadcast_bandwidth
+        fraction[Path.MOVE] = c.move_bandwidth
+    fraction[Path.UNALIGNED] = fraction[Path.MATRIX] / c.unaligned
+    fraction[Path.FUSED] = fraction[Path.MATRIX]
+    bandwidth = machine.bandwidth_bytes_per_s * fraction[path]
+    if "l2" not in terms:
+        return f.dram_bytes / bandwidth
+    cached = np.minimum(c.l2_share * machine.l2_bytes, MOST_FROM_L2 * f.dram_bytes)
+    from_cache = cached / machine.l2_bytes_per_s if machine.l2_bytes_per_s else 0.0
+    return (f.dram_bytes - cached) / bandwidth + from_cache
+
+
+def _rate_s(f: Features, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
+    """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak."""
+    seconds = np.zeros_like(f.dram_bytes)
+    if "rates" in terms:
+        rows_per_s = machine.rows_per_s or machine.multiprocessors * machine.clock_hz / c.row_clocks
+        seconds = np.maximum(f.rows / rows_per_s, f.elements / np.array(machine.element_rates)[f.rate])
+    if "special" in terms:
+        seconds = np.maximum(seconds, f.special_ops / machine.special_per_s)
+    return seconds
+
+
+def _gap_s(f: Features, kernel_s: Floats, machine: Machine, c: Constants, terms: AbstractSet[str], *, graph: bool) -> Floats:
+    """What passes before each kernel: the gap g, and where the host is slower than the GPU, waiting for the call.
+
+    With issue times Iᵢ (sums of the host's seconds per call) a kernel starts at sᵢ = max(Iᵢ, eᵢ₋₁ + g) and ends at eᵢ = sᵢ + tᵢ. Its
+    share of the network's latency is eᵢ − eᵢ₋₁, of which tᵢ is its own and the rest passed before it.
+    """
+    gap = np.full_like(kernel_s, machine.gap_s or c.gap_s)
+    if "extra" not in terms:
+        gap = np.where(f.extra, 0.0, gap)
+    if graph or machine.host_s is None:
+        return gap
+    host = np.array(machine.host_s)[f.host]
+    found = np.empty_like(gap)
+    for network in range(f.networks):
+        here = f.network == network
+        issued = np.cumsum(host[here])
+        busy = np.cumsum(kernel_s[here] + gap[here])
+        # eᵢ = busyᵢ + max over j ≤ i of (Iⱼ − busyⱼ₋₁ − gⱼ), or busyᵢ where the host is never late
+        late = np.maximum.accumulate(np.maximum(issued - (busy - kernel_s[here]), 0.0))
+        found[here] = np.diff(busy + late, prepend=0.0) - kernel_s[here]
+    return found
+
+
+def _up(values: Floats, multiple: int) -> Floats:
+    return np.ceil(values / multiple) * multiple

@@ -1,0 +1,399 @@
+"""Tier `expected`: library paths, terms and their switches, constants, calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perfmodel.errors import PerfmodelError
+from perfmodel.expected import calibration as cal
+from perfmodel.expected.constants import NAMES, CalibrationError, Constants, calibration_of
+from perfmodel.expected.features import Features
+from perfmodel.expected.machine import Machine
+from perfmodel.expected.paths import RULES, Path, convolution_rule, diagnosis_of, path_of
+from perfmodel.expected.terms import (
+    ALL,
+    DIRECT_RATE,
+    GROUP_PADDED_TO,
+    LARGE_INDEX_FACTOR,
+    TERMS,
+    kernel_seconds,
+    matrix_ops_per_s,
+)
+from perfmodel.hardware.catalog import load
+from perfmodel.layers.conv2d import Conv2d
+from perfmodel.layers.dims import Shape
+from perfmodel.layers.graph import GraphBuilder
+from perfmodel.layers.group_norm import GroupNorm
+from perfmodel.layers.layer_norm import LayerNorm
+from perfmodel.lowering import COMPILED, EAGER, lower, stays_in_nchw
+from perfmodel.networks.catalog import build
+from perfmodel.precision import Precision
+from perfmodel.prediction import predict
+from perfmodel.schedule import kernels
+
+HALF = Precision(dtype="fp16")
+MIXED = Precision.of(None, "fp16")
+PRIORS = Constants.model_validate({name: prior.value for name, prior in cal.PRIORS.items()})
+
+
+def machine(name: str = "rtx4090") -> Machine:
+    device = load(name)
+    return Machine.of(device, device.matrix_peak("fp16"))
+
+
+def of_convolution(c: int, k: int, *, size: int = 56, batch: int = 64, **options: object) -> Features:
+    g = GraphBuilder()
+    g.conv(g.input(Shape(batch, c, size, size)), k, **options)  # type: ignore[arg-type]
+    return Features.of(kernels(g.graph(), HALF, "eager"))
+
+
+@pytest.mark.parametrize(
+    ("layer", "path"),
+    [
+        (Conv2d(in_channels=64, out_channels=128, kernel=(3, 3)), Path.MATRIX),
+        (Conv2d(in_channels=3, out_channels=64, kernel=(7, 7)), Path.UNALIGNED),
+        (Conv2d(in_channels=64, out_channels=60), Path.UNALIGNED),
+        (Conv2d(in_channels=64, out_channels=64, kernel=(3, 3), group_width=16), Path.GROUPED),
+        (Conv2d(in_channels=72, out_channels=72, kernel=(3, 3), group_width=24), Path.GROUPED_PADDED),
+        (Conv2d(in_channels=64, out_channels=128, kernel=(3, 3), group_width=16), Path.GROUPED_PADDED),
+        (Conv2d(in_channels=64, out_channels=64, kernel=(3, 3), group_width=2), Path.GROUPED_PAIR),
+        (Conv2d(in_channels=64, out_channels=64, kernel=(7, 7), group_width=1), Path.DEPTHWISE),
+        (Conv2d(in_channels=64, out_channels=64, kernel=(9, 9), group_width=1), Path.DEPTHWISE_DIRECT),
+        (Conv2d(in_channels=64, out_channels=64, kernel=(1, 11), group_width=1), Path.DEPTHWISE_DIRECT),
+        (Conv2d(in_channels=64, out_channels=128, kernel=(3, 3), group_width=1), Path.DEPTHWISE_DIRECT),
+    ],
+)
+def test_the_library_path_of_a_convolution(layer: Conv2d, path: Path) -> None:
+    rule = convolution_rule(layer)
+    assert rule.path is path
+    fast = path in (Path.MATRIX, Path.GROUPED, Path.DEPTHWISE)
+    assert (rule.diagnosis is None) == fast, "slow paths are named, fast ones are not"
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 8), st.sampled_from([1, 3, 5, 7, 9]))
+def test_every_convolution_has_a_rule(width: int, out: int, groups: int, kernel: int) -> None:
+    layer = Conv2d(in_channels=width * groups, out_channels=out * groups, kernel=(kernel, kernel), group_width=width)
+    assert convolution_rule(layer) in RULES
+
+
+def test_a_product_takes_its_padded_ops_over_the_attained_rate() -> None:
+    f, m = of_convolution(64, 128, kernel=3), machine()
+    terms = ALL - {"tail", "overlap", "launch"}
+    seconds = kernel_seconds(f, m, PRIORS, terms).arithmetic_s[0]
+    assert seconds == pytest.approx(2 * 64 * 56 * 56 * 128 * 64 * 9 / matrix_ops_per_s(m, PRIORS))
+    wide = of_convolution(40, 40)  # 40 is padded to 64, in both
+    padded, plain = (kernel_seconds(wide, m, PRIORS, t).arithmetic_s[0] for t in (terms, terms - {"padding"}))
+    assert padded / plain == pytest.approx((64 / 40) ** 2)
+
+
+def test_without_clock_the_peak_is_the_datasheets() -> None:
+    m = machine()
+    assert matrix_ops_per_s(m, PRIORS, ALL - {"clock"}) == load("rtx4090").matrix_peak("fp16").ops_per_s
+    assert matrix_ops_per_s(machine("h200"), PRIORS) == pytest.approx(6.6e14, rel=0.05)  # as it was measured
+    assert matrix_ops_per_s(machine("h100-sxm"), PRIORS) == pytest.approx(6.6e14, rel=0.05)  # the same chip, not measured
+    assert matrix_ops_per_s(machine("rtx3090"), PRIORS) == load("rtx3090").matrix_peak("fp16").ops_per_s * PRIORS.matrix_rate
+
+
+def test_few_tiles_leave_multiprocessors_idle() -> None:
+    """One tile on one of 128 multiprocessors takes as long as 128 tiles do."""
+    m = machine()
+    one = of_convolution(256, 64, size=8, batch=1)
+    many = of_convolution(256, 64, size=8, batch=128)
+    terms = ALL - {"overlap", "launch", "padding"}
+    seconds = [kernel_seconds(f, m, PRIORS, terms).arithmetic_s[0] for f in (one, many)]
+    assert seconds[0] > 0.5 * seconds[1]
+    flat = [kernel_seconds(f, m, PRIORS, terms - {"tail"}).arithmetic_s[0] for f in (one, many)]
+    assert flat[1] / flat[0] == pytest.approx(128)
+
+
+def test_padded_groups_compute_a_tile_each() -> None:
+    f, m = of_convolution(72, 72, kernel=3, group_width=24), machine()
+    terms = ALL - {"tail", "overlap", "launch"}
+    seconds = kernel_seconds(f, m, PRIORS, terms).arithmetic_s[0]
+    ops = 2 * f.m[0] * GROUP_PADDED_TO * 224 * 3  # 24·9 = 216 taps, padded to 224; 3 groups
+    assert seconds == pytest.approx(ops / matrix_ops_per_s(m, PRIORS) / PRIORS.grouped_rate)
+
+
+def test_convolutions_without_a_kernel_run_on_the_vector_unit() -> None:
+    f, m = of_convolution(64, 64, kernel=9, group_width=1), machine()
+    assert kernel_seconds(f, m, PRIORS).arithmetic_s[0] == pytest.approx(f.ops[0] / (DIRECT_RATE * m.vector_ops_per_s))
+    assert kernel_seconds(f, m, PRIORS, ALL - {"paths"}).arithmetic_s[0] == 0  # as if it had one
+
+
+def test_memory_time_is_bytes_over_the_attained_bandwidth_less_what_is_in_l2() -> None:
+    f, m = of_convolution(64, 64, batch=512), machine("rtx3090")
+    seconds = kernel_seconds(f, m, PRIORS).memory_s[0]
+    left = f.dram_bytes[0] - PRIORS.l2_share * m.l2_bytes
+    assert seconds == pytest.approx(left / (m.bandwidth_bytes_per_s * PRIORS.matrix_bandwidth))
+    plain = kernel_seconds(f, m, PRIORS, ALL - {"l2"}).memory_s[0]
+    assert plain == pytest.approx(f.dram_bytes[0] / (m.bandwidth_bytes_per_s * PRIORS.matrix_bandwidth))
+    unaligned = of_convolution(64, 60, batch=512)
+    slow = kernel_seconds(unaligned, m, PRIORS, ALL - {"l2"}).memory_s[0]
+    assert slow == pytest.approx(PRIORS.unaligned * unaligned.dram_bytes[0] / (m.bandwidth_bytes_per_s * PRIORS.matrix_bandwidth))
+
+
+def test_a_layer_norm_is_held_by_its_rows() -> None:
+    g = GraphBuilder()
+    g.add(LayerNorm(channels=8), g.input(Shape(64, 8, 56, 56)), name="norm")
+    f, m = Features.of(kernels(g.graph(), HALF, "eager")), machine()
+    times = kernel_seconds(f, m, PRIORS)
+    assert times.rate_s[0] == pytest.approx(64 * 56 * 56 * PRIORS.row_clocks / (m.multiprocessors * m.clock_hz))
+    assert times.rate_s[0] > times.memory_s[0]
+    assert kernel_seconds(f, m, PRIORS, ALL - {"rates", "special"}).rate_s[0] == 0
+
+
+def test_special_functions_have_a_throughput_of_their_own() -> None:
+    g = GraphBuilder()
+    g.activation(g.input(Shape(64, 8, 56, 56)), "silu")
+    f, m = Features.of(kernels(g.graph(), HALF, "eager")), machine()
+    assert kernel_seconds(f, m, PRIORS, ALL - {"rates"}).rate_s[0] == pytest.approx(64 * 8 * 56 * 56 / m.special_per_s)
+    assert kernel_seconds(f, m, PRIORS, ALL - {"rates", "special"}).rate_s[0] == 0
+
+
+def test_a_depthwise_convolution_with_wide_indices_is_slow_and_named() -> None:
+    m = machine()
+    small, huge = (of_convolution(96, 96, kernel=3, group_width=1, size=224, batch=n) for n in (64, 1024))
+    assert not small.huge[0]
+    assert huge.huge[0]
+    per_byte = [kernel_seconds(f, m, PRIORS, ALL - {"l2"}).memory_s[0] / f.dram_bytes[0] for f in (small, huge)]
+    assert per_byte[1] / per_byte[0] == pytest.approx(LARGE_INDEX_FACTOR)
+    g = GraphBuilder()
+    g.conv(g.input(Shape(1024, 96, 224, 224)), 96, kernel=3, group_width=1)
+    (kernel,) = kernels(g.graph(), HALF, "eager")
+    assert "64 bits" in str(diagnosis_of(kernel))
+
+
+def test_what_the_shorter_time_does_not_hide() -> None:
+    f, m = of_convolution(64, 128, kernel=3), machine()
+    times = kernel_seconds(f, m, PRIORS)
+    assert times.exposed_s[0] == pytest.approx(PRIORS.unhidden * min(times.arithmetic_s[0], times.memory_s[0]))
+    assert times.kernel_s[0] == max(times.arithmetic_s[0], times.memory_s[0]) + times.exposed_s[0]
+    assert kernel_seconds(f, m, PRIORS, ALL - {"overlap"}).exposed_s[0] == 0
+
+
+def test_a_gap_before_every_kernel() -> None:
+    work = kernels(build("resnet18", batch=256).graph, MIXED, "eager")
+    f, m = Features.of(work), machine()
+    assert kernel_seconds(f, m, PRIORS).gap_s == pytest.approx(PRIORS.gap_s)
+    assert not kernel_seconds(f, m, PRIORS, ALL - {"launch"}).gap_s.any()
+
+
+def test_the_hosts_queue_by_brute_force() -> None:
+    """A kernel starts when its call was issued and the one before has ended; its share is what it adds to the network's latency."""
+    m = machine("h200")
+    assert m.host_s is not None
+    assert m.gap_s is not None
+    for batch in (1, 64, 512):
+        f = Features.of(kernels(build("mobilenetv2_100", batch=batch).graph, HALF, "eager"))
+        times = kernel_seconds(f, m, PRIORS)
+        issued = end = 0.0
+        for index, kernel_s in enumerate(times.kernel_s):
+            issued += m.host_s[f.host[index]]
+            end = max(issued, end + m.gap_s) + kernel_s
+            assert times.latency_s[: index + 1].sum() == pytest.approx(end)
+        replayed = kernel_seconds(f, m, PRIORS, graph=True)
+        assert replayed.gap_s == pytest.approx(m.gap_s)
+
+
+def test_extra_kernels_are_those_that_no_layer_asks_for() -> None:
+    work = kernels(build("convnext_tiny", batch=8).graph, MIXED, "eager")
+    f = Features.of(work)
+    kinds = {kernel.kind for kernel, extra in zip(work, f.extra, strict=True) if extra}
+    assert kinds == {"bias_add", "cast"}
+    without = kernel_seconds(f, machine(), PRIORS, ALL - {"extra"}).latency_s
+    assert not without[f.extra].any()
+    assert without[~f.extra].all()
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_every_term_has_a_switch_that_changes_some_network(term: str) -> None:
+    """Each term moves the latency of at least one of these networks."""
+    g = GraphBuilder()
+    g.conv(g.input(Shape(1024, 96, 224, 224)), 96, kernel=3, group_width=1)
+    graphs = [build(name, batch=64).graph for name in ("regnety_032", "convnext_tiny", "efficientnet_b0")] + [g.graph()]
+    changed = False
+    for graph in graphs:
+        f = Features.of(kernels(graph, MIXED, "eager"))
+        for m in (machine("rtx3090"), machine("h200")):
+            with_it, without = (kernel_seconds(f, m, PRIORS, terms).latency_s.sum() for terms in (ALL, ALL - {term}))
+            changed |= bool(abs(with_it / without - 1) > 1e-6)
+    assert changed or term == "special", "special functions hold no kernel of these networks on these machines"
+
+
+def test_compressed_features_predict_the_same() -> None:
+    f = Features.joined([Features.of(kernels(build(n, batch=64).graph, MIXED, "eager")) for n in ("resnet50", "efficientnet_b0")])
+    small = f.compressed()
+    assert len(small.path) < len(f.path) / 2
+    whole, counted = (x.total(kernel_seconds(x, machine(), PRIORS).latency_s) for x in (f, small))
+    assert counted == pytest.approx(whole)
+
+
+def synthetic(name: str, constants: Constants, models: tuple[str, ...]) -> cal.Measurements:
+    m = machine(name)
+    features = [
+        Features.of(kernels(build(model, batch=batch).graph, MIXED, "eager")).compressed()
+        for model in models
+        for batch in (64, 128, 256)
+    ]
+    joined = Features.joined(features)
+    return cal.Measurements(
+        machine=m, features=tuple(features), latency_s=joined.total(kernel_seconds(joined, m, constants).latency_s)
+    )
+
+
+MODELS = ("resnet50", "resnext50_32x4d", "regnety_032", "efficientnet_b0", "convnext_tiny", "vgg16", "mobilenetv2_100")
+
+
+def test_fitting_finds_the_constants_that_made_the_measurements() -> None:
+    truth = PRIORS.model_copy(
+        update={"matrix_rate": 1.1, "pointwise_bandwidth": 0.85, "move_bandwidth": 0.5, "row_clocks": 300.0}
+    )
+    given_ = synthetic("rtx4090", truth, MODELS)
+    found = cal.fit(given_)
+    assert cal.expected_s(given_, found) == pytest.approx(given_.latency_s, rel=0.01)
+    for name in ("matrix_rate", "pointwise_bandwidth"):  # the prior pulls, the data pulls more where it can
+        value, true, prior = (getattr(constants, name) for constants in (found, truth, PRIORS))
+        assert abs(np.log(value / true)) < 0.7 * abs(np.log(prior / true)), name
+
+
+def test_one_wild_row_does_not_move_the_constants() -> None:
+    given_ = synthetic("rtx4090", PRIORS, MODELS)
+    latency = given_.latency_s.copy()
+    latency[4] *= 5
+    spoiled = cal.Measurements(machine=given_.machine, features=given_.features, latency_s=latency)
+    found = cal.fit(spoiled)
+    others = np.arange(len(latency)) != 4
+    assert cal.expected_s(spoiled, found)[others] == pytest.approx(given_.latency_s[others], rel=0.03)
+
+
+def test_constants_carry_over_through_the_specification() -> None:
+    truth = PRIORS.model_copy(update={"matrix_rate": 1.15, "pointwise_bandwidth": 0.8})
+    found = cal.fit(synthetic("rtx3090", truth, MODELS))
+    elsewhere = synthetic("rtx4090", truth, MODELS)
+    assert cal.expected_s(elsewhere, found) == pytest.approx(elsewhere.latency_s, rel=0.05)
+
+
+def test_too_few_rows_are_refused() -> None:
+    few = synthetic("rtx4090", PRIORS, MODELS[:2])
+    with pytest.raises(CalibrationError, match="too few"):
+        cal.fit(few)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=200))
+def test_folds_keep_families_whole(families: list[int]) -> None:
+    found = cal.folds(families)
+    assert len({(family, fold) for family, fold in zip(families, found, strict=True)}) == len(set(families))
+    assert found.max() < cal.FOLDS
+
+
+def test_coverage_of_a_known_spread() -> None:
+    rng = np.random.default_rng(1)
+    measured = np.exp(rng.normal(0, 0.1, 5000))
+    groups = rng.integers(0, 10, 5000)
+    assert cal.coverage(np.ones(5000), measured, groups) == pytest.approx(0.9, abs=0.015)
+
+
+@pytest.mark.parametrize("schedule", ["eager", "pointwise"])
+def test_the_shipped_constants(schedule: str) -> None:
+    """At most a dozen, with where they come from; intervals that cover about as much as they say."""
+    found = calibration_of(schedule)
+    assert found.stack == schedule
+    assert len(NAMES) <= 12
+    assert found.provenance.rows >= 250
+    assert found.provenance.networks >= 38
+    assert found.intervals.low < 1 < found.intervals.high
+    assert 0.8 <= found.intervals.coverage <= 0.97
+
+
+def test_a_prediction_with_an_interval() -> None:
+    prediction = predict("convnext_tiny", "rtx4090", batch=256, autocast="fp16", schedule="eager", tier="expected")
+    assert prediction.bound_latency_s is not None
+    assert prediction.bound_latency_s < prediction.latency_s
+    assert prediction.latency_low_s is not None
+    assert prediction.latency_high_s is not None
+    assert prediction.latency_low_s < prediction.latency_s < prediction.latency_high_s
+    record = prediction.to_dict()
+    assert record["latency_low_s"] == prediction.latency_low_s
+    assert sum(kernel["latency_s"] for kernel in record["kernels"]) == pytest.approx(record["latency_s"])
+    assert {kernel["path"] for kernel in record["kernels"]} >= {"matrix", "depthwise", "row_norm", "pointwise"}
+    slow = predict("regnety_032", "rtx4090", batch=256, autocast="fp16", schedule="eager", tier="expected")
+    assert any("power of two" in said for said in slow.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"schedule": "layer"}, "no calibration for schedule layer"),
+        ({"schedule": "block"}, "no calibration for schedule block"),
+        ({"dtype": "int8"}, "calibrated for fp16 and bf16, not for int8"),
+        ({"hardware": "mi300x"}, "GPUs of NVIDIA"),
+        ({"calibration": "absent.toml"}, "cannot read the calibration absent.toml"),
+    ],
+)
+def test_what_is_not_calibrated_is_an_error_that_says_so(options: dict[str, str], said: str) -> None:
+    given_ = {"model": "resnet18", "hardware": "rtx4090", "schedule": "eager", "tier": "expected"} | options
+    with pytest.raises(PerfmodelError, match=said):
+        predict(**given_)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["=", "stack = 1", 'stack = "eager"\n[constants]\nmatrix_rate = -1'])
+def test_a_wrong_calibration_is_one_sentence(tmp_path: FilePath, text: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CalibrationError) as caught:
+        calibration_of("eager", path)
+    assert "c.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_norm_in_a_half_network_has_two_helpers() -> None:
+    graph = build("resnet18", batch=8).graph
+    half, mixed = (kernels(graph, precision, "eager") for precision in (HALF, MIXED))
+    assert sum(kernel.kind == "norm_helper" for kernel in half) == 2 * sum(kernel.kind == "batch_norm" for kernel in half) == 40
+    assert not any(kernel.kind == "norm_helper" for kernel in mixed)
+
+
+def group_normed() -> GraphBuilder:
+    g = GraphBuilder()
+    x = g.conv(g.input(Shape(8, 64, 28, 28)), 64, kernel=3)
+    x = g.add(GroupNorm(channels=64, groups=8), x, name="norm")
+    x = g.activation(x, "relu")
+    g.conv(x, 64, name="conv2")
+    return g
+
+
+def test_a_group_norm_goes_to_nchw_and_the_next_convolution_back() -> None:
+    eager = [operation.kind for operation in lower(group_normed().graph(), HALF, EAGER)]
+    assert eager == ["conv", "layout", "group_norm_moments", "group_norm", "relu", "layout", "pointwise_conv"]
+    compiled = kernels(group_normed().graph(), HALF, "pointwise")
+    assert [kernel.kind for kernel in compiled] == ["conv", "group_norm_moments", "reduction", "pointwise_conv"]
+
+
+def test_torch_compile_leaves_a_network_of_grouped_convolutions_in_nchw() -> None:
+    """By its own weights: grouped ones count 1.358, others 0.725 to 0.823."""
+
+    def network(groups: bool) -> GraphBuilder:
+        g = GraphBuilder()
+        g.conv(g.input(Shape(8, 128, 28, 28)), 128, kernel=3, group_width=64 if groups else None)
+        return g
+
+    assert stays_in_nchw(network(True).graph())
+    assert not stays_in_nchw(network(False).graph())
+    grouped = lower(network(True).graph(), HALF, COMPILED, layout="nchw")
+    assert [operation.kind for operation in grouped] == ["layout", "grouped_conv", "layout"]
+    assert len(lower(network(False).graph(), HALF, COMPILED, layout="nchw")) == 1
+
+
+def test_paths_of_kernels_that_are_no_convolutions() -> None:
+    work = {kernel.kind: path_of(kernel) for kernel in kernels(build("efficientnet_b0", batch=8).graph, MIXED, "eager")}
+    assert work["batch_norm"] is Path.POINTWISE
+    assert work["multiply"] is Path.BROADCAST
+    assert work["global_average_pool"] is Path.BROADCAST
+    assert work["linear"] is Path.MATRIX

@@ -1,0 +1,169 @@
+"""Other profilers' output, in small files of their true formats, joined with predictions."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perfmodel.cli import run
+from perfmodel.errors import PerfmodelError
+from perfmodel.layers.dims import Shape
+from perfmodel.layers.graph import GraphBuilder
+from perfmodel.network import Network
+from perfmodel.prediction import Prediction, predict
+from perfmodel.validation.profiles import (
+    READERS,
+    Profiled,
+    class_of_name,
+    compare_profile,
+    read_ncu,
+    read_torch_trace,
+    read_trtexec,
+)
+
+FILES = Path(__file__).resolve().parent / "profiles"
+
+
+def predicted(schedule: str = "eager") -> Prediction:
+    g = GraphBuilder()
+    x = g.input(Shape(32, 64, 56, 56))
+    x = g.conv(x, 64, kernel=3, name="conv1")
+    g.activation(x, "relu", name="act1")
+    network = Network(name="two", graph=g.graph(), batch=32, resolution=56)
+    return predict(network, "rtx4090", schedule=schedule)
+
+
+def test_the_two_forms_of_ncu_say_the_same() -> None:
+    long, wide = read_ncu(FILES / "ncu-long.csv"), read_ncu(FILES / "ncu-wide.csv")
+    assert [one.name for one in long] == [one.name for one in wide]
+    for left, right in zip(long, wide, strict=True):
+        assert left.duration_s == pytest.approx(right.duration_s)
+        assert left.dram_bytes == pytest.approx(right.dram_bytes)
+    assert long[0].duration_s == pytest.approx(41.5e-6)
+    assert long[0].dram_bytes == pytest.approx(25.6e6)
+
+
+def test_kernels_are_joined_in_order_within_their_class() -> None:
+    found = compare_profile(predicted(), read_ncu(FILES / "ncu-long.csv"), file="f", form="ncu")
+    assert found.joined_by == "kernel"
+    assert [(row.name, row.kernels) for row in found.rows] == [("act1", 1), ("conv1", 1)]
+    by_name = {row.name: row for row in found.rows}
+    tensor = 2 * 32 * 64 * 56 * 56
+    assert by_name["act1"].predicted_dram_bytes == 2 * tensor
+    errors = [abs(row.predicted_s / row.measured_s - 1) for row in found.rows]
+    assert found.mape == pytest.approx(sum(errors) / 2)
+    assert found.median_bytes_ape is not None
+
+
+def test_a_trace_is_read_in_the_order_of_its_kernels() -> None:
+    found = read_torch_trace(FILES / "torch-trace.json")
+    assert [class_of_name(one.name) for one in found] == ["product", "pointwise"]
+    comparison = compare_profile(predicted(), found, file="f", form="torch-trace")
+    assert {row.name for row in comparison.rows} == {"conv1", "act1"}
+    assert comparison.measured_s == pytest.approx(71.7e-6)
+
+
+def test_a_gzipped_trace(tmp_path: Path) -> None:
+    packed = tmp_path / "trace.json.gz"
+    packed.write_bytes(gzip.compress((FILES / "torch-trace.json").read_bytes()))
+    assert read_torch_trace(packed) == read_torch_trace(FILES / "torch-trace.json")
+
+
+def test_layers_of_tensorrt_are_joined_by_name() -> None:
+    prediction = predict("resnet18", "rtx4090", batch=8)
+    found = compare_profile(prediction, read_trtexec(FILES / "trtexec.json"), file="f", form="trtexec")
+    assert found.joined_by == "layer"
+    assert {row.name: row.measured_s for row in found.rows} == pytest.approx({"conv1": 48.4e-6, "layer1.0.conv1": 31.9e-6})
+    reasons = {one.reason: one.rows for one in found.skipped}
+    assert reasons["no layer of the network has this name"] == ("__myl_FooBar_0",)
+    assert len(reasons["not in the profile"]) == len(prediction.kernels) - 2
+
+
+def test_different_numbers_of_kernels_are_compared_by_class() -> None:
+    many = [Profiled(name="elementwise_kernel", duration_s=1e-5) for _ in range(3)]
+    found = compare_profile(predicted(), many, file="f", form="torch-trace")
+    (row,) = found.rows
+    assert row.kernels == 3
+    assert row.measured_s == pytest.approx(3e-5)
+    assert "class" in found.joined_by
+
+
+def test_a_time_below_the_bound_has_a_named_diagnosis() -> None:
+    fast = [Profiled(name="xmma_gemm", duration_s=1e-9), Profiled(name="elementwise", duration_s=1.0)]
+    rows = {row.name: row for row in compare_profile(predicted(), fast, file="f", form="ncu").rows}
+    assert rows["conv1"].below_bound
+    assert "below the bound" in str(rows["conv1"].diagnosis)
+    assert not rows["act1"].below_bound
+
+
+BAD = [
+    ("ncu", "", 'starts with "ID"'),
+    ("ncu", '"ID","Kernel Name"\n"0","k"\n', "lacks the metric"),
+    (
+        "ncu",
+        '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\n"0","k","gpu__time_duration.sum","us","fast"\n',
+        "not a number",
+    ),
+    (
+        "ncu",
+        '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\n"0","k","gpu__time_duration.sum","us","0"\n',
+        "positive",
+    ),
+    (
+        "ncu",
+        '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\n"0","k","gpu__time_duration.sum","ells","1"\n',
+        "none of",
+    ),
+    ("trtexec", "{}", "must be a list"),
+    ("trtexec", '[{"count": 3}]', "lack name or averageMs"),
+    ("trtexec", '[{"name": "a", "averageMs": "x"}]', "not a number"),
+    ("trtexec", '[{"name": "a", "averageMs": -1}]', "positive"),
+    ("torch-trace", "[", "not JSON"),
+    ("torch-trace", "[]", "lacks traceEvents"),
+    ("torch-trace", '{"traceEvents": []}', "no GPU kernels"),
+    ("torch-trace", '{"traceEvents": [{"cat": "kernel", "ph": "X", "ts": 1, "dur": null}]}', "not a number"),
+]
+
+
+@pytest.mark.parametrize(("form", "text", "said"), BAD)
+def test_a_file_that_is_not_one_is_one_sentence(tmp_path: Path, form: str, text: str, said: str) -> None:
+    path = tmp_path / "profile"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PerfmodelError) as caught:
+        READERS[form](path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+KEYS = ("traceEvents", "name", "averageMs", "cat", "ph", "dur", "ts")
+TREES = st.recursive(
+    st.none() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+).map(json.dumps)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(st.sampled_from(sorted(READERS)), st.text(max_size=200) | TREES)
+def test_garbage_is_never_a_traceback(tmp_path_factory: pytest.TempPathFactory, form: str, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "garbage"
+    path.write_text(text, encoding="utf-8", errors="ignore")
+    try:
+        READERS[form](path)
+    except PerfmodelError as error:
+        assert str(path) in str(error)
+
+
+def test_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--model", "resnet18", "--hardware", "rtx4090", "--batch", "8", "--format", "json"]
+    for form, name in (("ncu", "ncu-long.csv"), ("trtexec", "trtexec.json"), ("torch-trace", "torch-trace.json")):
+        extra = ["--tier", "waterline"] if form == "torch-trace" else []
+        assert run(["validate", form, str(FILES / name), *common, *extra]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert {"n", "mape", "median_ape", "p90_ape", "max_ape", "bias", "spearman", "skipped", "rows"} <= set(found)

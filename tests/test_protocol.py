@@ -1,0 +1,286 @@
+"""The honest protocol, its record and its reports; the machine's file; networks measured on this project's GPU."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perfmodel.cli import run as command
+from perfmodel.errors import PerfmodelError
+from perfmodel.expected.constants import calibration_of
+from perfmodel.hardware.catalog import load, load_text
+from perfmodel.validation.dataset import Dataset, gather, layout_of, schedule_of
+from perfmodel.validation.layer_run import layers_of
+from perfmodel.validation.machine_file import slug_of, with_measured
+from perfmodel.validation.microbenchmarks import MachineRun, Sample
+from perfmodel.validation.network_comparison import compare_networks
+from perfmodel.validation.network_run import NetworkResults, cases, read_results
+from perfmodel.validation.protocol import EXPECTED, Protocol, as_toml, calibrated, run
+from perfmodel.validation.protocol_report import RESULTS, as_html, as_markdown, blocks, recorded_protocol, write_report
+from perfmodel.validation.statistics import Summary
+
+HEADER = "model,infer_img_size,infer_samples_per_sec,infer_step_time,infer_batch_size,param_count\n"
+MODELS = {
+    "resnet18": 11.69,
+    "resnet50": 25.56,
+    "vgg16": 138.36,
+    "mobilenetv2_100": 3.5,
+    "convnext_tiny": 28.59,
+    "efficientnet_b0": 5.29,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A small file of invented times: 1.2 waterlines, give or take."""
+    from perfmodel.prediction import predict
+
+    lines, rng = [], np.random.default_rng(0)
+    for model, params in MODELS.items():
+        for size in (160, 192, 224, 256, 288, 320):
+            p = predict(model, "rtx4090", batch=128, resolution=size, autocast="fp16", schedule="eager")
+            latency_s = p.waterline_latency_s * 1.2 * float(np.exp(rng.normal(0, 0.03)))
+            lines.append(f"{model},{size},{128 / latency_s:.3f},{1e3 * latency_s:.4f},128,{params}\n")
+    path = tmp_path_factory.mktemp("timm") / "invented-nhwc.csv"
+    path.write_text(HEADER + "".join(lines) + "nonesuch,224,100,1280,128,1.0\n", encoding="utf-8")
+    return gather(path, "rtx4090")
+
+
+def test_a_dataset_lists_what_it_leaves_out(dataset: Dataset) -> None:
+    assert len(dataset.rows) == 36
+    assert [one.rows for one in dataset.skipped] == [("nonesuch:38",)]
+    assert dataset.layout == "nhwc"
+    assert dataset.schedule == "eager"
+    for row in dataset.rows:
+        assert row.bound_s < row.waterline_s
+
+
+def test_the_cache_holds_the_same(dataset: Dataset, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = next(tmp_path_factory.getbasetemp().glob("timm*/invented-nhwc.csv"))
+    for _ in range(2):
+        again = gather(path, "rtx4090", cache=tmp_path)
+        for left, right in zip(again.rows, dataset.rows, strict=True):
+            assert left.diagnoses == right.diagnoses
+            assert np.array_equal(left.features.dram_bytes, right.features.dram_bytes)
+            assert left.features.path.dtype == right.features.path.dtype
+        assert again.skipped == dataset.skipped
+
+
+def test_the_protocol_keeps_fit_and_test_apart(dataset: Dataset, tmp_path: Path) -> None:
+    found = run([dataset], source="invented", revision="none", ablate=False)
+    (file,) = found.files
+    assert file.n == 36
+    assert file.predictors[EXPECTED].mape >= file.predictors["expected, in-sample"].mape * 0.9
+    assert sum(one.n for one in file.by_family.values()) == 36
+    assert Protocol.model_validate_json(found.model_dump_json()) == found
+    for name in ("report.md", "report.html"):
+        write_report(found, tmp_path / name)
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "families left out" in text
+        assert "nonesuch" not in text or "left out" in text
+    assert (tmp_path / "report-1.png").is_file()
+    with pytest.raises(PerfmodelError, match="must end in"):
+        write_report(found, tmp_path / "report.pdf")
+
+
+def test_a_calibration_survives_its_file(dataset: Dataset, tmp_path: Path) -> None:
+    made = calibrated([dataset], description='a "quoted" stack', source="invented", revision="none")
+    path = tmp_path / "c.toml"
+    path.write_text(as_toml(made), encoding="utf-8")
+    read = calibration_of("eager", path)
+    assert read.description == made.description
+    assert read.constants.model_dump() == pytest.approx(made.constants.model_dump(), rel=1e-5)
+    assert (
+        command(
+            [
+                "predict",
+                "resnet18",
+                "--hardware",
+                "rtx4090",
+                "--schedule",
+                "eager",
+                "--tier",
+                "expected",
+                "--calibration",
+                str(path),
+            ]
+        )
+        == 0
+    )
+
+
+def test_left_out_rows_are_predicted_without_their_family(dataset: Dataset) -> None:
+    """Each fit of a fold must not see the fold: spoiling a family's times must not change its own predictions."""
+    from perfmodel.expected.calibration import Measurements, folds, left_out
+
+    given, groups = dataset.measurements, folds(dataset.families)
+    before = left_out(given, groups)
+    chosen = groups == groups[0]
+    spoiled = Measurements(
+        machine=given.machine, features=given.features, latency_s=np.where(chosen, 3 * given.latency_s, given.latency_s)
+    )
+    after = left_out(spoiled, groups)
+    assert after[chosen] == pytest.approx(before[chosen], rel=1e-3)
+    assert not np.allclose(after[~chosen], before[~chosen], rtol=1e-3)
+
+
+def test_what_the_protocol_recorded() -> None:
+    """The figures that the documentation quotes, and that everything simple is worse."""
+    for file in recorded_protocol().files:
+        expected = file.predictors[EXPECTED]
+        assert expected.n == file.n == len(file.rows)
+        assert file.networks >= 300
+        assert expected.mape < 0.06
+        assert expected.spearman is not None
+        assert expected.spearman > 0.995
+        assert 0.85 <= file.coverage <= 0.95
+        for name in ("MACs alone", "activations alone", "a·MACs + b·activations"):
+            assert file.predictors[f"{name}, families left out"].mape > 2.5 * expected.mape
+        errors = [abs(row.error) for row in file.rows]
+        assert np.mean(errors) == pytest.approx(expected.mape)
+        for row in file.rows:
+            if row.measured_latency_s < row.bound_latency_s:
+                assert "below the bound" in str(row.diagnosis)
+
+
+def test_reports_escape_what_files_say() -> None:
+    found = recorded_protocol()
+    file = found.files[0]
+    wild = file.rows[0].model_copy(update={"model": "<b>a|b</b>", "expected_latency_s": 1e6})
+    spoiled = found.model_copy(update={"files": (file.model_copy(update={"rows": (wild, *file.rows[1:])}),)})
+    assert "<b>" not in as_html(blocks(spoiled), Path())
+    assert "a\\|b" in as_markdown(blocks(spoiled))
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "schedule"),
+    [
+        ("benchmark-infer-amp-nhwc-pt240.csv", "nhwc", "eager"),
+        ("benchmark-infer-amp-nchw-pt240-dynamo.csv", "nchw", "pointwise"),
+    ],
+)
+def test_a_files_name_says_how_it_was_measured(name: str, layout: str, schedule: str) -> None:
+    assert layout_of(Path(name), None) == layout
+    assert schedule_of(Path(name), None) == schedule
+    assert layout_of(Path(name), "NCHW") == "nchw"
+    assert schedule_of(Path(name), "eager") == "eager"
+
+
+def test_a_layout_that_nobody_names_is_asked_for() -> None:
+    with pytest.raises(PerfmodelError, match="give --layout"):
+        layout_of(Path("benchmark.csv"), None)
+    with pytest.raises(PerfmodelError, match="nhwc or nchw"):
+        layout_of(Path("benchmark.csv"), "nhcw")
+
+
+def test_a_summary_by_hand() -> None:
+    found = Summary.of([1.09, 0.8, 2.0], [1.0, 1.0, 2.0])
+    assert found.mape == pytest.approx(0.29 / 3)
+    assert found.median_ape == pytest.approx(0.09)
+    assert found.max_ape == pytest.approx(0.2)
+    assert found.bias == pytest.approx(-0.11 / 3)
+    assert found.within_10 == pytest.approx(2 / 3)
+
+
+def test_the_measured_machine_is_in_its_file() -> None:
+    recorded = MachineRun.model_validate_json((RESULTS / "h200" / "machine.json").read_text(encoding="utf-8"))
+    entries = {entry.quantity: entry.value for entry in load("h200").measured}
+    assert {entry.quantity: entry.value for entry in recorded.measured("anywhere")} == entries
+    assert all(len(sample.values) >= 4 for sample in recorded.samples)
+    assert slug_of(recorded.device) == "h200"
+    h200 = load("h200")
+    assert entries["dram_read_bytes_per_s"] < h200.memory.highest_bandwidth_bytes_per_s
+    assert entries["sustained_matrix_fp16_ops_per_s"] < h200.matrix_peak("fp16").ops_per_s
+    assert entries["special_ex2_ops_per_s"] == pytest.approx(h200.special_peak().ops_per_s, rel=0.02)
+    assert entries["vector_fp32_ops_per_s"] == pytest.approx(h200.vector_peak().ops_per_s, rel=0.05)
+
+
+def test_a_rate_is_freed_of_what_every_launch_takes() -> None:
+    sample = Sample(quantity="x_elements_per_s", kernel="k", values=(1e9,), work=1e4)  # 10 µs, of which 2 are the floor
+    assert sample.without(2e-6) == pytest.approx(1e4 / 8e-6)
+    assert sample.model_copy(update={"work": None}).without(2e-6) == 1e9
+
+
+def test_measured_figures_replace_those_before() -> None:
+    run_ = MachineRun(
+        device="NVIDIA H200",
+        date="2026-11-22",
+        driver="1",
+        cupy="1",
+        torch=None,
+        samples=(Sample(quantity="launch_graph_s", kernel="nothing", values=(1e-6, 2e-6, 3e-6)),),
+    )
+    text = with_measured("h200", run_.measured("a test"))
+    device = load_text(text, where="test")
+    assert [(entry.quantity, entry.value) for entry in device.measured] == [("launch_graph_s", 2e-6)]
+    with pytest.raises(PerfmodelError, match="no device that"):
+        slug_of("Voodoo 2")
+
+
+def test_measured_networks_beside_constants_fitted_elsewhere() -> None:
+    found = compare_networks(RESULTS / "h200" / "networks.jsonl", "h200")
+    assert found.n == len(found.rows) >= 80
+    assert not any(row.below_bound for row in found.rows)
+    replayed = [abs(row.error) for row in found.rows if row.run == "graph" and row.batch == 256 and row.model != "regnety_032"]
+    assert np.mean(replayed) < 0.1
+
+
+def test_results_are_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    first, second = cases(("resnet18",), (1, 2), ("fp16",), ("eager",))
+    results = NetworkResults(path, "GPU")
+    results.add(first, {"times_s": [1.0], "median_s": 1.0})
+    path.write_text(path.read_text(encoding="utf-8") + '{"cut off', encoding="utf-8")
+    assert len(read_results(path)) == 1
+    again = NetworkResults(path, "GPU")
+    assert again.has(first)
+    assert not again.has(second)
+    assert not NetworkResults(path, "another").has(first)
+
+
+@pytest.mark.parametrize("text", ["[]\n", "{}\n", "nonsense\n{}\n"])
+def test_results_that_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PerfmodelError, match="validate run"):
+        read_results(path)
+
+
+def test_layers_of_a_network_count_once() -> None:
+    found = layers_of("resnet18", 8, 224)
+    assert len(found) < 30
+    assert len({what for what, _ in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["validate", "report", "absent.csv"], "FILE=DEVICE"),
+        (["validate", "timm", "absent-nhwc.csv", "--hardware", "rtx4090"], "cannot read"),
+        (["validate", "timm", "absent.csv", "--hardware", "rtx4090"], "give --layout"),
+        (["validate", "run", "--output", "r.jsonl", "--runs", "fast"], "a run must be one of"),
+        (["validate", "run", "--output", "r.jsonl", "--batches", "many"], "whole number"),
+        (["validate", "run", "--output", "r.jsonl", "--what", "all"], "networks, layers or fused"),
+        (["validate", "networks", "absent.jsonl", "--hardware", "h200"], "cannot read"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [["hardware", "measure"], ["validate", "run", "--output", "r.jsonl"]])
+def test_without_a_gpu_the_exit_code_is_5(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cupy", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    assert command(arguments) == 5
+    error = capsys.readouterr().err
+    assert "not installed" in error
+    assert "Traceback" not in error

@@ -1,0 +1,463 @@
+"""What a GPU sustains, measured: bandwidths, matrix, vector and special-function throughput, launch gaps, clocks under load.
+
+`perfmodel hardware measure` runs it. Every figure is the median of repeated runs, and every repeat is kept. CuPy launches the kernels of
+microbenchmarks.cu; matrix products, and the framework's own times, come from PyTorch where it is installed, else from CuPy's cuBLAS.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from perfmodel.hardware.spec import Measured
+from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
+
+REPEATS: Final = 7
+DRAM_BYTES: Final = 2**30
+"""Of one buffer: many times any L2."""
+MATRIX_SIZES: Final = (512, 1024, 2048, 4096, 8192)
+SUSTAINED_S: Final = 0.8
+"""Of matrix products back to back, before their rate under load is taken."""
+LAUNCHES: Final = 1000
+CHAINS: Final = 8 * 32
+"""Operations of a thread per turn in the throughput kernels."""
+
+
+class Sample(BaseModel):
+    """One quantity as it was measured: every repeat, and under which clock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quantity: str
+    kernel: str
+    values: tuple[float, ...]
+    """In the unit that the quantity's name ends with."""
+    clock_hz: float | None = None
+    power_w: float | None = None
+    detail: str | None = None
+    """Size or shape, where one quantity is measured at several."""
+    work: float | None = None
+    """Of one launch, in the unit that the quantity counts per second, where a launch takes only microseconds."""
+
+    @property
+    def median(self) -> float:
+        """Of the repeats."""
+        return statistics.median(self.values)
+
+    def without(self, floor_s: float) -> float:
+        """The median rate, less the time that any launch takes: what a launch of much more work attains."""
+        if self.work is None:
+            return self.median
+        return self.work / max(self.work / self.median - floor_s, 0.1 * self.work / self.median)
+
+
+class MachineRun(BaseModel):
+    """A run of the microbenchmarks: where, when, and every sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    device: str
+    date: str
+    driver: str
+    cupy: str
+    torch: str | None
+    samples: tuple[Sample, ...]
+
+    def measured(self, where: str) -> tuple[Measured, ...]:
+        """One entry per quantity for a device's file; of a quantity measured at several sizes, the best.
+
+        Rates of kernels that take microseconds are those without the floor that every launch has.
+        """
+        floor_s = next((sample.median for sample in self.samples if sample.quantity == "kernel_floor_s"), 0.0)
+        best: dict[str, Sample] = {}
+        for sample in self.samples:
+            known = best.get(sample.quantity)
+            better = known is None or (
+                sample.median < known.median if sample.quantity.endswith("_s") and not sample.quantity.endswith("per_s")
+                else sample.median > known.median
+            )  # fmt: skip
+            if better:
+                best[sample.quantity] = sample
+        return tuple(
+            Measured(
+                quantity=sample.quantity,
+                value=float(f"{sample.without(floor_s):.5g}"),
+                kernel=sample.kernel if sample.detail is None else f"{sample.kernel}, {sample.detail}",
+                date=self.date,
+                driver=self.driver or "unknown",
+                where=where,
+                clock_hz=sample.clock_hz,
+            )
+            for sample in best.values()
+        )
+
+
+class _Timer:
+    """Times work on the GPU with events, in CuPy's current stream."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+
+    def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, ...]:
+        """Of each repeat, after one that warms up."""
+        cupy = self._cupy
+        work()
+        found = []
+        for _ in range(repeats):
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            found.append(float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3)
+        return tuple(found)
+
+
+def run(say: Callable[[str], None] = lambda _: None) -> MachineRun:
+    """Measure the current GPU; about half a minute. Raises GpuError where there is none."""
+    cupy = cupy_with_gpu()
+    device = this_device()
+    torch = _torch()
+    samples: list[Sample] = []
+
+    def add(found: Iterator[Sample]) -> None:
+        for sample in found:
+            samples.append(sample)
+            size = f" ({sample.detail})" if sample.detail else ""
+            say(f"{sample.quantity}{size}: {sample.median:.4g}")
+
+    source = (resources.files("perfmodel.validation") / "microbenchmarks.cu").read_text(encoding="utf-8")
+    module = cupy.RawModule(code=source, options=("-std=c++17",))
+    timer = _Timer(cupy)
+    add(_bandwidths(cupy, module, timer, device.multiprocessors, device.l2_bytes))
+    add(_throughputs(cupy, module, timer, device.multiprocessors))
+    add(_launch_gaps(cupy, module))
+    if torch is not None:
+        add(_matrix_torch(torch))
+        add(_framework(torch, device.l2_bytes))
+    else:
+        add(_matrix_cupy(cupy, timer))
+    return MachineRun(
+        device=device.name,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        driver=driver_version(),
+        cupy=cupy.__version__,
+        torch=torch.__version__ if torch is not None else None,
+        samples=tuple(samples),
+    )
+
+
+def _torch() -> Any | None:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return None
+    return torch if torch.cuda.is_available() else None
+
+
+def _bandwidths(cupy: Any, module: Any, timer: _Timer, processors: int, l2_bytes: int) -> Iterator[Sample]:
+    functions = {name: module.get_function(name) for name in ("read_words", "write_words", "copy_words")}
+    read = functions["read_words"]
+    x, y = cupy.zeros(DRAM_BYTES // 4, cupy.uint32), cupy.empty(DRAM_BYTES // 4, cupy.uint32)
+    sink = cupy.zeros(1, cupy.uint32)
+    words = DRAM_BYTES // 16
+    for blocks in (4, 8, 16, 32):
+        grid, block = (processors * blocks,), (256,)
+        detail = f"{DRAM_BYTES >> 20} MiB, {blocks} blocks of 256 per multiprocessor"
+        for quantity, name, moved, arguments in (
+            ("dram_read_bytes_per_s", "read_words", DRAM_BYTES, (x, cupy.uint64(words), cupy.int32(1), sink)),
+            ("dram_write_bytes_per_s", "write_words", DRAM_BYTES, (y, cupy.uint64(words), cupy.uint32(1))),
+            ("dram_copy_bytes_per_s", "copy_words", 2 * DRAM_BYTES, (x, y, cupy.uint64(words))),
+        ):
+            times = timer.seconds(lambda k=functions[name], g=grid, b=block, a=arguments: [k(g, b, a) for _ in range(4)])  # type: ignore[misc]
+            rates = tuple(4 * moved / time_s for time_s in times)
+            yield Sample(quantity=quantity, kernel=name, values=rates, detail=detail, **_loaded())
+    passes = 64
+    for share in (8, 4, 2):
+        step = processors * 512 * 4  # words of one unrolled turn of the whole grid
+        resident = max(l2_bytes // share // 16 // step, 1) * step
+        times = timer.seconds(lambda n=resident: read((processors,), (512,), (x, cupy.uint64(n), cupy.int32(passes), sink)))  # type: ignore[misc]
+        rates = tuple(16 * resident * passes / time_s for time_s in times)
+        yield Sample(
+            quantity="l2_read_bytes_per_s",
+            kernel="read_words",
+            values=rates,
+            detail=f"{16 * resident >> 10} KiB resident",
+            **_loaded(),
+        )
+
+
+def _throughputs(cupy: Any, module: Any, timer: _Timer, processors: int) -> Iterator[Sample]:
+    out = cupy.empty(1024, cupy.float32)
+    turns, threads, blocks = 2000, 1024, 2
+    lanes = processors * blocks * threads
+    for quantity, name, ops in (
+        ("vector_fp32_ops_per_s", "fma_fp32", 2),
+        ("vector_fp16_ops_per_s", "fma_fp16x2", 4),
+        ("special_ex2_ops_per_s", "special_ex2", 1),
+        ("special_tanh_ops_per_s", "special_tanh", 1),
+    ):
+        kernel = module.get_function(name)
+        times = timer.seconds(lambda k=kernel: k((processors * blocks,), (threads,), (out, cupy.int32(turns))))  # type: ignore[misc]
+        yield Sample(quantity=quantity, kernel=name, values=tuple(ops * CHAINS * turns * lanes / t for t in times), **_loaded())
+
+
+def _launch_gaps(cupy: Any, module: Any) -> Iterator[Sample]:
+    """Seconds per launch of an empty kernel, queued one by one and replayed from a graph: its own few clocks are part of the gap."""
+    nothing = module.get_function("nothing")
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        for _ in range(LAUNCHES):
+            nothing((1,), (32,), ())
+        graph = stream.end_capture()
+
+        def timed(work: Callable[[], Any]) -> float:
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            stream.synchronize()
+            start.record(stream)
+            work()
+            end.record(stream)
+            end.synchronize()
+            return float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3 / LAUNCHES
+
+        def queued() -> None:
+            for _ in range(LAUNCHES):
+                nothing((1,), (32,), ())
+
+        for quantity, work in (("launch_stream_s", queued), ("launch_graph_s", lambda: graph.launch(stream))):
+            timed(work)
+            yield Sample(quantity=quantity, kernel="nothing", values=tuple(timed(work) for _ in range(REPEATS)))
+
+
+def _torch_seconds(torch: Any, work: Callable[[], Any], launches: int, repeats: int = REPEATS) -> tuple[float, ...]:
+    """Seconds per launch on the GPU of work that is queued `launches` times."""
+    work()
+    found = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(launches):
+            work()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) * 1e-3 / launches)
+    return tuple(found)
+
+
+def _graph_seconds(torch: Any, work: Callable[[], Any], launches: int = 20) -> tuple[float, ...]:
+    """Seconds per launch of work that is captured `launches` times and replayed: the host is not waited for.
+
+    Results are freed at once, so that every launch writes the same memory, which stays in L2 where it fits.
+    """
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(launches):
+            work()
+    return tuple(took / launches for took in _torch_seconds(torch, graph.replay, 1))
+
+
+def _host_seconds(torch: Any, chain: Callable[[], Any], calls: int, rounds: int = 20) -> tuple[float, ...]:
+    """Host seconds per call of a chain of `calls` different modules, whose work the GPU finishes faster than it is issued."""
+    for _ in range(3):
+        chain()
+    found = []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(rounds):
+            chain()
+        torch.cuda.synchronize()
+        found.append((time.perf_counter() - start) / (rounds * calls))
+    return tuple(found)
+
+
+def _matrix_torch(torch: Any) -> Iterator[Sample]:
+    """Products of square matrices through cuBLAS: a burst of each size, and the largest under sustained load."""
+    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("tf32", torch.float32), ("fp32", torch.float32)):
+        with _tf32(torch, allowed=name == "tf32"):
+            for size in MATRIX_SIZES:
+                a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
+                launches = max(1, min(200, round(2e12 / (2 * size**3)))) if name != "fp32" else max(1, round(1e11 / size**3))
+                times = _torch_seconds(torch, lambda a=a, b=b: a @ b, launches)  # type: ignore[misc]
+                rates = tuple(2 * size**3 / t for t in times)
+                quantity = f"matrix_{name}_ops_per_s"
+                yield Sample(quantity=quantity, kernel="cuBLAS", values=rates, detail=f"{size}³", **_loaded())
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
+    sustained: list[float] = []
+    clocks: list[float] = []
+    powers: list[float] = []
+    began = time.perf_counter()
+    while time.perf_counter() - began < SUSTAINED_S or len(sustained) < 4:
+        (took,) = _torch_seconds(torch, lambda: a @ b, 20, repeats=1)
+        sustained.append(2 * 8192**3 / took)
+        for _ in range(60):  # queue a few hundred milliseconds, and look at the clock while they run
+            a @ b
+        now = state()
+        torch.cuda.synchronize()
+        if now is not None:
+            clocks.append(now.sm_clock_hz)
+            powers.append(now.power_w)
+    clock, power = (statistics.median(x) if x else None for x in (clocks, powers))
+    kernel = "cuBLAS fp16 8192³, back to back"
+    yield Sample(
+        quantity="sustained_matrix_fp16_ops_per_s", kernel=kernel, values=tuple(sustained), clock_hz=clock, power_w=power
+    )
+    if clocks:
+        yield Sample(quantity="clock_matrix_load_hz", kernel=kernel, values=tuple(clocks), power_w=power)
+        yield Sample(quantity="power_matrix_load_w", kernel=kernel, values=tuple(powers))
+
+
+@contextmanager
+def _tf32(torch: Any, *, allowed: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _matrix_cupy(cupy: Any, timer: _Timer) -> Iterator[Sample]:
+    for name, dtype in (("fp16", cupy.float16), ("fp32", cupy.float32)):
+        for size in MATRIX_SIZES:
+            a, b = cupy.ones((size, size), dtype), cupy.ones((size, size), dtype)
+            times = timer.seconds(lambda a=a, b=b: cupy.matmul(a, b))  # type: ignore[misc]
+            rates = tuple(2 * size**3 / t for t in times)
+            yield Sample(quantity=f"matrix_{name}_ops_per_s", kernel="cuBLAS", values=rates, detail=f"{size}³", **_loaded())
+
+
+def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
+    """PyTorch's own kernels on data that stays in L2: elements, rows and operations per second; and what its host code takes per call."""
+    functional = torch.nn.functional
+    make = {"device": "cuda", "dtype": torch.float16}
+    channels, size = 256, 28
+    images = max(1, l2_bytes // 8 // (channels * size * size * 2))
+    x = torch.randn(images, channels, size, size, **make).to(memory_format=torch.channels_last)
+    half = torch.nn.BatchNorm2d(channels).cuda().half().eval()
+    mixed = torch.nn.BatchNorm2d(channels).cuda().eval()
+    factor, bias = torch.randn(images, channels, 1, 1, **make), torch.randn(1, channels, 1, 1, **make)
+    per_element: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+        ("pointwise_elements_per_s", "torch relu", lambda: functional.relu(x)),
+        ("add_elements_per_s", "torch add of two tensors", lambda: x + x),
+        ("silu_elements_per_s", "torch silu", lambda: functional.silu(x)),
+        ("gelu_elements_per_s", "torch gelu", lambda: functional.gelu(x)),
+        ("norm_elements_per_s", "torch batch_norm, parameters fp16", lambda: half(x)),
+        ("norm_autocast_elements_per_s", "torch batch_norm, parameters fp32", lambda: mixed(x)),
+        ("broadcast_elements_per_s", "torch multiply by N×C×1×1", lambda: x * factor),
+        ("bias_elements_per_s", "torch add of 1×C×1×1", lambda: x + bias),
+        ("reduce_elements_per_s", "torch mean over pixels", lambda: x.mean((2, 3))),
+        ("window_elements_per_s", "torch max_pool2d 3×3, stride 2, elements read", lambda: functional.max_pool2d(x, 3, 2, 1)),
+        ("concat_elements_per_s", "torch cat of two tensors, elements written", lambda: torch.cat((x[:, :128], x[:, 128:]), 1)),
+    )
+    with torch.inference_mode():
+        for quantity, kernel, work in per_element:
+            rates = tuple(x.numel() / took for took in _graph_seconds(torch, work))
+            yield Sample(
+                quantity=quantity,
+                kernel=f"{kernel}, fp16, in L2",
+                values=rates,
+                detail=f"{images}×{channels}×{size}×{size}",
+                work=float(x.numel()),
+            )
+        for width in (64, 128, 256, 384, 768):
+            rows = x.numel() // width
+            flat, weight = torch.randn(rows, width, **make), torch.ones(width, **make)
+            times = _graph_seconds(torch, lambda f=flat, w=weight, c=width: functional.layer_norm(f, (c,), w, w))  # type: ignore[misc]
+            rates = tuple(rows / took for took in times)
+            kernel = "torch layer_norm, fp16, in L2"
+            yield Sample(
+                quantity="layer_norm_rows_per_s", kernel=kernel, values=rates, detail=f"{rows}×{width}", work=float(rows)
+            )
+        for taps in (3, 5, 7):
+            layer = torch.nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=channels, bias=False).cuda().half()
+            layer = layer.to(memory_format=torch.channels_last)
+            ops = 2 * taps * taps * x.numel()
+            rates = tuple(ops / took for took in _graph_seconds(torch, lambda m=layer: m(x)))  # type: ignore[misc]
+            quantity = f"depthwise_{taps}x{taps}_ops_per_s"
+            yield Sample(
+                quantity=quantity,
+                kernel="torch conv2d, depthwise, fp16, in L2",
+                values=rates,
+                detail=f"{images}×{channels}×{size}×{size}",
+                work=float(ops),
+            )
+        for width in (16, 24):
+            groups = channels // width
+            given = x[:, : groups * width].contiguous(memory_format=torch.channels_last)
+            layer = torch.nn.Conv2d(groups * width, groups * width, 3, padding=1, groups=groups, bias=False).cuda().half()
+            layer = layer.to(memory_format=torch.channels_last)
+            rates = tuple(given.numel() / took for took in _graph_seconds(torch, lambda m=layer, g=given: m(g)))  # type: ignore[misc]
+            quantity, kernel = f"grouped_{width}_elements_per_s", f"torch conv2d 3×3, groups of {width}, fp16, in L2"
+            yield Sample(
+                quantity=quantity,
+                kernel=kernel,
+                values=rates,
+                detail=f"{images}×{groups * width}×{size}×{size}",
+                work=float(given.numel()),
+            )
+        wide = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
+        layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).cuda().half().to(memory_format=torch.channels_last)
+        ops = 2 * 9 * channels * wide.numel()
+        rates = tuple(ops / took for took in _graph_seconds(torch, lambda: layer(wide)))
+        kernel = "torch conv2d 3×3, fp16"
+        yield Sample(
+            quantity="convolution_fp16_ops_per_s",
+            kernel=kernel,
+            values=rates,
+            detail=f"64×{channels}×{size}×{size}",
+            work=float(ops),
+        )
+        tiny = torch.randn(1, 64, 2, 2, **make).to(memory_format=torch.channels_last)
+        times = _graph_seconds(torch, lambda: functional.relu(tiny), 200)
+        yield Sample(quantity="kernel_floor_s", kernel="torch relu of 256 elements, replayed in a graph", values=times)
+        yield from _host_times(torch)
+
+
+CHAIN: Final = 32
+"""Different modules in a chain, so that the host's caches see what they see in a network."""
+
+
+def _host_times(torch: Any) -> Iterator[Sample]:
+    nn = torch.nn
+    image = torch.randn(1, 64, 4, 4, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+    rows = torch.randn(8, 64, device="cuda", dtype=torch.float16)
+    makers: tuple[tuple[str, Callable[[], Any], Any], ...] = (
+        ("convolution", lambda: nn.Conv2d(64, 64, 3, padding=1, bias=False), image),
+        ("matrix", lambda: nn.Linear(64, 64), rows),
+        ("norm", lambda: nn.BatchNorm2d(64), image),
+        ("other", nn.ReLU, image),
+    )
+    with torch.inference_mode():
+        for name, make, given in makers:
+            chain = nn.Sequential(*(make() for _ in range(CHAIN))).cuda().half().eval().to(memory_format=torch.channels_last)
+            times = _host_seconds(torch, lambda c=chain, x=given: c(x), CHAIN)  # type: ignore[misc]
+            yield Sample(quantity=f"host_{name}_s", kernel=f"torch, {CHAIN} different modules of {name} in a chain", values=times)
+        blocks = [
+            module
+            for _ in range(CHAIN)
+            for module in (nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        ]
+        chain = nn.Sequential(*blocks).cuda().half().eval().to(memory_format=torch.channels_last)
+        times = _host_seconds(torch, lambda: chain(image), CHAIN)
+        yield Sample(quantity="host_block_s", kernel=f"torch, {CHAIN} times convolution, norm, relu in a chain", values=times)
+
+
+def _loaded() -> dict[str, Any]:
+    """Clock and power as they are right after a load."""
+    now = state()
+    return {"clock_hz": None, "power_w": None} if now is None else {"clock_hz": now.sm_clock_hz, "power_w": now.power_w}

@@ -1,0 +1,169 @@
+"""Networks that `perfmodel validate run` measured, beside tier expected with constants that were fitted elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from perfmodel.hardware.catalog import load
+from perfmodel.prediction import predict
+from perfmodel.report.table import Column, Table
+from perfmodel.units import percent, si
+from perfmodel.validation.comparison import Skipped, diagnosed
+from perfmodel.validation.network_run import read_results
+from perfmodel.validation.statistics import Summary
+from perfmodel.validation.timm import MeasurementFileError
+
+SCHEDULE_OF = {"eager": "eager", "graph": "eager", "compile": "pointwise"}
+
+
+class NetworkRow(BaseModel):
+    """One measured case and its prediction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    batch: int
+    resolution: int
+    precision: str
+    run: str
+    measured_latency_s: float
+    predicted_latency_s: float
+    latency_low_s: float | None
+    latency_high_s: float | None
+    bound_latency_s: float | None
+    below_bound: bool
+    diagnosis: str | None
+
+    @property
+    def error(self) -> float:
+        """predicted / measured − 1."""
+        return self.predicted_latency_s / self.measured_latency_s - 1
+
+
+class NetworkComparison(BaseModel):
+    """All of them, and summaries by how they ran."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    file: str
+    hardware: str
+    n: int
+    mape: float
+    median_ape: float
+    p90_ape: float
+    max_ape: float
+    bias: float
+    spearman: float | None
+    by_run: dict[str, Summary]
+    skipped: tuple[Skipped, ...]
+    rows: tuple[NetworkRow, ...]
+
+
+def compare_networks(path: Path, hardware: str) -> NetworkComparison:
+    """Predict every network of a file of results; lines of single layers, and of networks that are not known, are listed.
+
+    Raises MeasurementFileError where fewer than 2 can be compared.
+    """
+    from perfmodel.errors import UnknownNameError
+
+    device = load(hardware)
+    rows: list[NetworkRow] = []
+    skipped: dict[str, list[str]] = {}
+    for line in read_results(path):
+        if line.get("kind") == "layer":
+            skipped.setdefault("a single layer", []).append(str(line["key"])[:80])
+            continue
+        try:
+            prediction = predict(
+                line["model"],
+                device,
+                batch=line["batch"],
+                resolution=line["resolution"],
+                dtype=None if line["autocast"] else line["dtype"],
+                autocast=line["autocast"],
+                layout=line["layout"],
+                schedule=SCHEDULE_OF[line["run"]],
+                tier="expected",
+                graph=line["run"] == "graph",
+            )
+        except UnknownNameError:
+            skipped.setdefault("not in the catalogue", []).append(str(line["key"]))
+            continue
+        except KeyError as error:
+            raise MeasurementFileError(
+                f"{path} lacks the field {error} in a line; it must be a file that `validate run` wrote"
+            ) from None
+        bound = prediction.bound_latency_s
+        rows.append(
+            NetworkRow(
+                model=line["model"],
+                batch=line["batch"],
+                resolution=line["resolution"],
+                precision=str(prediction.precision),
+                run=line["run"],
+                measured_latency_s=line["median_s"],
+                predicted_latency_s=prediction.latency_s,
+                latency_low_s=prediction.latency_low_s,
+                latency_high_s=prediction.latency_high_s,
+                bound_latency_s=bound,
+                below_bound=bound is not None and line["median_s"] < bound,
+                diagnosis=diagnosed(prediction),
+            )
+        )
+    if len(rows) < 2:
+        raise MeasurementFileError(f"{path} has {len(rows)} networks that can be compared; at least 2 are needed")
+    whole = _summary(rows)
+    groups: dict[str, list[NetworkRow]] = {}
+    for row in rows:
+        size = "batch ≥ 64" if row.batch >= 64 else "batch ≤ 16"
+        groups.setdefault(f"{row.run}, {size}", []).append(row)
+    return NetworkComparison(
+        file=path.name,
+        hardware=device.slug,
+        n=whole.n,
+        mape=whole.mape,
+        median_ape=whole.median_ape,
+        p90_ape=whole.p90_ape,
+        max_ape=whole.max_ape,
+        bias=whole.bias,
+        spearman=whole.spearman,
+        by_run={name: _summary(group) for name, group in sorted(groups.items())},
+        skipped=tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items()),
+        rows=tuple(rows),
+    )
+
+
+def _summary(rows: list[NetworkRow]) -> Summary:
+    return Summary.of(
+        [row.predicted_latency_s for row in rows], [row.measured_latency_s for row in rows], [float(row.batch) for row in rows]
+    )
+
+
+def networks_table(comparison: NetworkComparison) -> Table:
+    """For people."""
+    runs = "; ".join(f"{name}: {percent(found.mape)} of {found.n}" for name, found in comparison.by_run.items())
+    return Table(
+        title="networks, as they were measured",
+        columns=(
+            Column(key="model", heading="model", right=False),
+            Column(key="batch", heading="batch"),
+            Column(key="precision", heading="precision", right=False),
+            Column(key="run", heading="run", right=False),
+            Column(key="measured_latency_s", heading="measured", show=lambda s: si(s, "s")),
+            Column(key="predicted_latency_s", heading="expected", show=lambda s: si(s, "s")),
+            Column(key="error", heading="error", show=lambda e: f"{100 * e:+.1f} %"),
+        ),
+        rows=[
+            (row.model, row.batch, row.precision, row.run, row.measured_latency_s, row.predicted_latency_s, row.error)
+            for row in comparison.rows
+        ],
+        before=(
+            f"{comparison.file} on {comparison.hardware}: {comparison.n} cases, mean error {percent(comparison.mape)}, median "
+            f"{percent(comparison.median_ape)}, worst {percent(comparison.max_ape)}",
+            f"mean error by run: {runs}",
+        ),
+        after=tuple(f"left out, {one.reason}: {len(one.rows)}" for one in comparison.skipped),
+    )

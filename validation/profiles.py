@@ -1,0 +1,380 @@
+"""Other profilers' output joined with a prediction, by layer or by kernel: Nsight Compute, TensorRT's trtexec, PyTorch's profiler.
+
+What each format is, and how it is joined, is in docs/validation.md. Nothing is dropped: what cannot be joined is listed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from perfmodel.kernel import Kernel
+from perfmodel.prediction import Prediction
+from perfmodel.validation.comparison import Skipped
+from perfmodel.validation.ncu import UNITS
+from perfmodel.validation.statistics import Summary
+from perfmodel.validation.timm import MeasurementFileError
+from perfmodel.waterline import KernelTime
+
+MAX_FILE_BYTES: Final = 512 << 20
+NCU_METRICS: Final = {
+    "gpu__time_duration.sum": "duration_s",
+    "dram__bytes_read.sum": "read_bytes",
+    "dram__bytes_write.sum": "written_bytes",
+}
+
+CLASSES: Final = (
+    ("ignored", r"memset|memcpy"),
+    ("row norm", r"layer_?norm|rms_?norm"),
+    ("norm", r"batch_norm|bn_fw|norm_elemt"),
+    ("depthwise", r"depthwise|conv2d_c1_k1|dwconv"),
+    ("product", r"gemm|nvjet|xmma|cutlass|convolve|winograd|scudnn|wgmma|matmul|implicit|conv2d|convolution"),
+    ("move", r"pool|concat|cat_?array|copy|transpose|nchw|nhwc|padding|transform|upsample|slice|gather"),
+    ("reduction", r"reduce|mean|softmax|triton_red|triton_per"),
+    ("pointwise", r"elementwise|triton_poi|pointwise|activation|bias|add|mul|relu|silu|gelu|sigmoid|clamp"),
+)
+"""Classes of kernels by what libraries name them; the first pattern that is found decides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiled:
+    """One kernel or layer as a profiler saw it."""
+
+    name: str
+    duration_s: float
+    dram_bytes: float | None = None
+
+
+class JoinedRow(BaseModel):
+    """One kernel, or one class of kernels: measured beside predicted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Of the predicted kernel or the class."""
+    measured_name: str
+    kernels: int
+    measured_s: float
+    predicted_s: float
+    measured_dram_bytes: float | None
+    predicted_dram_bytes: float
+    below_bound: bool
+    diagnosis: str | None
+
+
+class ProfileComparison(BaseModel):
+    """A profile beside a prediction. Errors are over the joined rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    file: str
+    format: str
+    model: str
+    hardware: str
+    joined_by: str
+    """layer, kernel (in order, within its class) or class (where the numbers of kernels differ)."""
+    measured_s: float
+    predicted_s: float
+    n: int
+    mape: float
+    median_ape: float
+    p90_ape: float
+    max_ape: float
+    bias: float
+    spearman: float | None
+    median_bytes_ape: float | None
+    """Of DRAM bytes, where the profile has them."""
+    skipped: tuple[Skipped, ...]
+    rows: tuple[JoinedRow, ...]
+
+
+def read_ncu(path: Path) -> tuple[Profiled, ...]:
+    """Launches of `ncu --csv` (long form: a row per launch and metric; wide form, `--page raw`: a row per launch)."""
+    text = _text(path)
+    lines = text.splitlines()
+    start = next((index for index, line in enumerate(lines) if line.startswith('"ID"')), None)
+    if start is None:
+        raise MeasurementFileError(f'{path} is no CSV of ncu: it has no header that starts with "ID"; make it with ncu --csv')
+    rows = list(csv.DictReader(io.StringIO("\n".join(lines[start:]))))
+    header = list(rows[0]) if rows else []
+    if "Metric Name" in header:
+        found = _long_ncu(path, rows)
+    elif "gpu__time_duration.sum" in header:
+        found = _wide_ncu(path, rows)
+    else:
+        raise MeasurementFileError(
+            f"{path} lacks the metric gpu__time_duration.sum; profile with --metrics {','.join(NCU_METRICS)}"
+        )
+    if not found:
+        raise MeasurementFileError(
+            f"{path} has no launch with gpu__time_duration.sum; profile with --metrics {','.join(NCU_METRICS)}"
+        )
+    return found
+
+
+def _long_ncu(path: Path, rows: Sequence[dict[str, str]]) -> tuple[Profiled, ...]:
+    launches: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        launch = launches.setdefault(row["ID"], {"name": row.get("Kernel Name", "")})
+        metric = NCU_METRICS.get(row["Metric Name"])
+        if metric is not None:
+            launch[metric] = _with_unit(path, row["Metric Name"], row["Metric Value"], row.get("Metric Unit", ""))
+    return tuple(_launch(launch) for launch in launches.values() if "duration_s" in launch)
+
+
+def _wide_ncu(path: Path, rows: Sequence[dict[str, str]]) -> tuple[Profiled, ...]:
+    units, *launches = rows  # the row under the header gives the units
+    found = []
+    for row in launches:
+        values = {NCU_METRICS[key]: _with_unit(path, key, row[key], units[key]) for key in NCU_METRICS if row.get(key)}
+        found.append(_launch({"name": row.get("Kernel Name", ""), **values}))
+    return tuple(found)
+
+
+def _launch(values: dict[str, Any]) -> Profiled:
+    read, written = values.get("read_bytes"), values.get("written_bytes")
+    moved = None if read is None or written is None else read + written
+    return Profiled(name=values["name"], duration_s=values["duration_s"], dram_bytes=moved)
+
+
+def _with_unit(path: Path, metric: str, value: str, unit: str) -> float:
+    if unit not in UNITS:
+        raise MeasurementFileError(f"{path} gives {metric} in {unit!r}, which is none of {', '.join(UNITS)}")
+    return _number(path, metric, value.replace(",", "")) * UNITS[unit]
+
+
+def read_trtexec(path: Path) -> tuple[Profiled, ...]:
+    """Layers of `trtexec --exportProfile=FILE`: a list whose first entry counts runs, the others with `name` and `averageMs`."""
+    given = _json(path)
+    if not isinstance(given, list):
+        raise MeasurementFileError(f"{path} is no profile of trtexec: it must be a list of layers; make it with --exportProfile")
+    layers = [entry for entry in given if isinstance(entry, dict) and "name" in entry]
+    if not layers or any("averageMs" not in layer for layer in layers):
+        raise MeasurementFileError(
+            f"{path} is no profile of trtexec: its layers lack name or averageMs; make it with --exportProfile"
+        )
+    return tuple(
+        Profiled(name=str(layer["name"]), duration_s=_number(path, "averageMs", layer["averageMs"], zero=True) * 1e-3)
+        for layer in layers
+    )
+
+
+def read_torch_trace(path: Path) -> tuple[Profiled, ...]:
+    """Kernels of a trace that torch.profiler exported (`export_chrome_trace`), in the order they started."""
+    given = _json(path)
+    events = given.get("traceEvents") if isinstance(given, dict) else None
+    if not isinstance(events, list):
+        raise MeasurementFileError(
+            f"{path} is no trace of torch.profiler: it lacks traceEvents; make it with export_chrome_trace"
+        )
+    kernels = [event for event in events if isinstance(event, dict) and event.get("cat") == "kernel" and event.get("ph") == "X"]
+    if not kernels:
+        raise MeasurementFileError(f"{path} has no GPU kernels; profile with activities=[ProfilerActivity.CUDA] on a GPU")
+    kernels.sort(key=lambda event: _number(path, "ts", event.get("ts"), zero=True))
+    return tuple(
+        Profiled(name=str(event.get("name")), duration_s=_number(path, "dur", event.get("dur"), zero=True) * 1e-6)
+        for event in kernels
+    )
+
+
+READERS: Final = {"ncu": read_ncu, "trtexec": read_trtexec, "torch-trace": read_torch_trace}
+
+
+def _text(path: Path) -> str:
+    import gzip
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise MeasurementFileError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; profile fewer steps")
+        if path.suffix == ".gz":
+            with gzip.open(path, "rb") as packed:
+                data = packed.read(MAX_FILE_BYTES + 1)
+            if len(data) > MAX_FILE_BYTES:
+                raise MeasurementFileError(f"{path} unpacks to more than {MAX_FILE_BYTES >> 20} MiB; profile fewer steps")
+            return data.decode("utf-8")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise MeasurementFileError(f"{path} is not a text file in UTF-8") from None
+    except (OSError, EOFError) as error:
+        raise MeasurementFileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise MeasurementFileError(f"{path} is not JSON: {error}") from None
+
+
+def _number(path: Path, what: str, given: object, *, zero: bool = False) -> float:
+    try:
+        value = float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise MeasurementFileError(f"{path}: {what} is {str(given)[:40]!r}, which is not a number") from None
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero and what.startswith("gpu__time")):
+        raise MeasurementFileError(f"{path}: {what} is {value:g}, but it must be positive and finite")
+    return value
+
+
+def class_of_name(name: str) -> str:
+    """The class of a kernel by its name; "other" where no pattern is found.
+
+    >>> class_of_name("sm90_xmma_fprop_implicit_gemm_f16f16"), class_of_name("void at::native::vectorized_elementwise_kernel<4, ...>")
+    ('product', 'pointwise')
+    """
+    return next((kind for kind, pattern in CLASSES if re.search(pattern, name, re.IGNORECASE)), "other")
+
+
+def class_of_kernel(kernel: Kernel) -> str:
+    """The class of a predicted kernel, by its operations."""
+    roles = {operation.role for operation in kernel.operations}
+    kinds = {operation.kind for operation in kernel.operations}
+    if not kernel.operations or "matrix" in roles:
+        return "depthwise" if kinds & {"depthwise_conv"} else "product"
+    if kinds & {"layer_norm", "rms_norm"}:
+        return "row norm"
+    if "norm_helper" in kinds:
+        return "norm" if kernel.cost.special_ops else "move"
+    if "norm" in roles and len(kernel.operations) == 1:
+        return "norm"
+    if "reduction" in roles:
+        return "reduction"
+    return "move" if roles & {"window", "copy"} else "pointwise"
+
+
+def compare_profile(prediction: Prediction, profiled: Sequence[Profiled], *, file: str, form: str) -> ProfileComparison:
+    """Join a profile with a prediction: by layer names where they are there, else by kernel in order within each class, else by class.
+
+    Raises MeasurementFileError where nothing can be joined.
+    """
+    rows, skipped, joined_by = _by_layer(prediction, profiled)
+    if not rows:
+        rows, skipped, joined_by = _by_kernel(prediction, profiled)
+    if not rows:
+        raise MeasurementFileError(
+            f"{file}: no kernel or layer of it is one of {prediction.network.name}'s; is it of another network?"
+        )
+    summary = Summary.of([row.predicted_s for row in rows], [row.measured_s for row in rows])
+    both = [abs(row.predicted_dram_bytes / row.measured_dram_bytes - 1) for row in rows if row.measured_dram_bytes]
+    return ProfileComparison(
+        file=file,
+        format=form,
+        model=prediction.network.name,
+        hardware=prediction.device.slug,
+        joined_by=joined_by,
+        measured_s=sum(one.duration_s for one in profiled),
+        predicted_s=prediction.latency_s,
+        n=summary.n,
+        mape=summary.mape,
+        median_ape=summary.median_ape,
+        p90_ape=summary.p90_ape,
+        max_ape=summary.max_ape,
+        bias=summary.bias,
+        spearman=summary.spearman,
+        median_bytes_ape=sorted(both)[len(both) // 2] if both else None,
+        skipped=skipped,
+        rows=tuple(rows),
+    )
+
+
+Joined = tuple[list[JoinedRow], tuple[Skipped, ...], str]
+
+
+def _words(name: str) -> set[str]:
+    """The layers that a profiler's name lists: `conv1 + relu`, `/layer1/layer1.0/conv1/Conv || PWN(...)`."""
+    found = set()
+    for part in re.split(r"\s*\+\s*|\s*\|\|\s*|[(),{}\[\]\s]+", name):
+        found.add(part)
+        pieces = [piece for piece in part.strip("/").split("/") if piece]
+        if len(pieces) > 1:
+            path = pieces[:-1]  # ONNX: the modules one inside the other, then the operator
+            inner = [piece for piece, after in zip(path, [*path[1:], ""], strict=True) if not after.startswith(f"{piece}.")]
+            found |= {".".join(inner), ".".join(path)}
+    return {word.strip("/").replace("/", ".") for word in found if word}
+
+
+def _by_layer(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
+    owner = {layer: time for time in prediction.times for layer in time.kernel.layers}
+    groups: dict[str, tuple[KernelTime, list[Profiled]]] = {}
+    lost = []
+    for one in profiled:
+        time = next((owner[word] for word in sorted(_words(one.name), key=len, reverse=True) if word in owner), None)
+        if time is None:
+            lost.append(one.name[:80])
+        else:
+            groups.setdefault(time.kernel.name, (time, []))[1].append(one)
+    rows = [
+        _row(prediction, time.kernel.name, [time], found)
+        for time, found in groups.values()
+        if sum(f.duration_s for f in found) > 0
+    ]
+    unseen = [time.kernel.name for time in prediction.times if time.kernel.name not in groups]
+    return rows, _reasons(("no layer of the network has this name", lost), ("not in the profile", unseen)), "layer"
+
+
+def _by_kernel(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
+    measured: dict[str, list[Profiled]] = {}
+    for one in profiled:
+        measured.setdefault(class_of_name(one.name), []).append(one)
+    predicted: dict[str, list[KernelTime]] = {}
+    for time in prediction.times:
+        predicted.setdefault(class_of_kernel(time.kernel), []).append(time)
+    ignored = [one.name[:80] for one in measured.pop("ignored", [])]
+    rows: list[JoinedRow] = []
+    lost: list[str] = []
+    unseen: list[str] = []
+    in_order = True
+    for kind in sorted({*measured, *predicted}):
+        ours, theirs = predicted.get(kind, []), [one for one in measured.get(kind, []) if one.duration_s > 0]
+        if not ours or not theirs:
+            lost += [f"{kind}: {one.name[:60]}" for one in theirs]
+            unseen += [f"{kind}: {time.kernel.name}" for time in ours]
+        elif len(ours) == len(theirs):
+            rows += [_row(prediction, time.kernel.name, [time], [one]) for time, one in zip(ours, theirs, strict=True)]
+        else:
+            in_order = False
+            rows.append(_row(prediction, f"{kind} ({len(ours)} predicted, {len(theirs)} measured)", ours, theirs))
+    reasons = _reasons(
+        ("no kernel of this class is predicted", lost), ("not in the profile", unseen), ("fills and copies", ignored)
+    )
+    return rows, reasons, "kernel" if in_order else "kernel, and class where the numbers of kernels differ"
+
+
+def _row(prediction: Prediction, name: str, ours: Sequence[KernelTime], theirs: Sequence[Profiled]) -> JoinedRow:
+    from perfmodel.hardware.spec import HardwareError
+    from perfmodel.waterline import Limits, kernel_times
+
+    measured_s = sum(one.duration_s for one in theirs)
+    moved = [one.dram_bytes for one in theirs if one.dram_bytes is not None]
+    try:
+        limits = Limits.bound(prediction.device, prediction.peak)
+        bound_s = sum(time.latency_s for time in kernel_times([time.kernel for time in ours], limits))
+    except HardwareError:
+        bound_s = 0.0
+    below = measured_s < bound_s
+    named = next((time.diagnosis for time in ours if time.diagnosis), None)
+    return JoinedRow(
+        name=name,
+        measured_name=theirs[0].name[:100],
+        kernels=len(theirs),
+        measured_s=measured_s,
+        predicted_s=sum(time.latency_s for time in ours),
+        measured_dram_bytes=sum(moved) if len(moved) == len(theirs) else None,
+        predicted_dram_bytes=float(sum(time.kernel.cost.dram_bytes for time in ours)),
+        below_bound=below,
+        diagnosis="below the bound: another type, sparsity, other work, or a wrong measurement" if below else named,
+    )
+
+
+def _reasons(*given: tuple[str, Sequence[str]]) -> tuple[Skipped, ...]:
+    return tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in given if names)

@@ -1,0 +1,256 @@
+"""The protocol's findings as Markdown and HTML, with plots."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perfmodel.errors import PerfmodelError
+from perfmodel.expected.terms import TERMS
+from perfmodel.units import percent, si
+from perfmodel.validation.protocol import EXPECTED, FileProtocol, Protocol, ProtocolRow
+from perfmodel.validation.statistics import Summary
+
+RESULTS = Path(__file__).resolve().parent / "results"
+RECORD = RESULTS / "expected" / "protocol.json"
+HEADER = ("n", "mean", "median", "90 %", "worst", "bias", "Spearman", "within 10 %")
+
+Block = tuple[str, Any]
+"""("heading", text), ("text", text), ("table", (header, rows)) or ("plot", file name)."""
+
+
+def recorded_protocol() -> Protocol:
+    """The protocol that the project recorded; raises PerfmodelError where it has none."""
+    try:
+        return Protocol.model_validate_json(RECORD.read_text(encoding="utf-8"))
+    except OSError:
+        raise PerfmodelError(
+            "no protocol is recorded here; give files of measurements: perfmodel validate report FILE=DEVICE"
+        ) from None
+
+
+def summary_cells(found: Summary) -> list[str]:
+    """A summary under HEADER."""
+    rank = "–" if found.spearman is None else f"{found.spearman:.4f}"
+    return [
+        str(found.n),
+        percent(found.mape),
+        percent(found.median_ape),
+        percent(found.p90_ape),
+        percent(found.max_ape),
+        f"{100 * found.bias:+.1f} %",
+        rank,
+        percent(found.within_10),
+    ]
+
+
+def label(found: FileProtocol) -> str:
+    """A file for people."""
+    return f"{found.hardware}, {'torch.compile' if found.schedule == 'pointwise' else 'eager'}, {found.layout}"
+
+
+def predictors_table(protocol: Protocol) -> tuple[Sequence[str], list[list[str]]]:
+    """Every predictor on every file."""
+    rows = [[label(file), name, *summary_cells(found)] for file in protocol.files for name, found in file.predictors.items()]
+    rows += [
+        [transfer.tested_on, f"expected, constants of {transfer.fitted_on}", *summary_cells(transfer.summary)]
+        for transfer in protocol.transfers
+    ]
+    return ("measured on", "predicted by", *HEADER), rows
+
+
+def ablation_table(protocol: Protocol) -> tuple[Sequence[str], list[list[str]]]:
+    """Mean error, families left out, refitted without each term."""
+    files = [file for file in protocol.files if file.ablation]
+    rows = [["all terms", "", *[percent(file.predictors[EXPECTED].mape) for file in files]]]
+    rows += [[f"without `{term}`", TERMS[term], *[percent(file.ablation[term]) for file in files]] for term in TERMS]
+    return ("", "what it says", *[label(file) for file in files]), rows
+
+
+def constants_table(protocol: Protocol) -> tuple[Sequence[str], list[list[str]]]:
+    """The constants that each file asks for on its own."""
+    names = list(protocol.files[0].constants.model_dump())
+    rows = [[f"`{name}`", *[f"{getattr(file.constants, name):.3g}" for file in protocol.files]] for name in names]
+    return ("constant", *[label(file) for file in protocol.files]), rows
+
+
+def families_table(file: FileProtocol) -> tuple[Sequence[str], list[list[str]]]:
+    """Errors by family, the largest first."""
+    rows = [[family, *summary_cells(found)] for family, found in sorted(file.by_family.items(), key=lambda item: -item[1].n)]
+    return ("family", *HEADER), rows
+
+
+def classes_table(file: FileProtocol) -> tuple[Sequence[str], list[list[str]]]:
+    """Share of time of each class of kernels, and errors of the networks that it dominates."""
+    rows = []
+    for name, found in sorted(file.by_class.items(), key=lambda item: -item[1].share):
+        rows.append([name, percent(found.share), *(summary_cells(found.dominated) if found.dominated else ["–"] * len(HEADER))])
+    return ("class of kernels", "of the time", *HEADER), rows
+
+
+def worst_table(rows: Sequence[ProtocolRow]) -> tuple[Sequence[str], list[list[str]]]:
+    """The rows that are furthest off, with a diagnosis."""
+    header = ("network", "image", "batch", "measured", "expected", "interval", "error", "diagnosis")
+    cells = [
+        [
+            row.model,
+            str(row.resolution),
+            str(row.batch),
+            si(row.measured_latency_s, "s"),
+            si(row.expected_latency_s, "s"),
+            f"{si(row.latency_low_s, 's')} – {si(row.latency_high_s, 's')}",
+            f"{100 * row.error:+.1f} %",
+            row.diagnosis or "no rule names a cause",
+        ]
+        for row in rows
+    ]
+    return header, cells
+
+
+def blocks(protocol: Protocol, plots: Sequence[str] = ()) -> list[Block]:
+    """The report, part by part."""
+    found: list[Block] = [
+        ("heading", "Expected latency against measurement"),
+        (
+            "text",
+            f"Recorded {protocol.date}, revision {protocol.revision}. Measurements: {protocol.source}. Errors: predicted / measured − 1. "
+            "Families left out: the rows of a family are predicted by constants fitted without it, in ten folds.",
+        ),
+        ("table", predictors_table(protocol)),
+    ]
+    found += [("plot", name) for name in plots]
+    if any(file.ablation for file in protocol.files):
+        found += [("heading", "What each term is worth"), ("table", ablation_table(protocol))]
+    found += [("heading", "Constants"), ("table", constants_table(protocol))]
+    for file in protocol.files:
+        skipped = sum(len(one.rows) for one in file.skipped)
+        found += [
+            ("heading", label(file)),
+            (
+                "text",
+                f"{file.file}: {file.n} rows of {file.networks} networks in {file.families} families; {skipped} left out. "
+                f"{percent(file.coverage)} of rows inside their interval ({percent(file.nominal_coverage)} nominal). "
+                f"Below the bound: {', '.join(file.below_bound) or 'none'}.",
+            ),
+            ("table", worst_table(file.worst)),
+            ("table", classes_table(file)),
+            ("table", families_table(file)),
+            ("table", (("left out because", "rows"), [[one.reason, str(len(one.rows))] for one in file.skipped])),
+        ]
+    return found
+
+
+def markdown_table(table: tuple[Sequence[str], list[list[str]]]) -> str:
+    """A table in Markdown."""
+    header, rows = table
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [list(header), ["---"] * len(header), *rows]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
+
+
+def as_markdown(parts: Sequence[Block]) -> str:
+    """The report in Markdown."""
+    lines = []
+    for index, (kind, what) in enumerate(parts):
+        if kind == "heading":
+            lines.append(f"{'#' if index == 0 else '##'} {what}")
+        elif kind == "text":
+            lines.append(str(what))
+        elif kind == "plot":
+            lines.append(f"![predicted against measured]({what})")
+        else:
+            lines.append(markdown_table(what))
+    return "\n\n".join(lines) + "\n"
+
+
+STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1a1a1a}"
+    "table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}"
+    "th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}"
+    "th:first-child,td:first-child,td:last-child{text-align:left}img{max-width:100%}"
+)
+
+
+def as_html(parts: Sequence[Block], folder: Path) -> str:
+    """The report in HTML, with its plots inside."""
+    import base64
+
+    body = []
+    for index, (kind, what) in enumerate(parts):
+        if kind == "heading":
+            level = 1 if index == 0 else 2
+            body.append(f"<h{level}>{html.escape(str(what))}</h{level}>")
+        elif kind == "text":
+            body.append(f"<p>{html.escape(str(what))}</p>")
+        elif kind == "plot":
+            data = base64.b64encode((folder / str(what)).read_bytes()).decode("ascii")
+            body.append(f'<img alt="predicted against measured" src="data:image/png;base64,{data}">')
+        else:
+            header, rows = what
+            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+            lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+            body.append(f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>")
+    head = f'<meta charset="utf-8"><title>{html.escape(str(parts[0][1]))}</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def plot(file: FileProtocol, target: Path) -> None:
+    """Predicted against measured, per image, one mark per row, and the errors' distribution."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    measured = [1e3 * row.measured_latency_s / row.batch for row in file.rows]
+    expected = [1e3 * row.expected_latency_s / row.batch for row in file.rows]
+    waterline = [1e3 * row.waterline_latency_s / row.batch for row in file.rows]
+    left.scatter(measured, waterline, s=9, color="#999999", linewidths=0, label="waterline, nothing fitted")
+    left.scatter(measured, expected, s=9, color="#0072B2", linewidths=0, label="expected, family left out")
+    ends = (min(measured) * 0.8, max(measured) * 1.25)
+    left.plot(ends, ends, color="black", linewidth=0.8)
+    left.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured, ms per image", ylabel="predicted, ms per image")
+    left.legend(frameon=False, loc="upper left")
+    for row in file.worst[:5]:
+        left.annotate(
+            row.model,
+            (1e3 * row.measured_latency_s / row.batch, 1e3 * row.expected_latency_s / row.batch),
+            fontsize=7,
+            xytext=(4, -6),
+            textcoords="offset points",
+        )
+    errors = [max(-40.0, min(40.0, 100 * row.error)) for row in file.rows]
+    right.hist(errors, bins=[-40 + 2 * i for i in range(41)], color="#0072B2")
+    right.set(xlabel="error, % (beyond ±40 at the ends)", ylabel="rows", xlim=(-40, 40))
+    found = file.predictors[EXPECTED]
+    figure.suptitle(f"{label(file)}: {found.n} rows, mean error {percent(found.mape)}, median {percent(found.median_ape)}")
+    figure.savefig(target, dpi=110, format="png")
+
+
+def write_report(protocol: Protocol, output: Path) -> None:
+    """Write the report, Markdown or HTML by the file's ending, and its plots beside it; raises PerfmodelError for another ending."""
+    if output.suffix not in (".md", ".html"):
+        raise PerfmodelError(f"the report {output} must end in .md or .html")
+    import tempfile
+
+    try:
+        with tempfile.TemporaryDirectory() as inside:  # plots of an HTML page are in the page
+            folder = output.parent if output.suffix == ".md" else Path(inside)
+            names = [f"{output.stem}-{index}.png" for index in range(1, len(protocol.files) + 1)]
+            for file, name in zip(protocol.files, names, strict=True):
+                plot(file, folder / name)
+            parts = blocks(protocol, names)
+            text = as_markdown(parts) if output.suffix == ".md" else as_html(parts, folder)
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PerfmodelError(f"cannot write {output}: {error.strerror}; choose another file") from None
+
+
+def record(protocol: Protocol, path: Path = RECORD) -> None:
+    """Keep every figure and row, so that documentation and reports are made from them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps(protocol.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8"
+    )
