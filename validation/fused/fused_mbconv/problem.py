@@ -1,0 +1,19 @@
+"""One FusedMBConv block: full 3×3 → SiLU → project → + input, stride 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from perfmodel.validation.fused.problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusedMBConvProblem(Problem):
+    """On an N×H×W×C tensor.
+
+    >>> FusedMBConvProblem(N=128, H=56, W=56, C=64, expansion=4).name
+    'fused_mbconv_e4_fp16_n128_c64_h56_w56'
+    """
+
+    family: ClassVar[str] = "fused_mbconv"

@@ -1,0 +1,58 @@
+"""What takes time but no GPU clock: every kernel and every torch.compile baseline compiled beforehand, on all cores, into the caches."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from perfmodel.validation.baselines import baseline, torch_or_none
+from perfmodel.validation.benchmarks import torch_input
+from perfmodel.validation.compile import compile_unit, unit_of
+from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
+
+LARGEST_POOL: Final = 16
+BASELINES_AT_ONCE: Final = 6
+"""Each holds a CUDA context, and the compiler behind torch.compile has workers of its own."""
+
+
+def prepare_kernels(asked: Iterable[tuple[Problem, str | None]], device: DeviceLimits) -> int:
+    """Compile every kernel that the problems need; how many. A problem that no kernel serves is left for whoever measures it."""
+    units = {}
+    for problem, only in asked:
+        family = family_of(problem)
+        try:
+            config = family.choose(problem, device, only=only)
+        except GpuError:
+            continue
+        for launch in family.by_name[config.kernel].launches(problem, config, device):
+            unit = unit_of(config, device.architecture, launch.constants)
+            units[unit.name] = unit
+    with _pool(min(LARGEST_POOL, os.cpu_count() or 1)) as pool:
+        list(pool.map(compile_unit, units.values()))
+    return len(units)
+
+
+def prepare_baselines(problems: Iterable[Problem]) -> int:
+    """Run torch.compile on every block once, so that the measuring process finds its code on disk; how many."""
+    problems = tuple(problems)
+    with _pool(min(BASELINES_AT_ONCE, len(problems))) as pool:
+        return sum(pool.map(_compile_baseline, problems))
+
+
+def _compile_baseline(problem: Problem) -> bool:
+    torch = torch_or_none()
+    if torch is None:
+        return False
+    with torch.no_grad():
+        baseline("compile", problem, family_of(problem).draw(problem, 0))(torch_input(problem))
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return True
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    return concurrent.futures.ProcessPoolExecutor(max(1, workers), mp_context=multiprocessing.get_context("spawn"))
