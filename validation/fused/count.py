@@ -8,10 +8,9 @@ from typing import Final
 
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.layers.cost import OPS_PER_MAC
-from perfmodel.layers.dims import Shape
-from perfmodel.layers.graph import Graph, GraphBuilder
 from perfmodel.tiling import Machine, choose
 from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.choice import block_layers, graph_of
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, Problem
 
@@ -53,20 +52,6 @@ def count(problem: Problem, config: Config, device: DeviceSpec) -> Count:
         kernel_bytes=family.by_name[config.kernel].moved_bytes(problem, config) + weight_bytes,
         waterline_s=waterline_s,
     )
-
-
-@functools.cache
-def graph_of(problem: Problem) -> Graph:
-    """The block as the model sees it."""
-    builder = GraphBuilder()
-    x = builder.input(Shape(problem.N, problem.C, problem.H, problem.W))
-    builder.block(family_of(problem).layers_block(problem), x, name="block")
-    return builder.graph()
-
-
-def block_layers(graph: Graph) -> list[str]:
-    """The layers of the one block of a graph."""
-    return [name for name, node in graph.nodes.items() if node.block == "block"]
 
 
 @functools.cache

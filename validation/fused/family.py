@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.layers.blocks.block import Block
 from perfmodel.validation.fused.configuration import Config, Launch, Scratch
 from perfmodel.validation.fused.packing import Parameters
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
@@ -62,8 +61,6 @@ class Family(Generic[P, Q]):
     """Terms of all the fp32 sums on the way."""
     torch_block: Callable[[P, Q, str], Callable[[Any], Any]]
     """(problem, parameters, torch device) → the block as a user of PyTorch writes it, of an N×C×H×W tensor in channels_last."""
-    layers_block: Callable[[P], Block]
-    """The same block in the model's terms, from which its MACs and bytes follow."""
     cases: Callable[[], tuple[P, ...]]
     """What is timed and counted."""
     odd_cases: Callable[[], tuple[tuple[P, str | None], ...]]

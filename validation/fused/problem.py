@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, get_args
 
 from perfmodel.errors import PerfmodelError
+from perfmodel.layers.blocks.block import Block
 from perfmodel.units import si
 
 ELEMENT_BYTES: Final = 2
@@ -94,6 +95,10 @@ class Problem:
         """Footprint of the output."""
         N, H, W, C = self.output_shape
         return ELEMENT_BYTES * N * H * W * C
+
+    def layers_block(self) -> Block:
+        """The same block in the model's terms, from which its MACs and bytes follow."""
+        raise NotImplementedError
 
     @property
     def suffix(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from perfmodel.layers.blocks.convfirst import ConvFirst
 from perfmodel.validation.fused.convfirst import c64, generic, stream
 from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
 from perfmodel.validation.fused.convfirst.reference import ConvFirstParameters, draw, reference, torch_block
@@ -46,11 +45,6 @@ def odd_cases() -> tuple[tuple[ConvFirstProblem, str | None], ...]:
     return tuple(found)
 
 
-def layers_block(problem: ConvFirstProblem) -> ConvFirst:
-    """In the model's terms."""
-    return ConvFirst(in_channels=problem.C, out_channels=problem.C, hidden_channels=problem.hidden)
-
-
 def roundings(problem: ConvFirstProblem) -> int:
     """Convolution, expansion, tanh, SiLU, projection, residual."""
     del problem
@@ -72,7 +66,6 @@ FAMILY: Final = Family(
     roundings=roundings,
     depth=depth,
     torch_block=torch_block,
-    layers_block=layers_block,
     cases=cases,
     odd_cases=odd_cases,
 )

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from perfmodel.validation.fused.choice import Offer, best
 from perfmodel.validation.fused.configuration import Config, Launch, pointers
 from perfmodel.validation.fused.convfirst.problem import GROUP_WIDTH, ConvFirstProblem
 from perfmodel.validation.fused.convfirst.reference import ConvFirstParameters
@@ -26,14 +27,6 @@ LARGEST_ACCUMULATORS: Final = 144
 """Of one block alone, without spills."""
 RESERVED_SHARED_BYTES: Final = 1024
 """What the system keeps of a multiprocessor's shared memory for each block."""
-L2_BYTES_PER_CLOCK: Final = 21.0
-"""Read by one multiprocessor when all of them read: 5.5 TB/s over 132 at 1.98 GHz. This and the next two only rank tiles."""
-MACS_PER_CLOCK: Final = 1270.0
-"""Of one multiprocessor by mma.sync in fp16: 62 % of what wgmma reaches."""
-WAVEFRONT_BYTES: Final = 128
-"""Of shared memory or the L1 cache, in a clock."""
-OVERLAP: Final = 0.75
-"""Time of blocks that share a multiprocessor, over the sum of what each would take alone."""
 
 
 def shared_bytes(C: int, rows: int, columns: int, M: int) -> int:
@@ -66,69 +59,68 @@ def _output_columns(C: int, warps_m: int, blocks_per_warp: int) -> int:
     return math.ceil(C // GROUP_WIDTH / (WARPS // warps_m * blocks_per_warp))
 
 
-def _tiles(problem: ConvFirstProblem, device: DeviceLimits) -> Iterator[tuple[float, int, Config]]:
-    """Every tile that fits, with the time it ranks by (in clocks) and its idle pixels."""
+def offers(problem: ConvFirstProblem, device: DeviceLimits) -> Iterator[Offer]:
+    """Every tile that fits: 16 to 128 rows of matrix instructions, and pixels that are not too long and thin."""
     for M in (16, 32, 64, 128):
         for rows in range(1, min(problem.H, M) + 1):
             columns = min(problem.W, M // rows)
             if max(rows, columns) > 8 * min(rows, columns) and rows < problem.H and columns < problem.W:
                 continue
             needed = shared_bytes(problem.C, rows, columns, M)
-            if needed > device.shared_bytes_per_block:
-                continue
-            warps_m, blocks = _warps_along_pixels(M), _blocks_per_warp(problem.C, M)
-            fit = device.shared_bytes_per_multiprocessor // (needed + RESERVED_SHARED_BYTES)
-            resident = max(1, min(fit, 2 if _accumulators(M, blocks) <= SHARING_ACCUMULATORS else 1))
-            output_columns = _output_columns(problem.C, warps_m, blocks)
-            tiles = problem.N * -(-problem.H // rows) * -(-problem.W // columns)
-            rounds = -(-tiles * output_columns // (device.multiprocessors * resident))
-            alone = _clocks(problem, config_sizes=(rows, columns, M, warps_m, blocks))
-            clocks = rounds * resident * alone * (OVERLAP if resident > 1 else 1)
-            constants = (
-                ("BF16", int(problem.dtype == "bf16")),
-                ("CHANNELS", problem.C),
-                ("EXPANSION", problem.expansion),
-                ("TILE_ROWS", rows),
-                ("TILE_COLUMNS", columns),
-                ("M", M),
-                ("WARPS_M", warps_m),
-                ("BLOCKS_PER_WARP", blocks),
-                ("BLOCKS_PER_MULTIPROCESSOR", resident),
-                ("SHARED_BYTES", needed),
-            )
-            config = Config(
-                kernel=NAME,
-                tile_rows=rows,
-                tile_columns=columns,
-                threads=32 * WARPS,
-                shared_bytes=needed,
-                blocks_per_multiprocessor=resident,
-                constants=constants,
-            )
-            yield clocks, M - rows * columns, config
+            if needed <= device.shared_bytes_per_block:
+                yield _offer(problem, device, rows, columns, M, needed)
 
 
-def _clocks(problem: ConvFirstProblem, config_sizes: tuple[int, int, int, int, int]) -> float:
-    """Of one block alone: matrix instructions, wavefronts of their operands, and reads of the L2 cache, one after the other.
-
-    A warp reads 512 B of shared memory for each 16 rows and k16 of A, and 256 B of the L1 cache for each n8 and k16 of B.
-    """
-    rows, columns, M, warps_m, blocks = config_sizes
+def _offer(problem: ConvFirstProblem, device: DeviceLimits, rows: int, columns: int, M: int, needed: int) -> Offer:
+    """A warp reads 512 B of shared memory for each 16 rows and k16 of A, and 256 B of the L1 cache for each n8 and k16 of B."""
+    warps_m, blocks = _warps_along_pixels(M), _blocks_per_warp(problem.C, M)
     across, rows_per_warp = WARPS // warps_m, max(1, M // 16 // warps_m)
     chunks, steps = -(-problem.hidden // CHUNK), -(-problem.C // 16)
     expand = steps * (512 * rows_per_warp + 256 * (CHUNK // 8 // across))
     project = CHUNK // 16 * (512 * rows_per_warp + 256 * blocks)
-    read = ELEMENT_BYTES * problem.C * (72 + 2 * problem.hidden + (rows + 2) * (columns + 2) + rows * columns)
-    macs = M * (72 * problem.C + chunks * CHUNK * 16 * steps + chunks * CHUNK * 8 * blocks * across)
-    return macs / MACS_PER_CLOCK + WARPS * chunks * (expand + project) / WAVEFRONT_BYTES + read / L2_BYTES_PER_CLOCK
+    fit = device.shared_bytes_per_multiprocessor // (needed + RESERVED_SHARED_BYTES)
+    resident = max(1, min(fit, 2 if _accumulators(M, blocks) <= SHARING_ACCUMULATORS else 1))
+    constants = (
+        ("BF16", int(problem.dtype == "bf16")),
+        ("CHANNELS", problem.C),
+        ("EXPANSION", problem.expansion),
+        ("TILE_ROWS", rows),
+        ("TILE_COLUMNS", columns),
+        ("M", M),
+        ("WARPS_M", warps_m),
+        ("BLOCKS_PER_WARP", blocks),
+        ("BLOCKS_PER_MULTIPROCESSOR", resident),
+        ("SHARED_BYTES", needed),
+    )
+    config = Config(
+        kernel=NAME,
+        tile_rows=rows,
+        tile_columns=columns,
+        threads=32 * WARPS,
+        shared_bytes=needed,
+        blocks_per_multiprocessor=resident,
+        constants=constants,
+    )
+    first, second = (
+        72 + chunks * CHUNK,
+        chunks * CHUNK * blocks * across * 8 / problem.C,
+    )  # MACs of a pixel and channel, filled up
+    return Offer(
+        config=config,
+        chunk=min(CHUNK, problem.hidden),
+        filled=rows * columns / M,
+        operand_bytes=WARPS * chunks * (expand + project),
+        blocks_per_tile=_output_columns(problem.C, warps_m, blocks),
+        macs_share=(first + second) / (72 + 2 * problem.hidden),
+    )
 
 
 def configure(problem: ConvFirstProblem, device: DeviceLimits) -> Config | str:
-    """The tile with the least estimated time, in whole rounds of blocks; among equals the one with the fewest idle pixels."""
-    found = list(_tiles(problem, device))
+    """The tile that `choice.best` takes of all that fit."""
+    found = tuple(offers(problem, device))
     if not found:
         return too_much_shared(device, shared_bytes(problem.C, 1, min(problem.W, 16), 16), "the smallest tile")
-    return min(found, key=lambda one: one[:2])[2]
+    return best(problem, found, device)
 
 
 def launches(problem: ConvFirstProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from perfmodel.layers.blocks.convfirst import ConvFirst
 from perfmodel.validation.fused.problem import Problem
 
 GROUP_WIDTH: Final = 8
@@ -19,3 +20,7 @@ class ConvFirstProblem(Problem):
     """
 
     family: ClassVar[str] = "convfirst"
+
+    def layers_block(self) -> ConvFirst:
+        """In the model's terms."""
+        return ConvFirst(in_channels=self.C, out_channels=self.C, hidden_channels=self.hidden)

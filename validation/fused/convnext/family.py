@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from perfmodel.layers.blocks.convnext import ConvNeXtBlock
 from perfmodel.validation.fused.convnext.problem import KERNEL, ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters, draw, reference, torch_block
 from perfmodel.validation.fused.family import Family, Kernel
@@ -32,11 +31,6 @@ def odd_cases() -> tuple[tuple[ConvNeXtProblem, str | None], ...]:
     return tuple((problem, None) for problem in found)
 
 
-def layers_block(problem: ConvNeXtProblem) -> ConvNeXtBlock:
-    """In the model's terms."""
-    return ConvNeXtBlock(in_channels=problem.C, out_channels=problem.C, hidden_channels=problem.hidden)
-
-
 def roundings(problem: ConvNeXtProblem) -> int:
     """Convolution, norm, expansion, GELU's inner function, GELU, projection, scale, residual; two folded sets of weights."""
     del problem
@@ -58,7 +52,6 @@ FAMILY: Final = Family(
     roundings=roundings,
     depth=depth,
     torch_block=torch_block,
-    layers_block=layers_block,
     cases=cases,
     odd_cases=odd_cases,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from perfmodel.layers.blocks.convnext import ConvNeXtBlock
 from perfmodel.validation.fused.problem import Problem
 
 KERNEL: Final = 7
@@ -21,3 +22,7 @@ class ConvNeXtProblem(Problem):
     """
 
     family: ClassVar[str] = "convnext"
+
+    def layers_block(self) -> ConvNeXtBlock:
+        """In the model's terms."""
+        return ConvNeXtBlock(in_channels=self.C, out_channels=self.C, hidden_channels=self.hidden)

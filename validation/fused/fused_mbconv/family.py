@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from perfmodel.layers.blocks.mbconv import FusedMBConv
 from perfmodel.validation.fused.family import Family, Kernel
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.fused_mbconv.reference import FusedMBConvParameters, draw, reference, torch_block
@@ -32,11 +31,6 @@ def odd_cases() -> tuple[tuple[FusedMBConvProblem, str | None], ...]:
     return tuple((problem, None) for problem in found)
 
 
-def layers_block(problem: FusedMBConvProblem) -> FusedMBConv:
-    """In the model's terms."""
-    return FusedMBConv(in_channels=problem.C, out_channels=problem.C, hidden_channels=problem.hidden)
-
-
 def roundings(problem: FusedMBConvProblem) -> int:
     """Convolution, tanh, SiLU, projection, residual."""
     del problem
@@ -58,7 +52,6 @@ FAMILY: Final = Family(
     roundings=roundings,
     depth=depth,
     torch_block=torch_block,
-    layers_block=layers_block,
     cases=cases,
     odd_cases=odd_cases,
 )

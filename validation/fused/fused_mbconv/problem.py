@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from perfmodel.layers.blocks.mbconv import FusedMBConv
 from perfmodel.validation.fused.problem import Problem
 
 
@@ -17,3 +18,7 @@ class FusedMBConvProblem(Problem):
     """
 
     family: ClassVar[str] = "fused_mbconv"
+
+    def layers_block(self) -> FusedMBConv:
+        """In the model's terms."""
+        return FusedMBConv(in_channels=self.C, out_channels=self.C, hidden_channels=self.hidden)

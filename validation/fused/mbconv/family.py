@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from perfmodel.layers.blocks.mbconv import MBConv
 from perfmodel.validation.fused.family import Family, Kernel
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters, draw, reference, torch_block
@@ -49,19 +48,6 @@ def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
     return tuple((problem, None) for problem in found)
 
 
-def layers_block(problem: MBConvProblem) -> MBConv:
-    """In the model's terms."""
-    return MBConv(
-        in_channels=problem.C,
-        out_channels=problem.outputs,
-        hidden_channels=problem.hidden,
-        kernel=problem.kernel,
-        stride=problem.stride,
-        group_width=problem.group_width,
-        se_channels=problem.squeeze,
-    )
-
-
 def roundings(problem: MBConvProblem) -> int:
     """Expansion, tanh, SiLU, convolution, tanh, SiLU, projection, residual; with squeeze-and-excitation the gate and its product."""
     return 8 + (2 if problem.squeeze is not None else 0)
@@ -85,7 +71,6 @@ FAMILY: Final = Family(
     roundings=roundings,
     depth=depth,
     torch_block=torch_block,
-    layers_block=layers_block,
     cases=cases,
     odd_cases=odd_cases,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from perfmodel.layers.blocks.mbconv import MBConv
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, GpuError, Problem
 
 SPATIAL: Final = ((3, 8), (3, 1), (5, 1))
@@ -81,3 +82,15 @@ class MBConvProblem(Problem):
         words += [f"_se{self.squeeze}"] if self.squeeze is not None else []
         words += [f"_o{self.outputs}"] if self.outputs != self.C else []
         return "".join(words)
+
+    def layers_block(self) -> MBConv:
+        """In the model's terms."""
+        return MBConv(
+            in_channels=self.C,
+            out_channels=self.outputs,
+            hidden_channels=self.hidden,
+            kernel=self.kernel,
+            stride=self.stride,
+            group_width=self.group_width,
+            se_channels=self.squeeze,
+        )
