@@ -6,12 +6,13 @@ from typing import Final
 
 from perfmodel.validation.fused.family import Family, Kernel
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
+from perfmodel.validation.fused.fused_mbconv import generic, stream
 from perfmodel.validation.fused.fused_mbconv.reference import FusedMBConvParameters, draw, reference, torch_block
 from perfmodel.validation.fused.problem import DTYPES
 
 SHAPES: Final = ((64, 56), (128, 28), (256, 14))
 BATCHES: Final = (128, 1, 16)
-KERNELS: Final[tuple[Kernel[FusedMBConvProblem, FusedMBConvParameters], ...]] = ()
+KERNELS: Final[tuple[Kernel[FusedMBConvProblem, FusedMBConvParameters], ...]] = (stream.KERNEL, generic.KERNEL)
 
 
 def cases() -> tuple[FusedMBConvProblem, ...]:
