@@ -40,7 +40,8 @@ class FusedBlock:
         self._scratch_records = kernel.scratch(problem, self.config)
         with in_memory(f"{problem.name}: the weights and what lies between the launches"):
             self._weights = [cupy.asarray(buffer) for buffer in kernel.pack(problem, self.config, parameters)]
-            self._scratch = [cupy.empty(record.bytes, cupy.uint8) for record in self._scratch_records]
+            self._scratch = [cupy.zeros(record.bytes, cupy.uint8) for record in self._scratch_records]
+            cupy.cuda.get_current_stream().synchronize()  # calls may come on other streams
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Into `out` if it is given. `out` must not be `x`: neighbouring tiles read what others write."""

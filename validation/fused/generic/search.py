@@ -1,0 +1,198 @@
+"""Which tile a generic kernel gets: every offer that fits is counted, and the one with the least estimated time is taken.
+
+The count is of one multiprocessor's pipes: matrix instructions, wavefronts of shared memory, the special functions, instructions issued,
+bytes from the L2 cache. The constants only rank offers; they are rates of an H200, and the ranking is used for every device.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from perfmodel.validation.fused.generic.layout import Layout, Work, blocks
+from perfmodel.validation.fused.problem import DeviceLimits, too_much_shared
+
+WARPS: Final = ((4, 1), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8), (8, 2), (4, 4))
+"""Along pixels, along channels, of a group."""
+CHUNKS: Final = (64, 32, 16)
+ITEM_BYTES: Final = 16384
+"""Of the stream of weights: large enough that the barrier before each is a small part, small enough for a ring."""
+RESERVED_SHARED_BYTES: Final = 1024
+"""What the system keeps of a multiprocessor's shared memory for each block."""
+REGISTERS: Final = 65536
+LARGEST_REGISTERS: Final = 255
+WORKING_REGISTERS: Final = 52
+"""Of a thread beside accumulators and A operands, from the compiler's reports."""
+MMA_CLOCKS: Final = 1.61
+"""Of a multiprocessor for each m16n8k16: 2048 multiply-adds at 62 % of what wgmma reaches."""
+MMA_LATENCY: Final = 34.0
+WAVEFRONT_BYTES: Final = 128
+L2_BYTES_PER_CLOCK: Final = 21.0
+"""Read by one multiprocessor when all of them read: 5.5 TB/s over 132 at 1.98 GHz."""
+LARGEST_L2_BYTES_PER_CLOCK: Final = 60.0
+"""By one multiprocessor when few read."""
+TILE_CLOCKS: Final = 1500.0
+"""Latencies of a tile that nothing of its own hides: first load, prologue, way out."""
+BARRIER_CLOCKS: Final = 70.0
+MERGE_CLOCKS: Final = 3000.0
+SPLITS: Final = (1, 2, 4, 8, 16)
+LARGEST_TILES: Final = 2**31 - 1
+
+
+def shapes(work: Work, M: int) -> tuple[tuple[int, int], ...]:
+    """Tiles of at most M output pixels: those with the least work for each kind of kernel."""
+    found = set()
+    for rows in range(1, min(work.rows, M) + 1):
+        widest = min(work.columns, M // rows)
+        even = blocks(work.columns, blocks(work.columns, widest))
+        found |= {(rows, widest), (rows, even), (blocks(work.rows, blocks(work.rows, rows)), even)}
+
+    def cost(halo_weight: float) -> list[tuple[int, int]]:
+        def of(shape: tuple[int, int]) -> tuple[float, int]:
+            halo = ((shape[0] - 1) * work.stride + work.kernel) * ((shape[1] - 1) * work.stride + work.kernel)
+            tiles = blocks(work.rows, shape[0]) * blocks(work.columns, shape[1])
+            return tiles * (M + halo_weight * halo), halo
+
+        return sorted(found, key=of)[:3]
+
+    return tuple(dict.fromkeys(cost(0.1) + cost(1.5)))
+
+
+def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
+    """Every layout whose registers and tile make sense; whether it fits shared memory is not asked here."""
+    groups = work.C // 8
+    for warps_m, warps_n in WARPS:
+        for m16 in (1, 2, 4):
+            M = 16 * warps_m * m16
+            if M > 256 or M >= 2 * 16 * blocks(work.rows * work.columns, 16) and M > 16:
+                continue
+            tiles = shapes(work, M)
+            for chunk in CHUNKS:
+                if chunk % (8 * warps_n) or (chunk > 16 and chunk >= 2 * work.hidden):
+                    continue
+                for output_columns in (1, 2, 3, 4, 6, 8, 12, 16):
+                    if output_columns > 1 and 4 * m16 * blocks(work.outputs // 8, warps_n * max(1, output_columns // 2)) <= 64:
+                        continue  # fewer parts would do
+                    across = blocks(work.outputs // 8, warps_n * output_columns)
+                    if blocks(work.outputs // 8, across * warps_n) != output_columns:
+                        continue
+                    expand_steps = blocks(work.depth, blocks(work.depth * chunk * 32, ITEM_BYTES))
+                    project_steps = chunk // 16
+                    while project_steps > 1 and project_steps * across * warps_n * 256 > ITEM_BYTES:
+                        project_steps //= 2
+                    for rows, columns in tiles:
+                        base = Layout(
+                            work=work, tile_rows=rows, tile_columns=columns, warps_m=warps_m, warps_n=warps_n, m16_per_warp=m16,
+                            hidden_chunk=chunk, expand_steps=expand_steps, project_steps=project_steps, ring_slots=3, warp_groups=1,
+                            hidden_splits=1, input_buffers=1, slab_groups=min(8, groups), blocks_per_multiprocessor=1,
+                            output_columns=output_columns,
+                        )  # fmt: skip
+                        if base.m16_halo > 8 and work.front == "hidden":
+                            continue
+                        yield from _variants(base, device)
+
+
+def registers(layout: Layout) -> int:
+    """That a thread needs, by a count that the compiler's reports confirm."""
+    return layout.accumulators + 4 * max(layout.m16_per_warp, layout.expanded_m16) + WORKING_REGISTERS
+
+
+def _variants(base: Layout, device: DeviceLimits) -> Iterator[Layout]:
+    """Weights resident or in a ring, groups and blocks that share a multiprocessor, one or two input buffers, split hidden channels."""
+    room, whole = device.shared_bytes_per_block, device.shared_bytes_per_multiprocessor
+    needed = registers(base)
+    most_threads = min(1024 if needed <= 64 else REGISTERS // needed, 1024)
+    single = 32 * base.warps
+    if needed > LARGEST_REGISTERS or single > REGISTERS // needed:
+        return
+    resident = base.chunks * base.chunk_bytes
+    if resident <= room and base.output_columns == 1:
+        for groups in range(1, min(4, most_threads // single) + 1):
+            for buffers in (1, 2):
+                layout = replace(base, ring_slots=0, warp_groups=groups, input_buffers=buffers)
+                if layout.shared_bytes <= room:
+                    yield layout
+    for slots in (3, 2):
+        for buffers in (1, 2):
+            layout = replace(base, ring_slots=slots, input_buffers=buffers)
+            fit = whole // (layout.shared_bytes + RESERVED_SHARED_BYTES) if layout.shared_bytes <= room else 1
+            for sharing in range(1, max(1, min(fit, most_threads // single, 4)) + 1):
+                for splits in SPLITS:
+                    if splits <= layout.chunks and (
+                        splits == 1 or layout.tiles * layout.output_columns * splits <= 4 * device.multiprocessors
+                    ):
+                        yield replace(layout, blocks_per_multiprocessor=sharing, hidden_splits=splits)
+
+
+def _product(steps: float, independent: int, warps: int) -> float:
+    """Clocks of `steps` dependent rounds of `independent` mma of each warp."""
+    return steps * max(MMA_LATENCY, independent * MMA_CLOCKS * warps)
+
+
+def clocks(layout: Layout, device: DeviceLimits) -> float:
+    """Of the whole problem on a device, by the count of each pipe and the latencies between."""
+    work, warps = layout.work, layout.warps
+    chunks = layout.chunks / layout.hidden_splits
+    m16, n_out, m16e, n_exp = layout.m16_per_warp, layout.blocks_per_warp, layout.expanded_m16, layout.expand_blocks
+    pairs = work.kernel**2 // 2 + 0.5 if work.front != "taps" else 0.0
+    groups = layout.hidden_chunk // 8 if work.front == "hidden" else work.C // 8
+    conv_jobs = layout.M / 16 * groups  # m16 × eight channels: of a chunk, or of the tile
+    convs = conv_jobs * (chunks if work.front == "hidden" else 1) if pairs else 0.0
+    mmas = warps * chunks * (work.depth * m16e * n_exp + layout.hidden_chunk / 16 * m16 * n_out) + convs * (pairs + 0.5)
+    together = max(1, min(4, int(conv_jobs // warps)))
+    alone = chunks * (_product(work.depth, m16e * n_exp, warps) + _product(layout.hidden_chunk / 16, m16 * n_out, warps))
+    alone += math.ceil(convs / together / warps) * _product(pairs + 0.5, together, warps) if convs else 0.0
+    expand_reads = work.depth * warps * (512 * m16e + 256 * n_exp)
+    project_reads = (
+        layout.hidden_chunk / 16 * warps * ((512 * m16 if layout.warps_n > 1 or work.front == "hidden" else 0) + 256 * n_out)
+    )
+    written = layout.hidden_chunk * 2 * (16 * m16e * layout.warps_m + (layout.M if work.front == "hidden" else 0))
+    halo = layout.halo_pixels * work.input_steps * 32
+    outputs = layout.M * work.outputs * 2 / layout.output_columns
+    streamed = chunks * layout.chunk_bytes if layout.ring_slots else 0.0
+    shared = chunks * (expand_reads + project_reads + written) + convs * (pairs + 0.5) * (512 + 256 / together)
+    shared += halo + 3 * outputs + streamed
+    activations = chunks * layout.hidden_chunk * (16 * m16e * layout.warps_m + (layout.M if work.front == "hidden" else 0))
+    special = activations / 16
+    issued = (1.5 * mmas + activations / 32 * 7 + (halo + 3 * outputs + streamed) / 16 / 32 * 8) / 4
+    partial = 0.0 if layout.hidden_splits == 1 else 8.0 * layout.M * work.outputs / layout.output_columns
+    jobs = layout.tiles * layout.output_columns * layout.hidden_splits
+    active = min(1.0, jobs / device.multiprocessors)
+    rate = min(LARGEST_L2_BYTES_PER_CLOCK, L2_BYTES_PER_CLOCK / active)
+    moved = (
+        halo
+        + (2 if work.residual else 1) * outputs
+        + streamed
+        + partial
+        + (convs * work.filter_bytes / layout.M * 16 if work.front == "input" else 0)
+    ) / rate
+    pipes = (mmas * MMA_CLOCKS, shared / WAVEFRONT_BYTES, special, issued, moved)
+    items = chunks * ((layout.expand_items + layout.project_items + 1) if layout.ring_slots else 2)
+    waits = TILE_CLOCKS / layout.input_buffers + BARRIER_CLOCKS * items + (MERGE_CLOCKS if layout.hidden_splits > 1 else 0)
+    serial = max(alone, pipes[0]) + 0.5 * pipes[1] + 0.5 * max(pipes[2], pipes[3]) + waits
+    serial = max(serial, moved + waits)
+    sharing = layout.warp_groups * layout.blocks_per_multiprocessor
+    present = min(sharing, max(1, blocks(jobs, device.multiprocessors)))
+    a_round = max(1.15 * present * max(pipes), serial * (1 + 0.15 * (present - 1)))
+    return blocks(jobs, device.multiprocessors * present) * a_round
+
+
+@functools.lru_cache(maxsize=512)
+def choose(work: Work, device: DeviceLimits) -> Layout | str:
+    """The offer with the least estimated time among those that fit; else why none does, with the numbers."""
+    best: tuple[float, int] | None = None
+    chosen, least = None, None
+    for layout in offers(work, device):
+        needed = layout.shared_bytes
+        if needed > device.shared_bytes_per_block:
+            least = needed if least is None else min(least, needed)
+            continue
+        rank = (clocks(layout, device), needed)
+        if best is None or rank < best:
+            best, chosen = rank, layout
+    if chosen is not None:
+        return chosen
+    return too_much_shared(device, least or 0, "the smallest tile")
