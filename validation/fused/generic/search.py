@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from perfmodel.validation.fused.generic.layout import Layout, Work, blocks
+from perfmodel.validation.fused.generic.layout import Front, Layout, Work, blocks
 from perfmodel.validation.fused.problem import DeviceLimits, too_much_shared
 
 WARPS: Final = ((4, 1), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8), (8, 2), (4, 4))
@@ -24,8 +24,8 @@ RESERVED_SHARED_BYTES: Final = 1024
 """What the system keeps of a multiprocessor's shared memory for each block."""
 REGISTERS: Final = 65536
 LARGEST_REGISTERS: Final = 255
-WORKING_REGISTERS: Final = 52
-"""Of a thread beside accumulators and A operands, from the compiler's reports."""
+WORKING_REGISTERS: Final[dict[Front, int]] = {"input": 52, "taps": 52, "hidden": 72}
+"""Of a thread beside accumulators and A operands, from the compiler's reports: a convolution between the products has its own."""
 MMA_CLOCKS: Final = 1.61
 """Of a multiprocessor for each m16n8k16: 2048 multiply-adds at 62 % of what wgmma reaches."""
 MMA_LATENCY: Final = 34.0
@@ -39,7 +39,8 @@ TILE_CLOCKS: Final = 1500.0
 BARRIER_CLOCKS: Final = 70.0
 MERGE_CLOCKS: Final = 3000.0
 SPLITS: Final = (1, 2, 4, 8, 16)
-LARGEST_TILES: Final = 2**31 - 1
+SMALL: Final = ((1, 1), (1, 2), (2, 2), (2, 4))
+"""Tiles that leave most rows of a matrix instruction idle: for inputs so wide that no other fits shared memory."""
 
 
 def shapes(work: Work, M: int) -> tuple[tuple[int, int], ...]:
@@ -58,7 +59,8 @@ def shapes(work: Work, M: int) -> tuple[tuple[int, int], ...]:
 
         return sorted(found, key=of)[:3]
 
-    return tuple(dict.fromkeys(cost(0.1) + cost(1.5)))
+    small = [(rows, columns) for rows, columns in SMALL if M == 16 and rows <= work.rows and columns <= work.columns]
+    return tuple(dict.fromkeys(cost(0.1) + cost(1.5) + small))
 
 
 def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
@@ -67,7 +69,7 @@ def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
     for warps_m, warps_n in WARPS:
         for m16 in (1, 2, 4):
             M = 16 * warps_m * m16
-            if M > 256 or M >= 2 * 16 * blocks(work.rows * work.columns, 16) and M > 16:
+            if M > 256 or (M > 64 and M >= 32 * blocks(work.rows * work.columns, 16)):
                 continue
             tiles = shapes(work, M)
             for chunk in CHUNKS:
@@ -87,7 +89,7 @@ def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
                         base = Layout(
                             work=work, tile_rows=rows, tile_columns=columns, warps_m=warps_m, warps_n=warps_n, m16_per_warp=m16,
                             hidden_chunk=chunk, expand_steps=expand_steps, project_steps=project_steps, ring_slots=3, warp_groups=1,
-                            hidden_splits=1, input_buffers=1, slab_groups=min(8, groups), blocks_per_multiprocessor=1,
+                            hidden_splits=1, input_buffers=1, slab_groups=min(8, groups) if work.front == "input" else 1, blocks_per_multiprocessor=1,
                             output_columns=output_columns,
                         )  # fmt: skip
                         if base.m16_halo > 8 and work.front == "hidden":
@@ -97,7 +99,7 @@ def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
 
 def registers(layout: Layout) -> int:
     """That a thread needs, by a count that the compiler's reports confirm."""
-    return layout.accumulators + 4 * max(layout.m16_per_warp, layout.expanded_m16) + WORKING_REGISTERS
+    return layout.accumulators + 4 * max(layout.m16_per_warp, layout.expanded_m16) + WORKING_REGISTERS[layout.work.front]
 
 
 def _variants(base: Layout, device: DeviceLimits) -> Iterator[Layout]:
