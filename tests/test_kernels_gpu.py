@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from perfmodel.validation.checks import check
+from perfmodel.validation.fused.catalog import FAMILIES, family_of
+from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
+from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
-from perfmodel.validation.launch import FusedConvFirst
-from perfmodel.validation.measure import check
-from perfmodel.validation.packing import draw
-from perfmodel.validation.problem import GpuError, Problem
+from perfmodel.validation.launch import FusedBlock
 
 pytestmark = pytest.mark.gpu
 
@@ -23,8 +24,8 @@ def cupy():
     return module
 
 
-def a_problem(**sizes) -> Problem:
-    return Problem(**{"N": 2, "H": 13, "W": 9, "C": 64, "expansion": 4, **sizes})
+def a_problem(**sizes) -> ConvFirstProblem:
+    return ConvFirstProblem(**{"N": 2, "H": 13, "W": 9, "C": 64, "expansion": 4, **sizes})
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -35,12 +36,18 @@ def test_right(cupy, sizes, dtype):
     assert check(a_problem(dtype=dtype, **sizes), seeds=(0, 1))["passed"]
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(cupy, name):
+    for problem, only in FAMILIES[name].odd_cases()[::23]:
+        assert check(problem, only, seeds=(0,))["passed"], problem.name
+
+
 def test_torch_tensors(cupy):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     for dtype, name in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
         problem = a_problem(dtype=name)
         x = torch.randn(2, 13, 9, 64, device="cuda").to(dtype)
-        y = FusedConvFirst(problem, draw(problem))(x)
+        y = FusedBlock(problem, family_of(problem).draw(problem, 0))(x)
         torch.cuda.synchronize()
         assert (y.dtype, y.shape) == (x.dtype, x.shape)
         assert torch.isfinite(y.float()).all()
@@ -48,7 +55,7 @@ def test_torch_tensors(cupy):
 
 def test_refusals(cupy):
     problem = a_problem()
-    block = FusedConvFirst(problem, draw(problem))
+    block = FusedBlock(problem, family_of(problem).draw(problem, 0))
     x = cupy.zeros((2, 13, 9, 64), cupy.float16)
     for wrong, words in (
         (x.astype(cupy.float32), "type float32"),

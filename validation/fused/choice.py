@@ -19,7 +19,6 @@ import numpy.typing as npt
 from perfmodel.layers.dims import Dim, Shape
 from perfmodel.layers.graph import Graph, GraphBuilder
 from perfmodel.machine.fused import Tiling, fused_programs
-from perfmodel.machine.program import Program
 from perfmodel.machine.totals import totals
 from perfmodel.tiling import parallel_turns
 from perfmodel.validation.fused.configuration import Config
@@ -44,6 +43,8 @@ class Offer:
     config: Config
     chunk: int
     """Hidden channels done at a time."""
+    tile: tuple[int, int] | None = None
+    """Rows and columns as the tensor machine sees them; None: the configuration's."""
     filled: float = 1.0
     """Share of the rows of the matrix instructions that are pixels of the tile."""
     operand_bytes: float = 0.0
@@ -52,6 +53,8 @@ class Offer:
     """Blocks that share a tile by output channels."""
     macs_share: float = 1.0
     """Of a tile's MACs, done by each of them."""
+    loaded_share: float = 1.0
+    """Of what a tile loads, loaded by each of them."""
 
 
 def best(problem: Problem, offers: Sequence[Offer], device: DeviceLimits) -> Config:
@@ -71,30 +74,44 @@ def estimated_clocks(problem: Problem, offers: Sequence[Offer], device: DeviceLi
     def column(values: Sequence[float]) -> Array:
         return np.array(values, dtype=np.float64)
 
-    rows, columns = (column([getattr(offer.config, f"tile_{what}") for offer in offers]) for what in ("rows", "columns"))
     resident = column([offer.config.blocks_per_multiprocessor for offer in offers])
     sharing, share = column([o.blocks_per_tile for o in offers]), column([o.macs_share for o in offers])
+    loaded = column([offer.loaded_share for offer in offers])
     filled, operands = column([offer.filled for offer in offers]), column([offer.operand_bytes for offer in offers])
-    graph = graph_of(problem)
-    tiling = Tiling(
-        mode="tiles", rows=rows, columns=columns, chunk=column([offer.chunk for offer in offers]), resident_weights=False
-    )
+    walks = [(*(offer.tile or (offer.config.tile_rows, offer.config.tile_columns)), offer.chunk) for offer in offers]
     found = np.zeros(len(offers))
-    for program in fused_programs(graph, block_layers(graph), tiling, element_bytes=ELEMENT_BYTES):
-        macs, moved, tiles = _per_program(program)
-        alone = macs * share / filled / MACS_PER_CLOCK + operands / WAVEFRONT_BYTES + moved / L2_BYTES_PER_CLOCK
-        rounds = np.ceil(tiles * sharing / (device.multiprocessors * resident))
+    for counted in machine_counts(problem, walks):
+        alone = counted.macs * share / filled / MACS_PER_CLOCK + operands / WAVEFRONT_BYTES
+        alone = alone + counted.moved_bytes * loaded / L2_BYTES_PER_CLOCK
+        rounds = np.ceil(counted.tiles * sharing / (device.multiprocessors * resident))
         found += rounds * resident * alone * np.where(resident > 1, OVERLAP, 1.0)
     return found
 
 
-def _per_program(program: Program) -> tuple[Dim, Dim, Dim]:
-    """(MACs of a tile, bytes it loads and stores, tiles)."""
-    total, turns = totals(program), parallel_turns(program)
-    sizes = {tensor.name: tensor.element_bytes for tensor in program.tensors}
-    moved = sum(total.loaded[name] * sizes[name] for name in total.loaded)
-    moved = moved + sum(total.stored[name] * sizes[name] for name in total.stored)
-    return total.macs / turns, moved / turns, turns
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineCount:
+    """What the tensor machine says of one program, for each of several tiles: arrays of one length, or one figure for all."""
+
+    macs: Dim
+    """Of a tile, recomputed halos included: the mean over the image, whose edge tiles do less."""
+    moved_bytes: Dim
+    """That a tile loads (halos, and weights for every tile) and stores."""
+    tiles: Dim
+    """Of the whole batch."""
+
+
+def machine_counts(problem: Problem, walks: Sequence[tuple[int, int, int]]) -> tuple[MachineCount, ...]:
+    """For each program of the block (two around a global mean): tiles of (rows, columns) done in chunks of hidden channels."""
+    graph = graph_of(problem)
+    rows, columns, chunk = np.array(walks, dtype=np.float64).T
+    tiling = Tiling(mode="tiles", rows=rows, columns=columns, chunk=chunk, resident_weights=False)
+    found = []
+    for program in fused_programs(graph, block_layers(graph), tiling, element_bytes=ELEMENT_BYTES):
+        total, turns = totals(program), parallel_turns(program)
+        sizes = {tensor.name: tensor.element_bytes for tensor in program.tensors}
+        moved = sum(moved * sizes[name] for side in (total.loaded, total.stored) for name, moved in side.items())
+        found.append(MachineCount(macs=total.macs / turns, moved_bytes=moved / turns, tiles=turns))
+    return tuple(found)
 
 
 @functools.cache
