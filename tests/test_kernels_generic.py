@@ -10,6 +10,7 @@ import pytest
 
 from perfmodel.validation.compile import compile_unit, unit_of
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
+from perfmodel.validation.fused.choice import machine_counts
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
@@ -122,6 +123,19 @@ def test_wide_channels_are_served_where_shared_memory_is_large():
             assert layout.output_columns * layout.warps_n * layout.blocks_per_warp * 8 >= C
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_estimate_takes_the_tensor_machines_bytes(kind):
+    """What a tile moves is the machine's count of that tile, and the instructions are never fewer than its MACs ask for."""
+    problem = kind(**{**SIZES, "C": 64})
+    work = work_of(problem)
+    for layout in list(search.offers(work, HOPPER))[::211]:
+        (counted,) = machine_counts(problem, [(layout.tile_rows, layout.tile_columns, layout.hidden_chunk)])
+        moved, macs, tiles = (np.asarray(value).item() for value in (counted.moved_bytes, counted.macs, counted.tiles))
+        (found,) = search.estimates(problem, [layout], HOPPER)
+        assert found == search.clocks(layout, HOPPER, moved) >= search.clocks(layout, HOPPER, moved / 2)
+        assert found * HOPPER.multiprocessors >= macs * tiles * search.MMA_CLOCKS / 2048
+
+
 def test_constants_bring_the_layout_back():
     for problem in EVERY:
         for layout in list(search.offers(work_of(problem), HOPPER))[::97]:
@@ -184,10 +198,8 @@ def unpaired(row: np.ndarray, blocks: int) -> np.ndarray:
     found = np.zeros((blocks, 32, 4), np.uint16)
     for block in range(blocks):
         for lane in range(32):
-            if block == blocks - 1 and blocks % 2:
-                at = block * 128 + lane * 4
-            else:
-                at = block // 2 * 256 + lane * 8 + block % 2 * 4
+            alone = block == blocks - 1 and blocks % 2
+            at = block * 128 + lane * 4 if alone else block // 2 * 256 + lane * 8 + block % 2 * 4
             found[block, lane] = row[at : at + 4]
     return found
 

@@ -22,13 +22,13 @@ def work_of(problem: ConvNeXtProblem) -> Work:
     """The convolution stands before the products."""
     return Work(
         N=problem.N, H=problem.H, W=problem.W, C=problem.C, hidden=problem.hidden, outputs=problem.C, kernel=KERNEL_SIZE, stride=1,
-        front="input", residual=True, squeeze=0, dtype=problem.dtype,
+        front="input", residual=True, group_width=1, squeeze=0, dtype=problem.dtype,
     )  # fmt: skip
 
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     """The tile with the least estimated time."""
-    return generic.configure(NAME, work_of(problem), device)
+    return generic.configure(NAME, problem, work_of(problem), device)
 
 
 def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:

@@ -23,13 +23,13 @@ def work_of(problem: FusedMBConvProblem) -> Work:
     """The convolution is the expansion."""
     return Work(
         N=problem.N, H=problem.H, W=problem.W, C=problem.C, hidden=problem.hidden, outputs=problem.C, kernel=3, stride=1, front="taps",
-        residual=True, squeeze=0, dtype=problem.dtype,
+        residual=True, group_width=problem.C, squeeze=0, dtype=problem.dtype,
     )  # fmt: skip
 
 
 def configure(problem: FusedMBConvProblem, device: DeviceLimits) -> Config | str:
     """The tile with the least estimated time."""
-    return generic.configure(NAME, work_of(problem), device)
+    return generic.configure(NAME, problem, work_of(problem), device)
 
 
 def launches(problem: FusedMBConvProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, Scratch
 from perfmodel.validation.fused.generic.layout import Layout, Work
 from perfmodel.validation.fused.generic.search import choose
-from perfmodel.validation.fused.problem import DeviceLimits
+from perfmodel.validation.fused.problem import DeviceLimits, Problem
 
 PARTIAL, ARRIVED, SUMS, GATES, DONE = range(5)
 """Scratch buffers: fp32 sums of blocks that share a tile and how many came; of squeeze-and-excitation the sums of each tile, the gates of
 each image, and how many tiles are done. The counts are zero before the first launch, and every launch leaves them at zero."""
 
 
-def configure(name: str, work: Work, device: DeviceLimits) -> Config | str:
+def configure(name: str, problem: Problem, work: Work, device: DeviceLimits) -> Config | str:
     """The layout that `choose` takes, as the configuration of a kernel."""
-    layout = choose(work, device)
+    layout = choose(problem, work, device)
     return layout if isinstance(layout, str) else config_of(name, layout)
 
 

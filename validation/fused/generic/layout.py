@@ -1,4 +1,4 @@
-"""What a generic kernel lays out in shared memory and in its stream of weights, as `ampere.cuh` and the kernels have it: pure arithmetic."""
+"""What a generic kernel lays out in shared memory and in its stream of weights: the arithmetic of `ampere.cuh` and the sources."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class Work:
     itself, as a product over taps × channels; on the hidden tensor, between the products."""
     residual: bool
     """Whether the input is added."""
+    group_width: int
+    """Input channels of one output of the convolution."""
     squeeze: int
     """Channels between the products of a squeeze-and-excitation; 0 without."""
     dtype: DType
@@ -60,6 +62,16 @@ class Work:
     def depth(self) -> int:
         """k16 steps of the expansion."""
         return self.input_steps * (self.kernel**2 if self.front == "taps" else 1)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of matrices and filters in the half type, as the tensor machine loads them for a tile."""
+        taps = self.kernel**2
+        spatial = {"input": self.C * taps * self.group_width, "taps": 0, "hidden": self.hidden * taps * self.group_width}[
+            self.front
+        ]
+        expand = self.C * self.hidden * (taps if self.front == "taps" else 1)
+        return ELEMENT_BYTES * (spatial + expand + self.hidden * self.outputs)
 
     @property
     def filter_bytes(self) -> int:
@@ -106,7 +118,7 @@ class Layout:
         return 32 * self.warps * self.warp_groups
 
     @property
-    def M(self) -> int:
+    def M(self) -> int:  # noqa: N802
         """Pixels of a tile with the idle ones."""
         return 16 * self.warps_m * self.m16_per_warp
 

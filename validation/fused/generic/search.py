@@ -1,19 +1,24 @@
 """Which tile a generic kernel gets: every offer that fits is counted, and the one with the least estimated time is taken.
 
-The count is of one multiprocessor's pipes: matrix instructions, wavefronts of shared memory, the special functions, instructions issued,
-bytes from the L2 cache. The constants only rank offers; they are rates of an H200, and the ranking is used for every device.
+The count is of one multiprocessor's pipes. What a tile loads and stores (halos, and weights for every tile) is the tensor machine's count
+of that tile. The kernel's own corrections are what the machine does not know: matrix instructions with the rows and columns that nothing
+fills, wavefronts of shared memory, the special functions, instructions issued, and the latencies between them. The constants only rank
+offers; they are rates of an H200, and the ranking is used for every device.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
+from perfmodel.validation.fused.choice import machine_counts
 from perfmodel.validation.fused.generic.layout import Front, Layout, Work, blocks
-from perfmodel.validation.fused.problem import DeviceLimits, too_much_shared
+from perfmodel.validation.fused.problem import DeviceLimits, Problem, too_much_shared
 
 WARPS: Final = ((4, 1), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8), (8, 2), (4, 4))
 """Along pixels, along channels, of a group."""
@@ -37,6 +42,8 @@ LARGEST_L2_BYTES_PER_CLOCK: Final = 60.0
 TILE_CLOCKS: Final = 1500.0
 """Latencies of a tile that nothing of its own hides: first load, prologue, way out."""
 BARRIER_CLOCKS: Final = 70.0
+RING_CLOCKS: Final = 150.0
+"""For each item of a ring of two slots: it is asked for when the one before it is begun."""
 MERGE_CLOCKS: Final = 3000.0
 SPLITS: Final = (1, 2, 4, 8, 16)
 SMALL: Final = ((1, 1), (1, 2), (2, 2), (2, 4))
@@ -65,11 +72,11 @@ def shapes(work: Work, M: int) -> tuple[tuple[int, int], ...]:
 
 def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
     """Every layout whose registers and tile make sense; whether it fits shared memory is not asked here."""
-    groups = work.C // 8
+    groups = min(8, work.C // 8) if work.front == "input" else 1
     for warps_m, warps_n in WARPS:
         for m16 in (1, 2, 4):
             M = 16 * warps_m * m16
-            if M > 256 or (M > 64 and M >= 32 * blocks(work.rows * work.columns, 16)):
+            if max(64, min(256, 32 * blocks(work.rows * work.columns, 16) - 1)) < M:
                 continue
             tiles = shapes(work, M)
             for chunk in CHUNKS:
@@ -89,7 +96,7 @@ def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
                         base = Layout(
                             work=work, tile_rows=rows, tile_columns=columns, warps_m=warps_m, warps_n=warps_n, m16_per_warp=m16,
                             hidden_chunk=chunk, expand_steps=expand_steps, project_steps=project_steps, ring_slots=3, warp_groups=1,
-                            hidden_splits=1, input_buffers=1, slab_groups=min(8, groups) if work.front == "input" else 1, blocks_per_multiprocessor=1,
+                            hidden_splits=1, input_buffers=1, slab_groups=groups, blocks_per_multiprocessor=1,
                             output_columns=output_columns,
                         )  # fmt: skip
                         if base.m16_halo > 8 and work.front == "hidden":
@@ -134,67 +141,70 @@ def _product(steps: float, independent: int, warps: int) -> float:
     return steps * max(MMA_LATENCY, independent * MMA_CLOCKS * warps)
 
 
-def clocks(layout: Layout, device: DeviceLimits) -> float:
-    """Of the whole problem on a device, by the count of each pipe and the latencies between."""
+def clocks(layout: Layout, device: DeviceLimits, tile_bytes: float) -> float:
+    """Of the whole problem on a device, by the count of each pipe and the latencies between; `tile_bytes` are the tensor machine's."""
     work, warps = layout.work, layout.warps
     chunks = layout.chunks / layout.hidden_splits
     m16, n_out, m16e, n_exp = layout.m16_per_warp, layout.blocks_per_warp, layout.expanded_m16, layout.expand_blocks
-    pairs = work.kernel**2 // 2 + 0.5 if work.front != "taps" else 0.0
-    groups = layout.hidden_chunk // 8 if work.front == "hidden" else work.C // 8
-    conv_jobs = layout.M / 16 * groups  # m16 × eight channels: of a chunk, or of the tile
+    pairs = work.kernel**2 // 2 + 1 if work.front != "taps" else 0
+    conv_jobs = layout.M / 16 * (layout.hidden_chunk if work.front == "hidden" else work.C) / 8  # of a chunk, or of the tile
     convs = conv_jobs * (chunks if work.front == "hidden" else 1) if pairs else 0.0
-    mmas = warps * chunks * (work.depth * m16e * n_exp + layout.hidden_chunk / 16 * m16 * n_out) + convs * (pairs + 0.5)
     together = max(1, min(4, int(conv_jobs // warps)))
+    mmas = warps * chunks * (work.depth * m16e * n_exp + layout.hidden_chunk / 16 * m16 * n_out) + convs * pairs
     alone = chunks * (_product(work.depth, m16e * n_exp, warps) + _product(layout.hidden_chunk / 16, m16 * n_out, warps))
-    alone += math.ceil(convs / together / warps) * _product(pairs + 0.5, together, warps) if convs else 0.0
+    alone += math.ceil(convs / together / warps) * _product(pairs, together, warps) if convs else 0.0
+
+    halo, outputs = layout.halo_pixels * work.input_steps * 32, layout.M * work.outputs * 2 / layout.output_columns
+    rows = layout.hidden_chunk * (
+        16 * m16e * layout.warps_m + (layout.M if work.front == "hidden" else 0)
+    )  # activations of a chunk
     expand_reads = work.depth * warps * (512 * m16e + 256 * n_exp)
-    project_reads = (
-        layout.hidden_chunk / 16 * warps * ((512 * m16 if layout.warps_n > 1 or work.front == "hidden" else 0) + 256 * n_out)
-    )
-    written = layout.hidden_chunk * 2 * (16 * m16e * layout.warps_m + (layout.M if work.front == "hidden" else 0))
-    halo = layout.halo_pixels * work.input_steps * 32
-    outputs = layout.M * work.outputs * 2 / layout.output_columns
+    through_shared = layout.warps_n > 1 or work.front == "hidden"
+    project_reads = layout.hidden_chunk / 16 * warps * ((512 * m16 if through_shared else 0) + 256 * n_out)
     streamed = chunks * layout.chunk_bytes if layout.ring_slots else 0.0
-    shared = chunks * (expand_reads + project_reads + written) + convs * (pairs + 0.5) * (512 + 256 / together)
+    shared = chunks * (expand_reads + project_reads + (2 * rows if through_shared else 0)) + convs * pairs * (
+        512 + 256 / together
+    )
     shared += halo + 3 * outputs + streamed
-    activations = chunks * layout.hidden_chunk * (16 * m16e * layout.warps_m + (layout.M if work.front == "hidden" else 0))
-    special = activations / 16
-    issued = (1.5 * mmas + activations / 32 * 7 + (halo + 3 * outputs + streamed) / 16 / 32 * 8) / 4
-    partial = 0.0 if layout.hidden_splits == 1 else 8.0 * layout.M * work.outputs / layout.output_columns
+    issued = 1.5 * mmas + chunks * rows / 32 * 7 + (halo + 3 * outputs + streamed) / 16 / 32 * 8
+
     jobs = layout.tiles * layout.output_columns * layout.hidden_splits
-    active = min(1.0, jobs / device.multiprocessors)
-    rate = min(LARGEST_L2_BYTES_PER_CLOCK, L2_BYTES_PER_CLOCK / active)
-    moved = (
-        halo
-        + (2 if work.residual else 1) * outputs
-        + streamed
-        + partial
-        + (convs * work.filter_bytes / layout.M * 16 if work.front == "input" else 0)
-    ) / rate
-    pipes = (mmas * MMA_CLOCKS, shared / WAVEFRONT_BYTES, special, issued, moved)
+    rate = min(LARGEST_L2_BYTES_PER_CLOCK, L2_BYTES_PER_CLOCK / min(1.0, jobs / device.multiprocessors))
+    activations = tile_bytes - work.weight_bytes
+    partial = 0.0 if layout.hidden_splits == 1 else 8.0 * layout.M * work.outputs / layout.output_columns
+    moved = (activations + (work.weight_bytes / layout.hidden_splits if layout.ring_slots else 0.0) + partial) / rate
+    pipes = (mmas * MMA_CLOCKS, shared / WAVEFRONT_BYTES, chunks * rows / 16, issued / 4, moved)
+
     items = chunks * ((layout.expand_items + layout.project_items + 1) if layout.ring_slots else 2)
     waits = TILE_CLOCKS / layout.input_buffers + BARRIER_CLOCKS * items + (MERGE_CLOCKS if layout.hidden_splits > 1 else 0)
+    waits += RING_CLOCKS * items if layout.ring_slots == 2 else 0.0
     serial = max(alone, pipes[0]) + 0.5 * pipes[1] + 0.5 * max(pipes[2], pipes[3]) + waits
     serial = max(serial, moved + waits)
-    sharing = layout.warp_groups * layout.blocks_per_multiprocessor
-    present = min(sharing, max(1, blocks(jobs, device.multiprocessors)))
+    present = min(layout.warp_groups * layout.blocks_per_multiprocessor, max(1, blocks(jobs, device.multiprocessors)))
     a_round = max(1.15 * present * max(pipes), serial * (1 + 0.15 * (present - 1)))
     return blocks(jobs, device.multiprocessors * present) * a_round
 
 
+def estimates(problem: Problem, layouts: Sequence[Layout], device: DeviceLimits) -> list[float]:
+    """Clocks of each layout."""
+    walks = [(one.tile_rows, one.tile_columns, min(one.hidden_chunk, one.work.hidden)) for one in layouts]
+    distinct = list(dict.fromkeys(walks))
+    counted = machine_counts(problem, distinct)
+    whole = sum(np.asarray(one.moved_bytes * one.tiles, dtype=np.float64) for one in counted) / len(counted)  # of one launch
+    moved = np.broadcast_to(whole / counted[0].tiles, (len(distinct),))
+    tile_bytes = dict(zip(distinct, moved, strict=True))
+    return [clocks(one, device, float(tile_bytes[walk])) for one, walk in zip(layouts, walks, strict=True)]
+
+
 @functools.lru_cache(maxsize=512)
-def choose(work: Work, device: DeviceLimits) -> Layout | str:
+def choose(problem: Problem, work: Work, device: DeviceLimits) -> Layout | str:
     """The offer with the least estimated time among those that fit; else why none does, with the numbers."""
-    best: tuple[float, int] | None = None
-    chosen, least = None, None
+    fitting, least = [], math.inf
     for layout in offers(work, device):
-        needed = layout.shared_bytes
-        if needed > device.shared_bytes_per_block:
-            least = needed if least is None else min(least, needed)
-            continue
-        rank = (clocks(layout, device), needed)
-        if best is None or rank < best:
-            best, chosen = rank, layout
-    if chosen is not None:
-        return chosen
-    return too_much_shared(device, least or 0, "the smallest tile")
+        least = min(least, layout.shared_bytes)
+        if layout.shared_bytes <= device.shared_bytes_per_block:
+            fitting.append(layout)
+    if not fitting:
+        return too_much_shared(device, int(least), "the smallest tile")
+    ranks = zip(estimates(problem, fitting, device), (one.shared_bytes for one in fitting), strict=True)
+    return min(zip(ranks, range(len(fitting)), fitting, strict=True), key=lambda ranked: ranked[:2])[2]

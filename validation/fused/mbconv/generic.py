@@ -23,13 +23,14 @@ def work_of(problem: MBConvProblem) -> Work:
     """The convolution works on the hidden tensor."""
     return Work(
         N=problem.N, H=problem.H, W=problem.W, C=problem.C, hidden=problem.hidden, outputs=problem.outputs, kernel=problem.kernel,
-        stride=problem.stride, front="hidden", residual=problem.has_identity, squeeze=problem.squeeze or 0, dtype=problem.dtype,
+        stride=problem.stride, front="hidden", residual=problem.has_identity, group_width=problem.group_width,
+        squeeze=problem.squeeze or 0, dtype=problem.dtype,
     )  # fmt: skip
 
 
 def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
     """The tile with the least estimated time."""
-    return generic.configure(NAME, work_of(problem), device)
+    return generic.configure(NAME, problem, work_of(problem), device)
 
 
 def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
