@@ -24,6 +24,7 @@
 // RING_SLOTS, RESIDENT, WIDE (the filter table in the pairs that
 // the matrix instruction takes, if there is room), REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
 #include "hopper.cuh"
+#include "convnext.cuh"
 #include "specialisation.h"
 
 namespace cn {
@@ -45,57 +46,6 @@ struct Ring {
   int slot; uint32_t phase;
   __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
 };
-__device__ __forceinline__ void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
-__device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
-__device__ __forceinline__ __half2 h2(uint32_t v) { return *reinterpret_cast<__half2*>(&v); }
-__device__ __forceinline__ uint32_t gelu2(float s0, float s1, uint32_t bias) {
-  const __half2 u = __hadd2(__floats2half2_rn(s0, s1), h2(bias));
-  const __half2 p = __hfma2(__hmul2(u, u), __float2half2_rn(0.27760736f), __float2half2_rn(1.60031434f));
-  __half2 z = __hmul2(u, p);
-  uint32_t t;
-  asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(*reinterpret_cast<uint32_t*>(&z)));
-  z = __hfma2(u, h2(t), u);
-  return *reinterpret_cast<uint32_t*>(&z);
-}
-// A operand of a patch: each row (pixel) to mean 0 and variance 1 over its C channels, which four lanes hold
-__device__ __forceinline__ void normalise(uint32_t (&a)[C / 16][4]) {
-#pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    float sum = 0.f, squares = 0.f;
-#pragma unroll
-    for (int k = 0; k < C / 16; ++k)
-#pragma unroll
-      for (int i = row; i < 4; i += 2) {
-        const float2 v = __half22float2(h2(a[k][i]));
-        sum += v.x + v.y;
-      }
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    const float mean = sum * (1.f / C);
-#pragma unroll
-    for (int k = 0; k < C / 16; ++k)
-#pragma unroll
-      for (int i = row; i < 4; i += 2) {
-        const float2 v = __half22float2(h2(a[k][i]));
-        squares = fmaf(v.x - mean, v.x - mean, squares);
-        squares = fmaf(v.y - mean, v.y - mean, squares);
-      }
-    squares += __shfl_xor_sync(~0u, squares, 1);
-    squares += __shfl_xor_sync(~0u, squares, 2);
-    const float r = rsqrtf(squares * (1.f / C) + 1e-6f), shift = -mean * r;
-#pragma unroll
-    for (int k = 0; k < C / 16; ++k)
-#pragma unroll
-      for (int i = row; i < 4; i += 2) {
-        const float2 v = __half22float2(h2(a[k][i]));
-        a[k][i] = pack2(fmaf(v.x, r, shift), fmaf(v.y, r, shift));
-      }
-  }
-}
 }  // namespace cn
 
 extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 2), 1)
@@ -181,16 +131,13 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
             for (int i = 0; i < 4; ++i) d[r][c][i] = 0.f;
         const uint32_t table = sm + OFF_TABLE + (slab * 16 + warp * 4) * (7 * ENTRIES * ENTRY) + entry0;
 #pragma unroll 1
-        for (int two = 0; two < 8; two += 2) {                                   // input rows of a band
-#pragma unroll
-        for (int ii = 0; ii < 2; ++ii) {
-          const int i = two + ii;
+        for (int i = 0; i < 8; ++i) {                                            // input rows of a band
           uint4 v[2][4];                                                         // matrix rows g, g + 8; inputs q, q+4, q+8, q+12
 #pragma unroll
           for (int h = 0; h < 2; ++h)
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-              v[h][j] = (NG == 4 || (live && h == 0)) && (j < 3 || q < 2) ? lds128(from[(ii + 2 * j) & 3] + h * 2 * PATCH + i * 896 + j * 256) : make_uint4(0, 0, 0, 0);
+              v[h][j] = (NG == 4 || (live && h == 0)) && (j < 3 || q < 2) ? lds128(from[2 * j & 3] + h * 2 * PATCH + i * 896 + j * 256) : make_uint4(0, 0, 0, 0);
 #pragma unroll
           for (int c = 0; c < 4; ++c) {                                          // pairs of channels
             uint32_t even[4], odd[4];
@@ -209,16 +156,15 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
               uint4 b;
               if (WIDE) b = lds128(at);
               else {
-                asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(b.x), "=r"(b.z) : "r"(at));
-                asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(b.y), "=r"(b.w) : "r"(at + entry1 - entry0));
+                lds64(b.x, b.z, at);
+                lds64(b.y, b.w, at + entry1 - entry0);
               }
               mma16816(d[r][2 * c], even, b.x, b.y);
               mma16816(d[r][2 * c + 1], odd, b.z, b.w);
             }
           }
-        }
-#pragma unroll
-        for (int j = 0; j < 2; ++j) { const uint32_t f = from[j]; from[j] = from[j + 2]; from[j + 2] = f; }
+          const uint32_t turned = from[0];
+          from[0] = from[1]; from[1] = from[2]; from[2] = from[3]; from[3] = turned;
         }
         bar_sync(9, 128);                                                        // all have read the halo tiles
         if ((tid & 127) == 0) {
@@ -238,8 +184,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
             for (int c = 0; c < 4; ++c) v[c] = pack2(d[r][2 * c][i] + bias[2 * c], d[r][2 * c + 1][i] + bias[2 * c + 1]);
             if (NG == 4 || (live && i < 2))
-              asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to[i >> 1] + (r * 8 + (i & 1)) * PITCH + slab * 64),
-                           "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+              sts128(to[i >> 1] + (r * 8 + (i & 1)) * PITCH + slab * 64, v);
           }
       }
       __syncwarp();
@@ -294,7 +239,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
         for (int k = 0; k < HC / 16; ++k) {
           uint32_t b0, b1;
-          asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(be + j * (HC * 2) + k * 8));
+          lds64(b0, b1, be + j * (HC * 2) + k * 8);
           p[k][0] = gelu2(sx[8 * k + 0], sx[8 * k + 1], b0);
           p[k][1] = gelu2(sx[8 * k + 2], sx[8 * k + 3], b0);
           p[k][2] = gelu2(sx[8 * k + 4], sx[8 * k + 5], b1);
@@ -321,9 +266,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       // ---- epilogue: + bias, through the slot to rows of 16 bytes per lane, + x, out
 #pragma unroll
       for (int i = 0; i < C / 16; ++i) {
-        const uint32_t bb = sm + OFF_BP + q * (C / 2) + i * 8;                   // half2, [q][C/8 blocks]
         uint32_t b0, b1;
-        asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(bb));
+        lds64(b0, b1, sm + OFF_BP + q * (C / 2) + i * 8);                        // half2, [q][C/8 blocks]
         stsm4(own + i * 32, add2(pack2(o[8 * i + 0], o[8 * i + 1]), b0), add2(pack2(o[8 * i + 2], o[8 * i + 3]), b0),
               add2(pack2(o[8 * i + 4], o[8 * i + 5]), b1), add2(pack2(o[8 * i + 6], o[8 * i + 7]), b1));
       }
