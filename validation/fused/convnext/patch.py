@@ -70,7 +70,9 @@ def arrange(
     item, items = C * chunk * ELEMENT_BYTES, 2 * problem.hidden // chunk
     needed = 0
     for wide in (1, 0):
-        needed = group * HALO_BYTES + slots * 64 * (2 * C + 16) + table_bytes(C, wide) + 4 * C + (problem.hidden + C) * ELEMENT_BYTES
+        needed = (
+            group * HALO_BYTES + slots * 64 * (2 * C + 16) + table_bytes(C, wide) + 4 * C + (problem.hidden + C) * ELEMENT_BYTES
+        )
         needed += 8 * (2 * slots + 1)
         room = (device.shared_bytes_per_block - needed) // (item + 16)
         resident = room >= items

@@ -34,7 +34,7 @@ MACS_PER_CLOCK: Final = 2048
 CONVOLUTION_WAVEFRONTS: Final = 336
 """128 bytes of shared memory that the convolution of eight channels of a tile reads, counted from the kernel."""
 EXCHANGE_CLOCKS: Final = 6000
-"""Of blocks that share a tile: filling the ring once for one tile alone, partial sums to shared memory and from the others'. An estimate."""
+"""Of blocks that share a tile: a ring filled for one tile alone, partial sums out and in. An estimate."""
 
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
@@ -69,7 +69,13 @@ def table_bytes() -> int:
 def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, split: int) -> Config | str:
     """The longest ring that fits."""
     C = problem.C
-    fixed = 2 * (PATCHES * HALO_BYTES + up(table_bytes(), 512)) + PIXELS * (2 * C + 16) + 6 * C + problem.hidden * ELEMENT_BYTES + 8 * 4
+    fixed = (
+        2 * (PATCHES * HALO_BYTES + up(table_bytes(), 512))
+        + PIXELS * (2 * C + 16)
+        + 6 * C
+        + problem.hidden * ELEMENT_BYTES
+        + 8 * 4
+    )
     ring = (device.shared_bytes_per_block - fixed) // (ITEM_BYTES + 16)
     if ring < SMALLEST_RING:
         needed = fixed + SMALLEST_RING * (ITEM_BYTES + 16)

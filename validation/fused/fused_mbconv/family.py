@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from perfmodel.validation.fused.family import Family, Kernel
-from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.fused_mbconv import generic, stream
+from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.fused_mbconv.reference import FusedMBConvParameters, draw, reference, torch_block
 from perfmodel.validation.fused.problem import DTYPES
 

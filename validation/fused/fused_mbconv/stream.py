@@ -29,7 +29,7 @@ MULTICAST: Final = 2
 """Blocks that share every item of weights."""
 SPLITS: Final = (2, 4, 8)
 EXCHANGE_CLOCKS: Final = 6000
-"""Of blocks that share a tile: filling the ring once for one tile alone, partial sums to shared memory and from the others'. An estimate."""
+"""Of blocks that share a tile: a ring filled for one tile alone, partial sums out and in. An estimate."""
 MACS_PER_CLOCK: Final = 2048
 """Of a multiprocessor's tensor cores, fp16."""
 
