@@ -133,6 +133,7 @@ def test_streamed_offers_hold_the_kernels_conditions(C, N, size):
             assert chunks * 32 * v["SPLIT"] == e * C
             assert C // 8 % v["SPLIT"] == 0
             assert v["RING_SLOTS"] < 2 * chunks or v["WARPGROUPS"] == 1
+            assert v["RING_SLOTS"] >= min(4, 2 * chunks - (v["WARPGROUPS"] > 1))
             if v["SPLIT"] > 1:  # one tile for each cluster, and its sums where the ring was
                 assert launch.grid[0] == -(-asked.pixels // 64) * v["SPLIT"] <= H200.multiprocessors
                 assert v["RING_SLOTS"] * 64 * C >= 64 * (4 * C + 32)

@@ -21,7 +21,7 @@ from perfmodel.validation.dram import count_dram, problem_of, profiled, worth_co
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
-from perfmodel.validation.prepare import prepare_baselines, prepare_kernels
+from perfmodel.validation.prepare import one_compiler_each, prepare_baselines, prepare_kernels
 from perfmodel.validation.recorder import RESULTS, Recorder, run_record, say
 from perfmodel.validation.timing import Mode
 
@@ -132,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     families = tuple(FAMILIES.values()) if options.block == "all" else (FAMILIES[options.block],)
     stages = tuple(options.stage or STAGES)
+    one_compiler_each()
     try:
         if options.profile:
             profiled([problem_of(record) for record in json.loads(options.profile)])

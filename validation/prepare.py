@@ -15,8 +15,13 @@ from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
 
 LARGEST_POOL: Final = 16
-BASELINES_AT_ONCE: Final = 6
-"""Each holds a CUDA context, and the compiler behind torch.compile has workers of its own."""
+BASELINES_AT_ONCE: Final = 14
+"""Each holds a CUDA context and compiles in its own process (see `one_compiler_each`)."""
+
+
+def one_compiler_each() -> None:
+    """torch.compile starts a pool of compilers in each process unless told not to. Before torch's compiler is first imported."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def prepare_kernels(asked: Iterable[tuple[Problem, str | None]], device: DeviceLimits) -> int:

@@ -27,6 +27,9 @@ SMALLEST_RING: Final = 4
 CHUNK: Final = 32
 TAPS: Final = ((0, 0), (2, 0), (0, 1), (2, 1), (0, 2), (2, 2), (1, 0), (1, 1), (1, 2))
 """(ky, kx) in the order in which the kernel pairs them."""
+SUMS_BYTES_PER_BLOCK: Final = 2**18
+"""Of shared memory, for what each further block of a cluster costs: its sums are written, waited for at the cluster's barrier, and read by
+all the others through the network between them. An estimate: 2048 clocks."""
 PARTIAL_PADDING: Final = 32
 """Bytes after a row of partial sums, against bank conflicts."""
 
@@ -126,6 +129,7 @@ def _offer(problem: ConvFirstProblem, config: Config, warpgroups: int, split: in
         tile=(rows, columns),
         chunk=CHUNK,
         filled=min(1.0, rows * columns / pixels),
+        operand_bytes=split * SUMS_BYTES_PER_BLOCK if split > 1 else 0.0,
         blocks_per_tile=split,
         macs_share=(conv + products / split) / (conv + products),
         loaded_share=1 / split,
