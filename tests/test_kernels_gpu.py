@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from perfmodel.validation.checks import check
+from perfmodel.validation.baselines import baseline
+from perfmodel.validation.checks import check, random_input
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
 from perfmodel.validation.fused.problem import GpuError
+from perfmodel.validation.fused.reference import deviation, tolerance
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
 from perfmodel.validation.launch import FusedBlock
 
@@ -40,6 +42,22 @@ def test_right(cupy, sizes, dtype):
 def test_every_family(cupy, name):
     for problem, only in FAMILIES[name].odd_cases()[::23]:
         assert check(problem, only, seeds=(0,))["passed"], problem.name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_baseline_is_the_same_block(cupy, name):
+    """PyTorch's eager block against float64, so that what is compared in time computes the same."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    family = FAMILIES[name]
+    forms = ({}, {"group_width": 1, "kernel": 5, "stride": 2, "squeeze": 6}) if name == "mbconv" else ({},)
+    for form in forms:
+        problem = family.problem(N=2, H=13, W=9, C=64, expansion=4, **form)
+        p = family.draw(problem, 0)
+        x, wide = random_input(problem, 1)
+        nchw = torch.from_dlpack(x).permute(0, 3, 1, 2)
+        y = cupy.from_dlpack(baseline("eager", problem, p)(nchw).permute(0, 2, 3, 1).contiguous())
+        allowed = tolerance(problem.dtype, family.roundings(problem), family.depth(problem))
+        assert deviation(cupy, y, family.reference(cupy, wide, p, problem), None, allowed).passed
 
 
 def test_torch_tensors(cupy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -19,15 +19,24 @@ REFERENCE_ELEMENTS: Final = 20_000_000
 
 def random_input(problem: Problem, seed: int) -> tuple[Any, Any]:
     """Standard normal input as the type holds it, and the same in fp32."""
+    return next(random_inputs(problem, seed))
+
+
+def random_inputs(problem: Problem, seed: int) -> Iterator[tuple[Any, Any]]:
+    """One such pair after the other, of one generator: making a generator takes longer than drawing a small input from it."""
     cupy = cupy_with_gpu()
-    with in_memory(f"{problem.name}: the inputs"):
-        drawn = cupy.random.default_rng(seed).standard_normal(problem.input_shape, cupy.float32)
-        if problem.dtype == "fp16":
-            half = drawn.astype(cupy.float16)
-            return half, half.astype(cupy.float32)
-        words = drawn.view(cupy.uint32)
-        half = ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(cupy.uint16)
-        return half, (half.astype(cupy.uint32) << 16).view(cupy.float32)
+    generator = cupy.random.default_rng(seed)
+    while True:
+        with in_memory(f"{problem.name}: the inputs"):
+            drawn = generator.standard_normal(problem.input_shape, cupy.float32)
+            if problem.dtype == "fp16":
+                half = drawn.astype(cupy.float16)
+                wide = half.astype(cupy.float32)
+            else:
+                words = drawn.view(cupy.uint32)
+                half = ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(cupy.uint16)
+                wide = (half.astype(cupy.uint32) << 16).view(cupy.float32)
+        yield half, wide
 
 
 def not_a_number(problem: Problem) -> Any:

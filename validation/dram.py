@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from perfmodel.hardware.catalog import load
 from perfmodel.units import si
-from perfmodel.validation.checks import random_input
+from perfmodel.validation.checks import random_inputs
 from perfmodel.validation.compile import compiler_version
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.count import count
@@ -34,7 +35,7 @@ def profiled(problems: Sequence[Problem]) -> None:
     for problem in problems:
         block = FusedBlock(problem, family_of(problem).draw(problem, 0))
         sets = min(PROFILED_CALLS, buffer_sets(problem.input_bytes + problem.output_bytes, block.device.l2_bytes))
-        inputs = [random_input(problem, seed)[0] for seed in range(sets)]
+        inputs = [half for half, _ in itertools.islice(random_inputs(problem, 0), sets)]
         pairs = [(x, cupy.empty(problem.output_shape, x.dtype)) for x in inputs]
         cupy.cuda.Device().synchronize()
         for index in range(PROFILED_CALLS):

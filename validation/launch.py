@@ -19,7 +19,8 @@ class FusedBlock:
     """One residual block on the GPU: `block(x)` is what its family's `reference` says, in one launch (two around a global mean).
 
     `x` is N×H×W×C, a CuPy array or a torch tensor; what comes back is of the same kind, on the caller's current stream. `only` names a
-    kernel instead of choosing it. The weights are packed once. Raises GpuError for whatever cannot run, before anything is launched.
+    kernel instead of choosing it. The weights are packed once. Calls of one block share its scratch: on several streams make a block for
+    each. Raises GpuError for whatever cannot run, before anything is launched.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from perfmodel.validation.gpu import State, cupy_with_gpu, state
 Mode = Literal["burst", "sustained"]
 BURST_LAUNCHES: Final = 24
 BURST_REPLAYS: Final = 24
-SUSTAINED_S: Final = 0.7
+SUSTAINED_S: Final = 0.6
 PAUSE_S: Final = 0.01
 """Between the replays of a burst: the chip is idle and cool when the next one starts."""
 CACHES: Final = 4

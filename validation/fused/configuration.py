@@ -77,11 +77,11 @@ def mapped(x: TensorBox, y: TensorBox, weights: int) -> tuple[Operand, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch:
-    """A device buffer that lives between the launches of a block."""
+    """A device buffer of a block, for what its launches or their blocks leave for each other; zeros when the block is made."""
 
     bytes: int
     zeroed: bool = False
-    """Whether it is filled with zeros, in the stream, before the first launch of every call."""
+    """Whether it is filled with zeros again, in the stream, before the first launch of every call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
