@@ -350,7 +350,7 @@ def test_measuring_resumes_and_records_refusals(tmp_path, monkeypatch):
         }
 
     monkeypatch.setattr(measure, "check", check)
-    monkeypatch.setattr(measure, "_checked", lambda chosen: [(problem, None) for problem in chosen])
+    monkeypatch.setattr(measure, "_checked", lambda chosen, every: [(problem, None) for problem in chosen])
     monkeypatch.setattr(measure, "this_device", lambda: LIMITS)
     monkeypatch.setattr(measure, "_release", lambda: None)
     where = {"kind": "run", "run": "now", "device": "NVIDIA H200"}

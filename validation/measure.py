@@ -19,6 +19,7 @@ from perfmodel.validation.benchmarks import time_baseline, time_fused
 from perfmodel.validation.checks import SEEDS, check
 from perfmodel.validation.dram import count_dram, problem_of, profiled, worth_counting
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
+from perfmodel.validation.fused.family import Family
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
 from perfmodel.validation.prepare import one_compiler_each, prepare_baselines, prepare_kernels
@@ -30,7 +31,9 @@ LARGE_BATCH: Final = 64
 """From here on PyTorch eager and the sustained mode are timed, too; below, launches are so short that both say little."""
 
 
-def run(recorder: Recorder, chosen: Sequence[Problem], *, stages: Iterable[str], again: bool, seeds: int = len(SEEDS)) -> int:
+def run(
+    recorder: Recorder, chosen: Sequence[Problem], *, stages: Iterable[str], again: bool, seeds: int = len(SEEDS), every: int = 1
+) -> int:
     """Measure what is not recorded yet; how many checks failed. A measurement that cannot be made is recorded with its reason."""
 
     def unless_known(measure: Callable[[], Iterable[dict[str, Any]]], keys: Sequence[dict[str, str]]) -> bool:
@@ -50,7 +53,7 @@ def run(recorder: Recorder, chosen: Sequence[Problem], *, stages: Iterable[str],
         return passed
 
     failed = 0
-    for problem, only in _checked(chosen) if "check" in stages else ():
+    for problem, only in _checked(chosen, every) if "check" in stages else ():
         name = _kernel_name(problem, only)
         key = {"kind": "check", "case": problem.name, "what": name}
         failed += not unless_known(lambda p=problem, o=only: [check(p, o, SEEDS[:seeds])], [key])  # type: ignore[misc]
@@ -72,11 +75,26 @@ def run(recorder: Recorder, chosen: Sequence[Problem], *, stages: Iterable[str],
     return failed
 
 
-def _checked(chosen: Sequence[Problem]) -> Iterator[tuple[Problem, str | None]]:
+def only_check(families: Iterable[Family[Any, Any]], every: int) -> bool:
+    """Check odd sizes on one input each, record nothing; whether all passed and none was refused."""
+    asked: list[tuple[Problem, str | None]] = [one for family in families for one in family.odd_cases()[::every]]
+    prepare_kernels(asked, this_device())
+    well = True
+    for problem, only in asked:
+        try:
+            line = check(problem, only, SEEDS[:1])
+        except GpuError as error:
+            line = {"kind": "check", "case": problem.name, "refused": str(error)}
+        say(line)
+        well &= bool(line.get("passed"))
+    return well
+
+
+def _checked(chosen: Sequence[Problem], every: int) -> Iterator[tuple[Problem, str | None]]:
     """The cases, then what is odd about their families."""
     yield from ((problem, None) for problem in chosen)
     for name in dict.fromkeys(problem.family for problem in chosen):
-        yield from FAMILIES[name].odd_cases()
+        yield from FAMILIES[name].odd_cases()[::every]
 
 
 def _baselines(problem: Problem) -> tuple[Baseline, ...]:
@@ -113,13 +131,15 @@ def _release() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m perfmodel.validation.measure", description=__doc__)
-    parser.add_argument("--block", choices=(*FAMILIES, "all"), default="all", help="which family of fused blocks")
+    parser.add_argument(
+        "--block", choices=(*FAMILIES, "all"), action="append", help="which families of fused blocks (default: all)"
+    )
     parser.add_argument("--stage", choices=STAGES, action="append", help="which measurements (default: all of them)")
     parser.add_argument("--batch", type=int, help="only cases of this batch size")
     parser.add_argument("--channels", type=int, help="only cases of this many channels")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many random inputs each check draws")
     parser.add_argument("--only-check", action="store_true", help="check all kernels on odd sizes, and record nothing")
-    parser.add_argument("--every", type=int, default=1, help="with --only-check: only every so many-th problem")
+    parser.add_argument("--every", type=int, default=1, help="check only every so many-th of the odd sizes")
     parser.add_argument("--again", action="store_true", help="measure what is recorded once more")
     parser.add_argument("--output", type=Path, help="folder; default: validation/results/DEVICE")
     parser.add_argument("--revision", help="of the source, where it is not a git checkout")
@@ -130,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """The command line; exit 5 where the GPU or its software is not there, 1 where a check fails."""
     options = _parser().parse_args(argv)
-    families = tuple(FAMILIES.values()) if options.block == "all" else (FAMILIES[options.block],)
+    names = FAMILIES if "all" in (options.block or ["all"]) else dict.fromkeys(options.block)
+    families = tuple(FAMILIES[name] for name in names)
     stages = tuple(options.stage or STAGES)
     one_compiler_each()
     try:
@@ -138,27 +159,24 @@ def main(argv: list[str] | None = None) -> int:
             profiled([problem_of(record) for record in json.loads(options.profile)])
             return 0
         if options.only_check:
-            lines = []
-            for family in families:
-                for problem, only in family.odd_cases()[:: options.every]:
-                    lines.append(check(problem, only, SEEDS[:1]))
-                    say(lines[-1])
-            return int(not all(line["passed"] for line in lines))
+            return int(not only_check(families, options.every))
         where = run_record(options.revision)
         slug = cast("str", where["device"]).lower().removeprefix("nvidia ").replace(" ", "-")
         folder = options.output or RESULTS / slug
-        wanted = {
+        wanted: dict[str, list[Problem]] = {
             family.name: [p for p in family.cases() if options.batch in (None, p.N) and options.channels in (None, p.C)]
             for family in families
         }
         everything = [problem for problems in wanted.values() for problem in problems]
-        prepare_kernels(_checked(everything) if "check" in stages else [(p, None) for p in everything], this_device())
+        prepare_kernels(
+            _checked(everything, options.every) if "check" in stages else [(p, None) for p in everything], this_device()
+        )
         if "time" in stages and torch_or_none():
             prepare_baselines(everything)
         failed = 0
         for name, problems in wanted.items():
             recorder = Recorder(folder / f"{name}.jsonl", where)
-            failed += run(recorder, problems, stages=stages, again=options.again, seeds=options.seeds)
+            failed += run(recorder, problems, stages=stages, again=options.again, seeds=options.seeds, every=options.every)
         return int(failed > 0)
     except PerfmodelError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -12,6 +12,8 @@ from perfmodel.validation.baselines import baseline, torch_or_none
 from perfmodel.validation.benchmarks import torch_input
 from perfmodel.validation.compile import compile_unit, unit_of
 from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.configuration import Config
+from perfmodel.validation.fused.family import remember
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
 
 LARGEST_POOL: Final = 16
@@ -25,20 +27,27 @@ def one_compiler_each() -> None:
 
 
 def prepare_kernels(asked: Iterable[tuple[Problem, str | None]], device: DeviceLimits) -> int:
-    """Compile every kernel that the problems need; how many. A problem that no kernel serves is left for whoever measures it."""
-    units = {}
-    for problem, only in asked:
-        family = family_of(problem)
-        try:
-            config = family.choose(problem, device, only=only)
-        except GpuError:
-            continue
-        for launch in family.by_name[config.kernel].launches(problem, config, device):
-            unit = unit_of(config, device.architecture, launch.constants)
-            units[unit.name] = unit
+    """Choose and compile every kernel that the problems need; for how many. One that is refused is left for whoever measures it."""
+    jobs = [(problem, only, device) for problem, only in dict.fromkeys(asked)]
+    served = 0
     with _pool(min(LARGEST_POOL, os.cpu_count() or 1)) as pool:
-        list(pool.map(compile_unit, units.values()))
-    return len(units)
+        for (problem, only, _), config in zip(jobs, pool.map(_compile_kernel, jobs), strict=True):
+            if config is not None:
+                remember(problem, device, only, config)
+                served += 1
+    return served
+
+
+def _compile_kernel(job: tuple[Problem, str | None, DeviceLimits]) -> Config | None:
+    problem, only, device = job
+    family = family_of(problem)
+    try:
+        config = family.choose(problem, device, only=only)
+        for launch in family.by_name[config.kernel].launches(problem, config, device):
+            compile_unit(unit_of(config, device.architecture, launch.constants))
+    except GpuError:
+        return None
+    return config
 
 
 def prepare_baselines(problems: Iterable[Problem]) -> int:

@@ -18,6 +18,15 @@ Q = TypeVar("Q", bound=Parameters)
 Buffers = tuple[npt.NDArray[np.uint8], ...]
 
 
+_chosen: dict[tuple[Problem, DeviceLimits, str | None], Config] = {}
+"""What was chosen before; choosing among thousands of tiles takes a tenth of a second."""
+
+
+def remember(problem: Problem, device: DeviceLimits, only: str | None, config: Config) -> None:
+    """A choice that another process made."""
+    _chosen[problem, device, only] = config
+
+
 def no_scratch(problem: Problem, config: Config) -> tuple[Scratch, ...]:
     """Of a block that runs in one launch."""
     del problem, config
@@ -68,6 +77,8 @@ class Family(Generic[P, Q]):
 
     def choose(self, problem: P, device: DeviceLimits, *, only: str | None = None) -> Config:
         """The first kernel that serves. `only` names one. Raises GpuError, with every kernel's reason, where none does."""
+        if known := _chosen.get((problem, device, only)):
+            return known
         offered = self.by_name
         if only is not None and only not in offered:
             raise GpuError(f"{only} is no kernel of {self.name}; there are {', '.join(offered) or 'none'}")
@@ -75,6 +86,7 @@ class Family(Generic[P, Q]):
         for kernel in [offered[only]] if only is not None else self.kernels:
             made = kernel.configure(problem, device)
             if isinstance(made, Config):
+                remember(problem, device, only, made)
                 return made
             reasons.append(f"{kernel.name}: {made}")
         raise GpuError(f"no kernel serves {problem.name} on {device.name}: {'; '.join(reasons) or 'none is written yet'}")

@@ -33,14 +33,18 @@ def odd_cases() -> tuple[tuple[ConvFirstProblem, str | None], ...]:
     ragged = ((3, 13, 13), (2, 20, 35), (1, 1, 1), (1, 3, 5), (5, 7, 1))
     narrow = ((3, 13, 13), (1, 5, 31), (1, 1, 1), (7, 14, 14), (2, 40, 3))
     found: list[tuple[ConvFirstProblem, str | None]] = []
-    found += [(problem, c64.NAME) for problem in problems(64, range(1, 9), ragged[:3], "fp16")]
-    found += [(problem, c64.NAME) for problem in problems(64, (4,), ragged[3:], "fp16")]
-    found += [(problem, stream.NAME) for problem in problems(128, range(1, 9), narrow[:3], "fp16")]
-    found += [(problem, stream.NAME) for problem in problems(128, (4,), narrow[3:], "fp16")]
+    found += [(problem, c64.NAME) for problem in problems(64, range(1, 9), ragged[:2], "fp16")]
+    found += [(problem, c64.NAME) for problem in problems(64, (4,), ragged[2:], "fp16")]
+    for C in stream.WARPGROUPS:  # few pixels, which clusters share, and enough for whole tiles
+        found += [(problem, stream.NAME) for problem in problems(C, range(1, 9), narrow[:1], "fp16")]
+        found += [(problem, stream.NAME) for problem in problems(C, (4,), (*narrow[1:], (60, 13, 17), (3, 9, 60)), "fp16")]
+        found += [(problem, stream.NAME) for problem in problems(C, (1, 6), ((60, 13, 17),), "fp16")]
     for dtype in DTYPES:
         for C in (8, 24, 40, 64, 96, 128, 264, 520):
-            found += [(problem, generic.NAME) for problem in problems(C, (1, 3, 4), ragged[:2], dtype)]
-        found += [(problem, generic.NAME) for problem in problems(48, range(1, 9), ragged[2:], dtype)]
+            found += [(problem, generic.NAME) for problem in problems(C, (3,), ragged[:2], dtype)]
+        found += [(problem, generic.NAME) for problem in problems(96, (1, 4), ragged[:2], dtype)]
+        found += [(problem, generic.NAME) for problem in problems(48, range(1, 9), ragged[4:], dtype)]
+        found += [(problem, generic.NAME) for problem in problems(48, (4,), ragged[2:4], dtype)]
         found += [(problem, generic.NAME) for problem in problems(2056, (2,), ((1, 5, 6),), dtype)]
     return tuple(found)
 
