@@ -164,19 +164,22 @@ def test_convnext_wide_stream():
 
 
 def test_convnext_groups_leave_no_multiprocessor_idle():
-    """49 patches of one image are convolved one by one on 49 multiprocessors, those of a large batch by four."""
+    """49 patches of one image are convolved one by one on 49 multiprocessors, those of a large batch by two."""
     found = {}
     for N in (1, 128):
         problem = ConvNeXtProblem(N=N, H=56, W=56, C=64, expansion=4)
         config = configured(patch, problem)
         (launch,) = patch.launches(problem, config, HOPPER)
         found[N] = (config.defines["GROUP"], launch.grid[0])
-    assert found == {1: (1, 49), 128: (4, 132)}
+    assert found == {1: (1, 49), 128: (2, 132)}
 
 
 def test_convnext_registers_fit_a_quarter_of_a_multiprocessor():
-    assert 24 + patch.WARPGROUPS * patch.REGISTERS + patch.CONV_REGISTERS <= 512
-    assert 32 + 2 * wide.REGISTERS <= 512
+    for resident, fetching in ((1, 0), (0, 24)):
+        expanding = patch.WARPGROUPS[resident] * patch.REGISTERS[resident]
+        assert fetching + expanding + patch.CONV_REGISTERS[resident] == 512
+    launched = 65536 // 384 // 8 * 8  # what a block is given at launch is what its warpgroups may redistribute
+    assert 3 * launched >= 24 + 2 * wide.REGISTERS
 
 
 @pytest.mark.parametrize(("C", "kernel"), [(64, "patch"), (96, "patch"), (128, "patch"), (256, "wide"), (160, "generic")])

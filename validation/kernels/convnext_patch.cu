@@ -8,19 +8,20 @@
 //
 // A block (one per SM, persistent) walks groups of GROUP patches of 8x8 pixels, in three roles:
 // - one warpgroup convolves on the matrix unit. For one channel, eight neighbouring outputs of a row are a product of their
-//   fourteen inputs (k16) with a banded matrix of the filter's row (n8); the sixteen rows of mma.m16n8k16 are the sixteen
-//   bands of two rows in four patches, and seven such products, one for each row of the filter, accumulate in fp32. A lane
-//   reads eight channels of a pixel at once and sorts them by channel with byte permutations; 32 channels of the four halo
-//   tiles are in shared memory at a time (a bulk tensor copy with 64-byte swizzle, zeros outside of the image).
+//   fourteen inputs (k16) with a banded matrix of the filter's row (n8); the sixteen rows of mma.m16n8k16 are the rows of two
+//   patches, and seven such products, one for each row of the filter, accumulate in fp32. A lane reads eight channels of a
+//   pixel at once and sorts them by channel with byte permutations; 32 channels of the two halo tiles are in shared memory at a
+//   time, twice (bulk tensor copies with 64-byte swizzle, zeros outside of the image).
 //   k = 2q, 2q+1, 2q+8, 2q+9 stand for the inputs q, q+4, q+8, q+12 of a lane (q = lane mod 4): no bank conflicts.
 // - WARPGROUPS warpgroups take a patch each: layer norm in registers, then expansion, gelu and projection like attention
 //   forward (chunks of CHUNK hidden channels), so that neither n nor h leaves the register file; x is read again for the sum.
-// - a thread streams the weights through a ring shared by these warpgroups; RESIDENT: the ring holds them all.
+// - a thread streams the weights through a ring shared by these warpgroups; RESIDENT: there is room for them all, and no such
+//   thread.
 // Patches are handed over in SLOTS of [64 pixels][C] with rows of 2C+16 bytes (no bank conflicts).
 //
 // We, be are multiplied by 1/2: with u = preactivation / 2, gelu = u + u*tanh(u*(A + B*u^2)), A and B fitted to the exact
 // form (by erf): off by at most 2.8e-4, before roundings.
-// Conditions: C a multiple of 32, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK, GROUP (1, 2, 4), SLOTS,
+// Conditions: C a multiple of 32, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK, GROUP (1, 2), SLOTS,
 // RING_SLOTS, RESIDENT, WIDE (the filter table in the pairs that
 // the matrix instruction takes, if there is room), REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
 #include "hopper.cuh"
@@ -34,9 +35,9 @@ constexpr int PITCH = 2 * C + 16, SLOT = 64 * PITCH;
 constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH;
 constexpr int ENTRIES = WIDE ? 11 : 13, ENTRY = WIDE ? 16 : 8;             // of the filter table: places of a band, bytes for two channels
 constexpr int TABLE = C / 2 * 7 * ENTRIES * ENTRY;
-constexpr int OFF_X = 0, OFF_RING = NG * PATCH, OFF_SLOT = OFF_RING + NS * ITEM, OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
+constexpr int OFF_X = 0, OFF_RING = 2 * NG * PATCH, OFF_SLOT = OFF_RING + NS * ITEM, OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
 constexpr int OFF_BD = OFF_TABLE + TABLE, OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
-constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 2 * SLOTS + 1);
+constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 2 * SLOTS + 2);
 constexpr int BLOB = OFF_BAR - OFF_TABLE;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(BLOB % 16 == 0 && OFF_RING % 128 == 0, "copied in 16 bytes");
@@ -48,7 +49,7 @@ struct Ring {
 };
 }  // namespace cn
 
-extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 2), 1)
+extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 2 - RESIDENT), 1)
 KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
             const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
   using namespace cn;
@@ -64,7 +65,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG); }
     for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4); mbar_init(sempty + 8 * i, 4); }
-    mbar_init(xfull, 1);
+    for (int i = 0; i < 2; ++i) mbar_init(xfull + 8 * i, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   for (int i = tid; i < BLOB / 16; i += blockDim.x) cp_async16(sm + OFF_TABLE + i * 16, blob + i, true);
@@ -73,74 +74,87 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   __syncthreads();
   pdl_launch();
 
-  if (wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
+  if (!RESIDENT && wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
-      const int total = RESIDENT ? ITEMS : (count + NWG - 1) / NWG * ITEMS;
+      const int total = (count + NWG - 1) / NWG * ITEMS;
       for (int n = 0, i = 0; n < total; ++n, r.next()) {
-        if (!RESIDENT) mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
+        mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
         mbar_expect(wfull + 8 * r.slot, ITEM);
         bulk_load(sm + OFF_RING + r.slot * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * r.slot);
         if (++i == ITEMS) i = 0;
       }
     }
   } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONV_REGISTERS));
-    auto load = [&](int group, int slab) {                                       // by one thread
-      mbar_expect(xfull, NG * LOAD);
+    if (!RESIDENT) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(CONV_REGISTERS));
+    if (RESIDENT && (tid & 127) == 0)
+      for (int i = 0; i < ITEMS; ++i) {
+        mbar_expect(wfull + 8 * i, ITEM);
+        bulk_load(sm + OFF_RING + i * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * i);
+      }
+    auto load = [&](int group, int slab, int buffer) {                           // by one thread
+      mbar_expect(xfull + 8 * buffer, NG * LOAD);
 #pragma unroll 1
       for (int p = 0; p < NG; ++p) {
         const int t = group * NG + p, tx = t % TX, ty = t / TX % TY, n = t / TX / TY;
-        tma_load4(sm + OFF_X + p * PATCH, &x_map, slab * 32, tx * 8 - 3, ty * 8 - 3, n, xfull);
+        tma_load4(sm + OFF_X + (buffer * NG + p) * PATCH, &x_map, slab * 32, tx * 8 - 3, ty * 8 - 3, n, xfull + 8 * buffer);
       }
+    };
+    // the slabs of all groups in a row: loaded two ahead of the convolution
+    int ahead = 0, group1 = blockIdx.x, slab1 = 0;
+    const int total = mine * SLABS;
+    auto load_next = [&]() {
+      if (ahead >= total) return;
+      load(group1, slab1, ahead & 1);
+      ++ahead;
+      if (++slab1 == SLABS) { slab1 = 0; group1 += gridDim.x; }
     };
     if ((tid & 127) == 0) {
       pdl_wait();
-      if (mine > 0) load(blockIdx.x, 0);
+      load_next();
+      load_next();
     }
-    // this lane's first input pixel (band g & 3 of patch g >> 2), and where its filter entries lie
-    const int pixel = (g & 3) * 28 + q;
-    uint32_t from[4];                                                            // by input row: the swizzle turns with it
+    const int pixel = g * 14 + q;                                                // of patch 0; matrix row g + 8 is patch 1's
+    const uint32_t near = sm + OFF_TABLE + warp * 4 * (7 * ENTRIES * ENTRY) + (WIDE ? (q - g + 7) * 16 : (max(q - g, -5) + 5) * 8);
+    const int farther = (min(q - g + 8, 7) - max(q - g, -5)) * 8;
+    int slot0 = 0, done = 0;                                                     // the group's first slot, slabs convolved
+    uint32_t sphase = 0;
+    for (int it = 0; it < mine; ++it) {
+      uint32_t to[NG];                                                           // this lane's row in the slots
 #pragma unroll
-    for (int i = 0; i < 4; ++i) from[i] = sm + OFF_X + (g >> 2) * PATCH + pixel * 64 + ((warp ^ ((pixel >> 1) + 7 * i)) & 3) * 16;
-    const uint32_t entry0 = WIDE ? (q - g + 7) * 16 : (max(q - g, -5) + 5) * 8, entry1 = (min(q - g + 8, 7) + 5) * 8;
-    const bool live = (g >> 2) < NG;
-    uint32_t xphase = 0, slot0 = 0, sphase = 0;                                  // the group's first slot
-    for (int it = 0, group = blockIdx.x; it < mine; ++it, group += gridDim.x) {
       for (int p = 0; p < NG; ++p) {
-        const int s = slot0 + p;
-        mbar_wait(sempty + 8 * (s < SLOTS ? s : s - SLOTS), sphase ^ 1 ^ (s >= SLOTS));
-      }
-      uint32_t to[2];                                                            // rows of this lane in two slots
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int s = slot0 + (g >> 2) + 2 * h;
-        to[h] = sm + OFF_SLOT + (s < SLOTS ? s : s - SLOTS) * SLOT + ((g & 3) * 16 + 2 * q) * PITCH + warp * 16;
+        const bool wraps = slot0 + p >= SLOTS;
+        const int s = wraps ? slot0 + p - SLOTS : slot0 + p;
+        mbar_wait(sempty + 8 * s, sphase ^ 1 ^ wraps);
+        to[p] = sm + OFF_SLOT + s * SLOT + (g * 8 + 2 * q) * PITCH + warp * 16;
       }
 #pragma unroll 1
-      for (int slab = 0; slab < SLABS; ++slab) {
-        mbar_wait(xfull, xphase);
-        xphase ^= 1;
-        float d[2][8][4];                                                        // [row of the band][channel]
+      for (int slab = 0; slab < SLABS; ++slab, ++done) {
+        const int buffer = done & 1;
+        uint32_t from[4], entry = near + slab * 16 * (7 * ENTRIES * ENTRY);     // by input row: the swizzle turns with it
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
-#pragma unroll
-          for (int c = 0; c < 8; ++c)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) d[r][c][i] = 0.f;
-        const uint32_t table = sm + OFF_TABLE + (slab * 16 + warp * 4) * (7 * ENTRIES * ENTRY) + entry0;
+        for (int i = 0; i < 4; ++i)
+          from[i] = sm + OFF_X + buffer * NG * PATCH + pixel * 64 + ((warp ^ ((pixel >> 1) + 7 * i)) & 3) * 16;
+        float d[8][4] = {};
+        mbar_wait(xfull + 8 * buffer, done >> 1 & 1);
 #pragma unroll 1
-        for (int i = 0; i < 8; ++i) {                                            // input rows of a band
-          uint4 v[2][4];                                                         // matrix rows g, g + 8; inputs q, q+4, q+8, q+12
+        for (int ky = 0; ky < 7; ++ky) {
+          uint4 v[2][4];                                                         // patches; inputs q, q+4, q+8, q+12
 #pragma unroll
           for (int h = 0; h < 2; ++h)
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-              v[h][j] = (NG == 4 || (live && h == 0)) && (j < 3 || q < 2) ? lds128(from[2 * j & 3] + h * 2 * PATCH + i * 896 + j * 256) : make_uint4(0, 0, 0, 0);
+              v[h][j] = h < NG && (j < 3 || q < 2) ? lds128(from[2 * j & 3] + h * PATCH + j * 256) : make_uint4(0, 0, 0, 0);
 #pragma unroll
           for (int c = 0; c < 4; ++c) {                                          // pairs of channels
             uint32_t even[4], odd[4];
+            uint4 b;
+            if (WIDE) b = lds128(entry + c * (7 * ENTRIES * ENTRY));
+            else {
+              lds64(b.x, b.z, entry + c * (7 * ENTRIES * ENTRY));
+              lds64(b.y, b.w, entry + farther + c * (7 * ENTRIES * ENTRY));
+            }
 #pragma unroll
             for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -148,44 +162,27 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
                 even[2 * j + h] = low_halves((&v[h][2 * j].x)[c], (&v[h][2 * j + 1].x)[c]);
                 odd[2 * j + h] = high_halves((&v[h][2 * j].x)[c], (&v[h][2 * j + 1].x)[c]);
               }
-#pragma unroll
-            for (int r = 0; r < 2; ++r) {
-              const int ky = i - r;
-              if (ky < 0 || ky > 6) continue;
-              const uint32_t at = table + (c * 7 + ky) * (ENTRIES * ENTRY);
-              uint4 b;
-              if (WIDE) b = lds128(at);
-              else {
-                lds64(b.x, b.z, at);
-                lds64(b.y, b.w, at + entry1 - entry0);
-              }
-              mma16816(d[r][2 * c], even, b.x, b.y);
-              mma16816(d[r][2 * c + 1], odd, b.z, b.w);
-            }
+            mma16816(d[2 * c], even, b.x, b.y);
+            mma16816(d[2 * c + 1], odd, b.z, b.w);
           }
-          const uint32_t turned = from[0];
-          from[0] = from[1]; from[1] = from[2]; from[2] = from[3]; from[3] = turned;
+          const uint32_t turned = from[0] + 896;                                 // the next row
+          from[0] = from[1] + 896; from[1] = from[2] + 896; from[2] = from[3] + 896; from[3] = turned;
+          entry += ENTRIES * ENTRY;
         }
         bar_sync(9, 128);                                                        // all have read the halo tiles
-        if ((tid & 127) == 0) {
-          if (slab + 1 < SLABS) load(group, slab + 1);
-          else if (it + 1 < mine) load(group + gridDim.x, 0);
-        }
+        if ((tid & 127) == 0) load_next();
         const uint32_t bd = sm + OFF_BD + (slab * 32 + warp * 8) * 4;
         const uint4 bl = lds128(bd), bh = lds128(bd + 16);
         float bias[8];
 #pragma unroll
         for (int c = 0; c < 4; ++c) { bias[c] = __uint_as_float((&bl.x)[c]); bias[c + 4] = __uint_as_float((&bh.x)[c]); }
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
+        for (int i = 0; i < 2 * NG; ++i) {                                       // pixels 2q, 2q+1 of row g of the patches
+          uint32_t v[4];
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {                                          // pixels 2q, 2q+1 of matrix rows g, g + 8
-            uint32_t v[4];
-#pragma unroll
-            for (int c = 0; c < 4; ++c) v[c] = pack2(d[r][2 * c][i] + bias[2 * c], d[r][2 * c + 1][i] + bias[2 * c + 1]);
-            if (NG == 4 || (live && i < 2))
-              sts128(to[i >> 1] + (r * 8 + (i & 1)) * PITCH + slab * 64, v);
-          }
+          for (int c = 0; c < 4; ++c) v[c] = pack2(d[2 * c][i] + bias[2 * c], d[2 * c + 1][i] + bias[2 * c + 1]);
+          sts128(to[i >> 1] + (i & 1) * PITCH + slab * 64, v);
+        }
       }
       __syncwarp();
       if (lane < NG) {
@@ -196,7 +193,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       if (slot0 >= SLOTS) { slot0 -= SLOTS; sphase ^= 1; }
     }
   } else {  // ------------------------------------------------------------------- norm, expansion, gelu, projection
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    if (!RESIDENT) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     pdl_wait();                                                                  // y may be the previous grid's input
     const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4);
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
@@ -227,6 +224,20 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       uint64_t off = acquire();
       int eslot = rd.slot, pslot = 0;
       rd.next();
+      // 16 bytes of x and y that are this lane's after the projection: where they lie, if inside of the image
+      int row0 = 0, column0 = 0, n = 0;
+      uint4 residual[C / 16];
+      auto locate = [&]() {
+        const int t = ((int)blockIdx.x + s / NG * (int)gridDim.x) * NG + s % NG;
+        column0 = t % TX * 8;
+        row0 = t / TX % TY * 8 + warp * 2;
+        n = t / TX / TY;
+      };
+      auto spot = [&](int i, size_t& at) {
+        const int v = i * 32 + lane, yy = row0 + (v / (C / 8) >> 3), xx = column0 + (v / (C / 8) & 7);
+        at = ((((size_t)n * H + yy) * W + xx) * C + v % (C / 8) * 8) * 2;
+        return yy < H && xx < W && n < N;
+      };
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(sx, a[k], dE + off + k * (2 * HC / 8 * 128 >> 4), k > 0);
@@ -236,6 +247,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         wgmma_wait<0>();
         release(eslot);
         if (j > 0) release(pslot);
+        if (j == NCH - 1) {                                                      // x for the sum, in the registers of A
+          locate();
+#pragma unroll
+          for (int i = 0; i < C / 16; ++i) {
+            size_t at;
+            residual[i] = spot(i, at) ? __ldg(reinterpret_cast<const uint4*>(x + at)) : make_uint4(0, 0, 0, 0);
+          }
+        }
 #pragma unroll
         for (int k = 0; k < HC / 16; ++k) {
           uint32_t b0, b1;
@@ -272,18 +291,13 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
               add2(pack2(o[8 * i + 4], o[8 * i + 5]), b1), add2(pack2(o[8 * i + 6], o[8 * i + 7]), b1));
       }
       __syncwarp();
-      const int t = ((int)blockIdx.x + s / NG * (int)gridDim.x) * NG + s % NG, tx = t % TX, ty = t / TX % TY, n = t / TX / TY;
 #pragma unroll
       for (int i = 0; i < C / 16; ++i) {
-        const int v = i * 32 + lane, row = v / (C / 8), col = v % (C / 8);
-        const int yy = ty * 8 + warp * 2 + (row >> 3), xx = tx * 8 + (row & 7);
-        if (yy < H && xx < W && n < N) {
-          const size_t at = ((((size_t)n * H + yy) * W + xx) * C + col * 8) * 2;
-          const uint4 r = __ldg(reinterpret_cast<const uint4*>(x + at));
-          uint4 u = lds128(base + row * PITCH + col * 16);
-          u.x = add2(u.x, r.x); u.y = add2(u.y, r.y); u.z = add2(u.z, r.z); u.w = add2(u.w, r.w);
-          *reinterpret_cast<uint4*>(y + at) = u;
-        }
+        const int v = i * 32 + lane;
+        size_t at;
+        uint4 u = lds128(base + v / (C / 8) * PITCH + v % (C / 8) * 16);
+        u.x = add2(u.x, residual[i].x); u.y = add2(u.y, residual[i].y); u.z = add2(u.z, residual[i].z); u.w = add2(u.w, residual[i].w);
+        if (spot(i, at)) *reinterpret_cast<uint4*>(y + at) = u;
       }
       __syncwarp();
       if (lane == 0) mbar_arrive(sempty + 8 * slot);

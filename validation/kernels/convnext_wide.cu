@@ -8,7 +8,7 @@
 // SPLIT: for small batches the blocks of a cluster share one tile (each convolves it) and take a part of the hidden channels
 // each; the partial sums meet through distributed shared memory.
 //
-// Conditions: C a multiple of 128. Constants: KERNEL_NAME, CHANNELS, EXPANSION, CHUNK, BATCH (channels whose fragments are read
+// Conditions: C a multiple of 128; an image of less than 2^31 bytes. Constants: KERNEL_NAME, CHANNELS, EXPANSION, CHUNK, BATCH (channels whose fragments are read
 // at a time), RING_SLOTS, CLUSTER, SPLIT, REGISTERS (of a consumer), SHARED_BYTES.
 #include "hopper.cuh"
 #include "convnext.cuh"
@@ -48,23 +48,23 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   const uint32_t sm = smem_u32(smem);
   int tid;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
-  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3, g = lane >> 2;
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, (tid >> 5) & 3, 0), lane = tid & 31, q = lane & 3, g = lane >> 2;
   const int TX = (W + 7) / 8, TY = (H + 7) / 8, tiles = (TX * TY * N + 1) / 2;
   const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, xfull = wempty + 8 * NS, xempty = xfull + 16;
-  const int rank = CLUSTER > 1 ? (int)cluster_rank() : 0;
+  const int rank = blockIdx.x % CLUSTER;                                         // of a cluster along x
   // all blocks of a cluster take equally many tiles (beyond the last one: zeros in, nothing out)
   const int first = SPLIT ? blockIdx.x / CLUSTER : blockIdx.x - rank, step = SPLIT ? tiles : gridDim.x, own = SPLIT ? 0 : rank;
 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * SHARES); }
-    for (int i = 0; i < 2; ++i) { mbar_init(xfull + 8 * i, 1); mbar_init(xempty + 8 * i, 4); }
+    for (int i = 0; i < 2; ++i) { mbar_init(xfull + 8 * i, 2); mbar_init(xempty + 8 * i, 4); }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); } else __syncthreads();
   pdl_launch();
 
   if (wg == NWG) {  // ------------------------------------------------------------------------------ producers
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
       const unsigned char* src = wstream + (SPLIT ? (size_t)rank * ITEMS * ITEM : (size_t)rank * SHARE);
@@ -77,20 +77,19 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           else
             bulk_load(sm + OFF_RING + r.slot * ITEM, src + (size_t)i * ITEM, ITEM, wfull + 8 * r.slot);
         }
-    } else if (warp == 1 && lane == 0) {
+    } else if ((warp == 1 || warp == 2) && lane == 0) {                          // a patch each
       int n = 0;
       pdl_wait();
-      for (int tile = first + own; tile - own < tiles; tile += step)
+      for (int tile = first + own; tile - own < tiles; tile += step) {
+        const int t = tile * 2 + warp - 1, tx = t % TX, ty = t / TX % TY, image = t / TX / TY;
         for (int slab = 0; slab < SLABS; ++slab, ++n) {                          // to the two warpgroups in turn
           const int b = n & 1;
           mbar_wait(xempty + 8 * b, (n >> 1 & 1) ^ 1);
-          mbar_expect(xfull + 8 * b, 2 * LOAD + TABLE);
-          bulk_load(sm + OFF_X + b * STAGE + 2 * PATCH, filters + slab * TABLE, TABLE, xfull + 8 * b);
-          for (int p = 0; p < 2; ++p) {
-            const int t = tile * 2 + p, tx = t % TX, ty = t / TX % TY, image = t / TX / TY;
-            tma_load4(sm + OFF_X + b * STAGE + p * PATCH, &x_map, slab * 32, tx * 8 - 3, ty * 8 - 3, image, xfull + 8 * b);
-          }
+          mbar_expect(xfull + 8 * b, warp == 1 ? LOAD + TABLE : LOAD);
+          if (warp == 1) bulk_load(sm + OFF_X + b * STAGE + 2 * PATCH, filters + slab * TABLE, TABLE, xfull + 8 * b);
+          tma_load4(sm + OFF_X + b * STAGE + (warp - 1) * PATCH, &x_map, slab * 32, tx * 8 - 3, ty * 8 - 3, image, xfull + 8 * b);
         }
+      }
     }
     if (SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }
   } else {  // --------------------------------------------------------------------------------------- consumers
@@ -100,7 +99,6 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     cp_async_wait<0>();
     bar_sync(8, 128 * NWG);
     pdl_wait();                                                                  // y may be the previous grid's input
-    const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4) + (SPLIT ? rank * MYHID * 2 : 0);
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
     const uint32_t row = sm + OFF_SLOT + (wg * 64 + warp * 16 + (lane & 15)) * ROW + (lane >> 4) * 16;   // of this lane for ldmatrix
     Ring rd = {0, 0};
@@ -108,10 +106,17 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     auto acquire = [&]() { mbar_wait(wfull + 8 * rd.slot, rd.phase); return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0); };
     auto release = [&](int slot) {
       if (SHARES > 1) {
-        if ((tid & 127) < SHARES) mbar_arrive_remote(map_rank(wempty + 8 * slot, tid & 127));
-      } else if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot);
+        if (const int l = lane_now(); warp == 0 && l < SHARES) mbar_arrive_remote(map_rank(wempty + 8 * slot, l));
+      } else if (warp == 0 && lane_now() == 0) mbar_arrive(wempty + 8 * slot);
     };
-    for (int tile = first + own; tile - own < tiles; tile += step) {
+    auto more = [&](int tile) {                                                  // tile < tiles, reckoned anew
+      int columns, rows, images;
+      asm volatile("mov.u32 %0, %1;" : "=r"(columns) : "r"(W));
+      asm volatile("mov.u32 %0, %1;" : "=r"(rows) : "r"(H));
+      asm volatile("mov.u32 %0, %1;" : "=r"(images) : "r"(N));
+      return SPLIT ? tile == first : 2 * (tile - rank) < (columns + 7) / 8 * ((rows + 7) / 8) * images;
+    };
+    for (int tile = first + own; more(tile); tile += step) {
       // ---- depthwise convolution of both patches, 32 channels of them at a time
       {
         const int lane = lane_now(), q = lane & 3, g = lane >> 2;
@@ -175,7 +180,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       // ---- layer norm of this warp's pixels, in place
       normalise_in_place<C / 16>(row);
       __syncwarp();
-      float o[C / 2];
+      float o[C / 2] = {};                                                       // else ptxas holds its registers all the time
 #pragma unroll 1
       for (int j = 0; j < NCH; ++j) {
         float s[HC / 2];
@@ -209,13 +214,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         release(before);
         // ---- gelu and projection, an item at a time
         const int slot = rd.slot;
+        const uint32_t be = sm + OFF_BE + (lane_now() & 3) * (HC / 8 * 4) + ((SPLIT ? rank * NCH : 0) + j) * (HC * 2);
         uint32_t p[HC / 16][4];
 #pragma unroll
         for (int i = 0; i < IP; ++i) {
 #pragma unroll
           for (int k = i * KP / 16; k < (i + 1) * KP / 16; ++k) {
             uint32_t b0, b1;
-            lds64(b0, b1, be + j * (HC * 2) + k * 8);
+            lds64(b0, b1, be + k * 8);
             p[k][0] = gelu2(s[8 * k + 0], s[8 * k + 1], b0);
             p[k][1] = gelu2(s[8 * k + 2], s[8 * k + 3], b0);
             p[k][2] = gelu2(s[8 * k + 4], s[8 * k + 5], b1);
@@ -224,7 +230,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           off = acquire();
           wgmma_fence();
 #pragma unroll
-          for (int k = 0; k < KP / 16; ++k) Wgmma<C>::rs(o, p[i * KP / 16 + k], dP + off + k * (2 * C / 8 * 128 >> 4), (j > 0) | (i + k > 0));
+          for (int k = 0; k < KP / 16; ++k) Wgmma<C>::rs(o, p[i * KP / 16 + k], dP + off + k * (2 * C / 8 * 128 >> 4), 1);
           wgmma_commit();
           rd.next();
         }
@@ -232,13 +238,6 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
         for (int i = 0; i < IP; ++i) release(slot + i < NS ? slot + i : slot + i - NS);
       }
-      // where a pixel of the tile lies in x and y, or nowhere
-      auto place = [&](int pixel, int col, size_t& at) {
-        const int t = tile * 2 + (pixel >> 6), tx = t % TX, ty = t / TX % TY, n = t / TX / TY;
-        const int yy = ty * 8 + (pixel >> 3 & 7), xx = tx * 8 + (pixel & 7);
-        at = ((((size_t)n * H + yy) * W + xx) * C + col * 8) * 2;
-        return yy < H && xx < W && n < N;
-      };
       if (SPLIT) {  // ---- partial sums in place of all else; each block of the cluster finishes its share of the pixels
         bar_sync(8, 128 * NWG);
         const uint32_t part = sm + (wg * 64 + warp * 16 + g) * PITCH + q * 8;
@@ -250,9 +249,10 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         cluster_arrive();
         cluster_wait();
         for (int i = tid; i < BM / CLUSTER * (C / 8); i += 128 * NWG) {
-          const int pixel = rank * (BM / CLUSTER) + i / (C / 8), col = i % (C / 8);
-          size_t at;
-          if (!place(pixel, col, at)) continue;
+          const int pixel = rank * (BM / CLUSTER) + i / (C / 8), col = i % (C / 8), t = tile * 2 + (pixel >> 6);
+          const int yy = t / TX % TY * 8 + (pixel >> 3 & 7), xx = t % TX * 8 + (pixel & 7), n = t / TX / TY;
+          if (yy >= H || xx >= W || n >= N) continue;
+          const size_t at = ((((size_t)n * H + yy) * W + xx) * C + col * 8) * 2;
           float v[8] = {};
 #pragma unroll
           for (int r = 0; r < CLUSTER; ++r) {
@@ -280,15 +280,28 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
                 add2(pack2(o[8 * i + 4], o[8 * i + 5]), b1), add2(pack2(o[8 * i + 6], o[8 * i + 7]), b1));
         }
         __syncwarp();
-#pragma unroll 2
-        for (int i = 0; i < C / 16; ++i) {
-          const int v = i * 32 + lane, r = v / (C / 8), col = v % (C / 8);
-          size_t at;
-          if (place(wg * 64 + warp * 16 + r, col, at)) {
-            const uint4 xr = __ldg(reinterpret_cast<const uint4*>(x + at));
-            uint4 u = lds128(sm + OFF_SLOT + (wg * 64 + warp * 16 + r) * ROW + col * 16);
-            u.x = add2(u.x, xr.x); u.y = add2(u.y, xr.y); u.z = add2(u.z, xr.z); u.w = add2(u.w, xr.w);
-            *reinterpret_cast<uint4*>(y + at) = u;
+        int columns, rows;
+        asm volatile("mov.u32 %0, %1;" : "=r"(columns) : "r"(W));                // likewise
+        asm volatile("mov.u32 %0, %1;" : "=r"(rows) : "r"(H));
+        const int across = (columns + 7) / 8, down = (rows + 7) / 8;
+        const int t = tile * 2 + wg, row0 = t / across % down * 8 + warp * 2, column0 = t % across * 8, n = t / across / down;
+        const size_t image = (size_t)n * H * W * C * 2;
+#pragma unroll 1
+        for (int part = 0; part < 4; ++part) {                                   // 16 bytes at a time: loads before the first use
+          uint4 xr[C / 64];
+          int at[C / 64];
+#pragma unroll
+          for (int i = 0; i < C / 64; ++i) {
+            const int v = (part * (C / 64) + i) * 32 + lane, yy = row0 + (v / (C / 8) >> 3), xx = column0 + (v / (C / 8) & 7);
+            at[i] = yy < H && xx < W && n < N ? ((yy * W + xx) * C + v % (C / 8) * 8) * 2 : -1;
+            if (at[i] >= 0) xr[i] = __ldg(reinterpret_cast<const uint4*>(x + image + at[i]));
+          }
+#pragma unroll
+          for (int i = 0; i < C / 64; ++i) {
+            const int v = (part * (C / 64) + i) * 32 + lane;
+            uint4 u = lds128(sm + OFF_SLOT + (wg * 64 + warp * 16 + v / (C / 8)) * ROW + v % (C / 8) * 16);
+            u.x = add2(u.x, xr[i].x); u.y = add2(u.y, xr[i].y); u.z = add2(u.z, xr[i].z); u.w = add2(u.w, xr[i].w);
+            if (at[i] >= 0) *reinterpret_cast<uint4*>(y + image + at[i]) = u;
           }
         }
         bar_sync(8, 128 * NWG);                                                  // both slots may be written again

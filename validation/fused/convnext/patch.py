@@ -24,21 +24,25 @@ HALO_BYTES: Final = 12800
 """14×14 pixels of a slab, rounded up to whole periods of the swizzle."""
 CHANNELS: Final = (64, 96, 128)
 """Those whose accumulators fit into registers beside the normalised patch."""
-WARPGROUPS: Final = 2
-"""That normalise, expand and project; one convolves, one fetches."""
+WARPGROUPS: Final = {1: 3, 0: 2}
+"""That normalise, expand and project, with resident weights and without; one convolves and, for streamed weights, one fetches."""
+REGISTERS: Final = {1: 128, 0: 184}
+"""Of their threads."""
+CONV_REGISTERS: Final = {1: 128, 0: 120}
+"""Of those that convolve; with 24 of those that fetch they are the 512 of the four warps of a quarter of a multiprocessor."""
 CHUNKS: Final = {64: 64, 96: 32, 128: 32}
 """Hidden channels at a time, by channels."""
-SLOTS: Final = 6
-"""Patches between the roles: a group being written, and one being read by each warpgroup."""
-GROUPS: Final = (4, 2, 1)
-"""Patches convolved at once: four fill the rows of the matrix instruction."""
+SLOTS: Final = {1: 6, 0: 5}
+"""Patches between the roles: two being written, one being read by each warpgroup, one more."""
+GROUPS: Final = (2, 1)
+"""Patches convolved at once: two fill the rows of the matrix instruction."""
 WIDE_ENTRIES: Final = 11
 NARROW_ENTRIES: Final = 13
-SMALLEST_RING: Final = 3
-LARGEST_RING: Final = 8
-REGISTERS: Final = 176
-CONV_REGISTERS: Final = 136
-"""With 24 of a thread that fetches: the 512 of four warps on a quarter of a multiprocessor."""
+LARGEST_RESIDENT: Final = 64
+"""Channels whose accumulators fit 128 registers: as many threads as there are registers of that many, and none left to fetch."""
+LARGEST_RING: Final = 10
+SMALLEST_RING_BYTES: Final = 32768
+"""Less does not hide the time of a copy from the L2 cache."""
 
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
@@ -55,54 +59,46 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     return arrange(problem, device, group=group, chunk=chunk)
 
 
-def arrange(
-    problem: ConvNeXtProblem,
-    device: DeviceLimits,
-    *,
-    group: int,
-    chunk: int,
-    warpgroups: int = WARPGROUPS,
-    registers: int = REGISTERS,
-    slots: int = SLOTS,
-) -> Config | str:
-    """The wide filter table if it leaves room for a ring."""
+def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, group: int, chunk: int) -> Config | str:
+    """Resident weights if they fit, else the longest ring; the wide filter table if it leaves room."""
     C = problem.C
     item, items = C * chunk * ELEMENT_BYTES, 2 * problem.hidden // chunk
     needed = 0
-    for wide in (1, 0):
-        needed = (
-            group * HALO_BYTES + slots * 64 * (2 * C + 16) + table_bytes(C, wide) + 4 * C + (problem.hidden + C) * ELEMENT_BYTES
-        )
-        needed += 8 * (2 * slots + 1)
+    for resident, wide in ((1, 1), (0, 1), (0, 0)):
+        if resident and C > LARGEST_RESIDENT:
+            continue
+        slots = SLOTS[resident]
+        needed = 2 * group * HALO_BYTES + slots * 64 * (2 * C + 16) + table_bytes(C, wide) + 4 * C
+        needed += (problem.hidden + C) * ELEMENT_BYTES + 8 * (2 * slots + 2)
         room = (device.shared_bytes_per_block - needed) // (item + 16)
-        resident = room >= items
-        ring = items if resident else min(LARGEST_RING, room)
-        if resident or ring >= SMALLEST_RING:
-            shared = needed + ring * (item + 16)
-            return Config(
-                kernel=NAME,
-                tile_rows=PATCH,
-                tile_columns=PATCH,
-                threads=128 * (warpgroups + 2),
-                shared_bytes=shared,
-                blocks_per_multiprocessor=1,
-                constants=(
-                    ("CHANNELS", C),
-                    ("EXPANSION", problem.expansion),
-                    ("WARPGROUPS", warpgroups),
-                    ("CHUNK", chunk),
-                    ("GROUP", group),
-                    ("SLOTS", slots),
-                    ("RING_SLOTS", ring),
-                    ("RESIDENT", int(resident)),
-                    ("WIDE", wide),
-                    ("REGISTERS", registers),
-                    ("CONV_REGISTERS", CONV_REGISTERS),
-                    ("SHARED_BYTES", shared),
-                ),
-            )
-    needed += SMALLEST_RING * (item + 16)
-    return f"its patches, filters and a ring of {SMALLEST_RING} slots need {needed} of {device.shared_bytes_per_block} B of shared memory"
+        ring = items if resident else min(LARGEST_RING, items - 1, room)
+        if room < ring or ring * item < SMALLEST_RING_BYTES:
+            continue
+        shared = needed + ring * (item + 16)
+        return Config(
+            kernel=NAME,
+            tile_rows=PATCH,
+            tile_columns=PATCH,
+            threads=128 * (WARPGROUPS[resident] + 2 - resident),
+            shared_bytes=shared,
+            blocks_per_multiprocessor=1,
+            constants=(
+                ("CHANNELS", C),
+                ("EXPANSION", problem.expansion),
+                ("WARPGROUPS", WARPGROUPS[resident]),
+                ("CHUNK", chunk),
+                ("GROUP", group),
+                ("SLOTS", slots),
+                ("RING_SLOTS", ring),
+                ("RESIDENT", resident),
+                ("WIDE", wide),
+                ("REGISTERS", REGISTERS[resident]),
+                ("CONV_REGISTERS", CONV_REGISTERS[resident]),
+                ("SHARED_BYTES", shared),
+            ),
+        )
+    needed += SMALLEST_RING_BYTES
+    return f"its patches, filters and a ring of {SMALLEST_RING_BYTES} B need {needed} of {device.shared_bytes_per_block} B of shared memory"
 
 
 def table_bytes(C: int, wide: int) -> int:
