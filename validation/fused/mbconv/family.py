@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from perfmodel.validation.fused.family import Family, Kernel
-from perfmodel.validation.fused.mbconv import generic
+from perfmodel.validation.fused.mbconv import generic, rows
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters, draw, reference, torch_block
 from perfmodel.validation.fused.problem import DTYPES
 
 SHAPES: Final = ((64, 56), (128, 28), (256, 14), (96, 56))
 BATCHES: Final = (128, 1, 16)
-KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (generic.KERNEL,)
+KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (rows.KERNEL, generic.KERNEL)
 
 
 def cases() -> tuple[MBConvProblem, ...]:
@@ -46,7 +46,14 @@ def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
                         ]
         found.append(MBConvProblem(N=2, H=13, W=13, C=96, expansion=4, dtype=dtype, out_channels=136))
         found.append(MBConvProblem(N=1, H=9, W=9, C=264, expansion=2, dtype=dtype))
-    return tuple((problem, None) for problem in found)
+    chosen: list[tuple[MBConvProblem, str | None]] = [(problem, None) for problem in found]
+    for C in rows.LAYOUTS:
+        for N, H, W in (*ragged, (7, 2, 29)):
+            plain = MBConvProblem(N=N, H=H, W=W, C=C, expansion=4)
+            chosen += [(plain, rows.NAME), (plain, generic.NAME)][: 2 if N == 3 else 1]
+        for expansion in range(1, 9):  # few blocks, which clusters share, and many
+            chosen += [(MBConvProblem(N=N, H=15, W=29, C=C, expansion=expansion), rows.NAME) for N in (1, 30)]
+    return tuple(chosen)
 
 
 def roundings(problem: MBConvProblem) -> int:
