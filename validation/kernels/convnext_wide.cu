@@ -69,6 +69,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       Ring r = {0, 0};
       const unsigned char* src = wstream + (SPLIT ? (size_t)rank * ITEMS * ITEM : (size_t)rank * SHARE);
       for (int tile = first; tile < tiles; tile += step)
+#pragma unroll 1
         for (int i = 0; i < ITEMS; ++i, r.next()) {
           mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
           mbar_expect(wfull + 8 * r.slot, ITEM);
@@ -82,6 +83,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       pdl_wait();
       for (int tile = first + own; tile - own < tiles; tile += step) {
         const int t = tile * 2 + warp - 1, tx = t % TX, ty = t / TX % TY, image = t / TX / TY;
+#pragma unroll 1
         for (int slab = 0; slab < SLABS; ++slab, ++n) {                          // to the two warpgroups in turn
           const int b = n & 1;
           mbar_wait(xempty + 8 * b, (n >> 1 & 1) ^ 1);
@@ -248,6 +250,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         }
         cluster_arrive();
         cluster_wait();
+#pragma unroll 1
         for (int i = tid; i < BM / CLUSTER * (C / 8); i += 128 * NWG) {
           const int pixel = rank * (BM / CLUSTER) + i / (C / 8), col = i % (C / 8), t = tile * 2 + (pixel >> 6);
           const int yy = t / TX % TY * 8 + (pixel >> 3 & 7), xx = t % TX * 8 + (pixel & 7), n = t / TX / TY;
