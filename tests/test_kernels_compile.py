@@ -23,7 +23,6 @@ def limits(capability: tuple[int, int]) -> DeviceLimits:
 
 
 HOPPER = limits((9, 0))
-ARCHITECTURES = [(8, 0), (8, 9), (9, 0)]
 
 
 def units_of(problem, device, only=None):
@@ -67,21 +66,6 @@ def test_hopper_kernels(cache, problem):
         assert done.spilled_bytes == 0
         assert not done.serialised
         assert done.registers <= 65536 // config.threads
-
-
-@pytest.mark.parametrize("capability", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_generic_kernels(cache, capability, dtype, name):
-    """A narrow, a usual and an odd problem of each family, for each architecture."""
-    device, family = limits(capability), FAMILIES[name]
-    for C, size, e in ((96, 14, 4), (24, 7, 3)):
-        problem = family.problem(N=8, H=size, W=size, C=C, expansion=e, dtype=dtype)
-        for config, unit in units_of(problem, device, f"{name}_generic"):
-            done = compile_unit(unit, cache=cache)
-            assert unit.name.encode() in done.cubin
-            assert done.spilled_bytes <= 64  # a few addresses; accumulators would be hundreds
-            assert done.registers <= 65536 // (config.threads * config.blocks_per_multiprocessor)
 
 
 def test_compiled_once(cache, monkeypatch):
