@@ -477,6 +477,7 @@ template <Residual HOW, class RowPlace>
 __device__ __forceinline__ void finish(const float (&o)[MI][NO][4], uint32_t to, RowPlace place, const float* bias, const Element* x,
                                        Element* y, const Tile& tile, int OH, int OW, const Place& at) {
   const int first = blockIdx.y * NOB, groups = GO - first < NOB ? GO - first : NOB;
+  if (FREE_RUNNING) __syncwarp();  // the warp's last reads of what is overwritten; elsewhere there was a barrier
 #pragma unroll
   for (int i = 0; i < MI; ++i)
 #pragma unroll

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from perfmodel.layers.layer import ShapeError
 from perfmodel.validation.fused.choice import machine_counts
 from perfmodel.validation.fused.generic.layout import Front, Layout, Work, blocks
 from perfmodel.validation.fused.problem import DeviceLimits, Problem, too_much_shared
@@ -25,7 +26,9 @@ WARPS: Final = ((4, 1), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8), (8, 2), 
 CHUNKS: Final = (64, 32, 16)
 ITEM_BYTES: Final = 16384
 """Of the stream of weights: large enough that the barrier before each is a small part, small enough for a ring."""
-RESERVED_SHARED_BYTES: Final = 1024
+FLAG_BYTES: Final = 16
+"""Of shared memory that the compiler lays out itself."""
+RESERVED_SHARED_BYTES: Final = 1024 + FLAG_BYTES
 """What the system keeps of a multiprocessor's shared memory for each block."""
 REGISTERS: Final = 65536
 LARGEST_REGISTERS: Final = 255
@@ -39,12 +42,15 @@ L2_BYTES_PER_CLOCK: Final = 21.0
 """Read by one multiprocessor when all of them read: 5.5 TB/s over 132 at 1.98 GHz."""
 LARGEST_L2_BYTES_PER_CLOCK: Final = 60.0
 """By one multiprocessor when few read."""
-TILE_CLOCKS: Final = 1500.0
+TILE_CLOCKS: Final = 2500.0
 """Latencies of a tile that nothing of its own hides: first load, prologue, way out."""
 BARRIER_CLOCKS: Final = 70.0
-RING_CLOCKS: Final = 150.0
-"""For each item of a ring of two slots: it is asked for when the one before it is begun."""
-MERGE_CLOCKS: Final = 3000.0
+MERGE_CLOCKS: Final = 8000.0
+"""Where blocks share a tile: sums to the L2 cache, a fence, an atomic, and the sums of all read back."""
+APART: Final = 0.6
+"""Of the work of the pipes beside the fullest, what one tile does not overlap with it; of several tiles each overlaps the others'."""
+SHARING_LOSS: Final = 0.05
+"""Of the time of a tile alone, for each other tile that a multiprocessor works on."""
 SPLITS: Final = (1, 2, 4, 8, 16)
 SMALL: Final = ((1, 1), (1, 2), (2, 2), (2, 4))
 """Tiles that leave most rows of a matrix instruction idle: for inputs so wide that no other fits shared memory."""
@@ -111,7 +117,7 @@ def registers(layout: Layout) -> int:
 
 def _variants(base: Layout, device: DeviceLimits) -> Iterator[Layout]:
     """Weights resident or in a ring, groups and blocks that share a multiprocessor, one or two input buffers, split hidden channels."""
-    room, whole = device.shared_bytes_per_block, device.shared_bytes_per_multiprocessor
+    room, whole = device.shared_bytes_per_block - FLAG_BYTES, device.shared_bytes_per_multiprocessor
     needed = registers(base)
     most_threads = min(1024 if needed <= 64 else REGISTERS // needed, 1024)
     single = 32 * base.warps
@@ -141,8 +147,8 @@ def _product(steps: float, independent: int, warps: int) -> float:
     return steps * max(MMA_LATENCY, independent * MMA_CLOCKS * warps)
 
 
-def clocks(layout: Layout, device: DeviceLimits, tile_bytes: float) -> float:
-    """Of the whole problem on a device, by the count of each pipe and the latencies between; `tile_bytes` are the tensor machine's."""
+def clocks(layout: Layout, device: DeviceLimits, moved_bytes: float) -> float:
+    """Of the whole problem on a device, by the count of each pipe and the latencies between. `moved_bytes`: of a tile."""
     work, warps = layout.work, layout.warps
     chunks = layout.chunks / layout.hidden_splits
     m16, n_out, m16e, n_exp = layout.m16_per_warp, layout.blocks_per_warp, layout.expanded_m16, layout.expand_blocks
@@ -170,30 +176,46 @@ def clocks(layout: Layout, device: DeviceLimits, tile_bytes: float) -> float:
 
     jobs = layout.tiles * layout.output_columns * layout.hidden_splits
     rate = min(LARGEST_L2_BYTES_PER_CLOCK, L2_BYTES_PER_CLOCK / min(1.0, jobs / device.multiprocessors))
-    activations = tile_bytes - work.weight_bytes
+    activations = moved_bytes - work.weight_bytes
     partial = 0.0 if layout.hidden_splits == 1 else 8.0 * layout.M * work.outputs / layout.output_columns
     moved = (activations + (work.weight_bytes / layout.hidden_splits if layout.ring_slots else 0.0) + partial) / rate
     pipes = (mmas * MMA_CLOCKS, shared / WAVEFRONT_BYTES, chunks * rows / 16, issued / 4, moved)
 
     items = chunks * ((layout.expand_items + layout.project_items + 1) if layout.ring_slots else 2)
-    waits = TILE_CLOCKS / layout.input_buffers + BARRIER_CLOCKS * items + (MERGE_CLOCKS if layout.hidden_splits > 1 else 0)
-    waits += RING_CLOCKS * items if layout.ring_slots == 2 else 0.0
+    waits = (
+        TILE_CLOCKS * (1.0 if layout.input_buffers == 1 else 0.75)
+        + BARRIER_CLOCKS * items
+        + (MERGE_CLOCKS if layout.hidden_splits > 1 else 0)
+    )
     serial = max(alone, pipes[0]) + 0.5 * pipes[1] + 0.5 * max(pipes[2], pipes[3]) + waits
     serial = max(serial, moved + waits)
     present = min(layout.warp_groups * layout.blocks_per_multiprocessor, max(1, blocks(jobs, device.multiprocessors)))
-    a_round = max(1.15 * present * max(pipes), serial * (1 + 0.15 * (present - 1)))
+    fullest = max(pipes)
+    together_clocks = present * fullest + APART * (sum(pipes) - fullest)
+    a_round = max(together_clocks, serial * (1 + SHARING_LOSS * (present - 1)))
     return blocks(jobs, device.multiprocessors * present) * a_round
+
+
+def tile_bytes(problem: Problem, work: Work, walks: Sequence[tuple[int, int, int]]) -> list[float]:
+    """What a tile of (rows, columns), done in chunks of hidden channels, loads and stores: the tensor machine's count.
+
+    The mean of the two programs where there is a global mean. An image narrower than the stride is refused by the model's layers: then
+    it is input, output and weights.
+    """
+    try:
+        counted = machine_counts(problem, walks)
+    except ShapeError:
+        return [float(problem.input_bytes + problem.output_bytes) / problem.N + work.weight_bytes] * len(walks)
+    whole = sum(np.asarray(one.moved_bytes * one.tiles, dtype=np.float64) for one in counted) / len(counted)  # of one launch
+    return [float(one) for one in np.broadcast_to(whole / counted[0].tiles, (len(walks),))]
 
 
 def estimates(problem: Problem, layouts: Sequence[Layout], device: DeviceLimits) -> list[float]:
     """Clocks of each layout."""
     walks = [(one.tile_rows, one.tile_columns, min(one.hidden_chunk, one.work.hidden)) for one in layouts]
     distinct = list(dict.fromkeys(walks))
-    counted = machine_counts(problem, distinct)
-    whole = sum(np.asarray(one.moved_bytes * one.tiles, dtype=np.float64) for one in counted) / len(counted)  # of one launch
-    moved = np.broadcast_to(whole / counted[0].tiles, (len(distinct),))
-    tile_bytes = dict(zip(distinct, moved, strict=True))
-    return [clocks(one, device, float(tile_bytes[walk])) for one, walk in zip(layouts, walks, strict=True)]
+    moved = dict(zip(distinct, tile_bytes(problem, layouts[0].work, distinct), strict=True))
+    return [clocks(one, device, moved[walk]) for one, walk in zip(layouts, walks, strict=True)]
 
 
 @functools.lru_cache(maxsize=512)
@@ -201,8 +223,9 @@ def choose(problem: Problem, work: Work, device: DeviceLimits) -> Layout | str:
     """The offer with the least estimated time among those that fit; else why none does, with the numbers."""
     fitting, least = [], math.inf
     for layout in offers(work, device):
-        least = min(least, layout.shared_bytes)
-        if layout.shared_bytes <= device.shared_bytes_per_block:
+        needed = layout.shared_bytes + FLAG_BYTES
+        least = min(least, needed)
+        if needed <= device.shared_bytes_per_block:
             fitting.append(layout)
     if not fitting:
         return too_much_shared(device, int(least), "the smallest tile")
