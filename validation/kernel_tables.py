@@ -149,8 +149,9 @@ def checks_sentence(results: Path = RESULTS) -> str:
     passed = [line for line in checks if line.get("passed")]
     worst = max(line["branch"] / line["tolerance"] for line in passed)
     kernels = len({line["what"] for line in passed})
+    inputs = sum(line["seeds"] for line in passed)
     return (
-        f"{len(passed)} of {len(checks)} recorded checks passed, each on several inputs, by {kernels} specialisations; the largest error "
+        f"{len(passed)} of {len(checks)} recorded checks passed, on {inputs} inputs in all, by {kernels} specialisations; the largest error "
         f"is {percent(worst)} of its tolerance."
     )
 
