@@ -151,8 +151,8 @@ def checks_sentence(results: Path = RESULTS) -> str:
     kernels = len({line["what"] for line in passed})
     inputs = sum(line["seeds"] for line in passed)
     return (
-        f"{len(passed)} of {len(checks)} recorded checks passed, on {inputs} inputs in all, by {kernels} specialisations; the largest error "
-        f"is {percent(worst)} of its tolerance."
+        f"{len(passed)} of {len(checks)} recorded checks passed, on {inputs} inputs in all, by {kernels} specialisations; the largest "
+        f"error is {percent(worst)} of its tolerance."
     )
 
 
