@@ -34,10 +34,6 @@
 #include "hopper.cuh"
 #include "specialisation.h"
 
-#ifndef CONV16
-#define CONV16 0
-#endif
-
 namespace rows {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SPLIT, NP = HC / 16, NWG = WARPGROUPS, NS = SLOTS;
 // OVERLAP within a warpgroup.  0: pairs of groups one after the other;  1: the convolution of a pair runs under the gathering of
@@ -102,36 +98,19 @@ __device__ __forceinline__ uint32_t silu_packed(uint32_t h) {                   
   __half2 p = __hfma2(*reinterpret_cast<__half2*>(&h), *reinterpret_cast<__half2*>(&t), *reinterpret_cast<__half2*>(&h));
   return *reinterpret_cast<uint32_t*>(&p);
 }
-#if CONV16
-typedef uint32_t Partial[6];                                                         // [kx][pixel] pairs of halves
-__device__ __forceinline__ void rs24(Partial& d, const uint32_t (&a)[4], uint64_t b, int acc) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %11, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n24k16.f16.f16.f16 {%0, %1, %2, %3, %4, %5}, {%6, %7, %8, %9}, %10, p, 1, 1, 0; }"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(acc));
-}
-__device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const Partial& e, uint32_t b) {
-  const uint32_t left = __shfl_up_sync(~0u, e[1], 4), right = __shfl_down_sync(~0u, e[4], 4);
-  lo = silu_packed(add2(add2(add2(e[2], e[5]), b), left));
-  hi = silu_packed(add2(add2(add2(e[3], e[0]), b), right));
-}
-#else
-typedef float Partial[12];
-__device__ __forceinline__ void rs24(Partial& d, const uint32_t (&a)[4], uint64_t b, int acc) { Wgmma<24>::rs(d, a, b, acc); }
+typedef float Partial[12];                                                           // E of a group: [kx][pixel][two channels]
 // E of a group -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
 __device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const Partial& e, uint32_t b) {
   const uint32_t left = __shfl_up_sync(~0u, pack2(e[2], e[3]), 4), right = __shfl_down_sync(~0u, pack2(e[8], e[9]), 4);
   lo = silu_packed(add2(add2(pack2(e[4] + e[10], e[5] + e[11]), b), left));
   hi = silu_packed(add2(add2(pack2(e[6] + e[0], e[7] + e[1]), b), right));
 }
-#endif
 // two groups: k16 of two rows of one group, then of the third row of both
 __device__ __forceinline__ void convolve(Partial (&e)[2], const uint32_t (&f)[2][4], const uint32_t (&h)[4], uint64_t d) {
-  rs24(e[0], f[0], d, 0);
-  rs24(e[1], f[1], d + (768 >> 4), 0);
-  rs24(e[0], h, d + (1536 >> 4), 1);
-  rs24(e[1], h, d + (1920 >> 4), 1);
+  Wgmma<24>::rs(e[0], f[0], d, 0);
+  Wgmma<24>::rs(e[1], f[1], d + (768 >> 4), 0);
+  Wgmma<24>::rs(e[0], h, d + (1536 >> 4), 1);
+  Wgmma<24>::rs(e[1], h, d + (1920 >> 4), 1);
 }
 __device__ __forceinline__ void cluster_sync() { cluster_arrive(); cluster_wait(); }
 // o becomes the sum over the cluster, of the output channels of this rank; every block's partial sums pass through its shared memory

@@ -22,21 +22,20 @@ STRIP: Final = 14
 WARP_ROWS: Final = 16
 RESIDENT, STREAMED, TILED = 0, 1, 2
 """ORDER of the source: warpgroups on their own with all weights, a chain of warpgroups, tiles with rows for their neighbours."""
-SPLITS: Final = (1, 2, 3, 4, 8)
-"""Blocks of a cluster that share the rows, each with a part of the hidden channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How a block is built; all but the ring's length, which follows from what is left of shared memory."""
+    """How a block is built."""
 
     order: int
     warpgroups: int
     chunk: int
     """Hidden channels at a time."""
     slots: int
-    """Of the ring of weights; with fewer it is refused."""
+    """Of the ring of weights; 0: as many as there are chunks."""
     unroll: int
+    """Chunks that the source repeats in a row; 0: all."""
     x_shared: bool
     """Whether x lies in shared memory, not in registers."""
     overlap: int
@@ -48,30 +47,38 @@ class Layout:
         return 4 * self.warpgroups
 
 
-LAYOUTS: Final = {
+LAYOUTS: Final[dict[int, tuple[tuple[Layout, ...], ...]]] = {
     64: (
-        Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=0),
-        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),
-        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=0),
+        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=0),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=0),),
     ),
     96: (
-        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),
-        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=0),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=0),),
     ),
     128: (
-        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0),
-        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=0),
+        (
+            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=16, x_shared=False, overlap=3),
+            Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0),
+        ),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=0),),
     ),
-    256: (Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=1),),
+    256: ((Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=1),),),
 }
-"""By channels, the faster first: what the registers of so many warpgroups hold beside C / 2 accumulators a thread."""
-SHARED_LAYOUTS: Final = {
-    64: (Layout(order=RESIDENT, warpgroups=3, chunk=32, slots=0, unroll=0, x_shared=False, overlap=2),),
-    96: (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0),),
-    128: LAYOUTS[128][:1],
-    256: (Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=0),),
+"""By channels: what the registers of so many warpgroups hold beside C / 2 accumulators a thread. The model chooses within the first
+group of which one fits into shared memory."""
+SHARED_LAYOUTS: Final[dict[int, tuple[tuple[int, Layout], ...]]] = {
+    64: ((2, Layout(order=RESIDENT, warpgroups=3, chunk=32, slots=0, unroll=1, x_shared=False, overlap=2)),),
+    96: ((3, Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0)),),
+    128: tuple((split, LAYOUTS[128][0][1]) for split in (2, 4)),
+    256: (
+        (2, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=0)),
+        (4, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=1)),
+        (8, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=0)),
+    ),
 }
-"""For clusters that share the rows: the sums over a cluster take registers, too."""
+"""For clusters of so many blocks that share the rows, each with a part of the hidden channels: the sums take registers, too."""
 
 
 def filter_bytes(chunk: int) -> int:
@@ -132,12 +139,14 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
         return "it has no squeeze-and-excitation, and as many channels come out as go in"
     if problem.C not in LAYOUTS:
         return f"it has 64, 96, 128 or 256 channels, not {problem.C}"
-    alone = [arrange(problem, device, layout, 1) for layout in LAYOUTS[problem.C]]
-    offers = [made for made in alone if isinstance(made, Offer)][:1]
-    if not offers:
-        return str(alone[-1])
-    shared = [arrange(problem, device, layout, split) for layout in SHARED_LAYOUTS[problem.C] for split in SPLITS[1:]]
-    return best(problem, [*offers, *(made for made in shared if isinstance(made, Offer))], device)
+    why = ""
+    for group in LAYOUTS[problem.C]:
+        made = [arrange(problem, device, layout, 1) for layout in group]
+        made += [arrange(problem, device, layout, split) for split, layout in SHARED_LAYOUTS[problem.C]]
+        if offers := [offer for offer in made if isinstance(offer, Offer)]:
+            return best(problem, offers, device)
+        why = str(made[0])
+    return why
 
 
 def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split: int) -> Offer | str:
@@ -146,7 +155,7 @@ def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split:
     chunks, left = divmod(hidden, chunk * split)
     if left or C // 32 % split:
         return f"chunks of {chunk} hidden channels do not divide {hidden} among {split}"
-    unroll = chunks if layout.order == RESIDENT else layout.unroll
+    unroll = layout.unroll or chunks
     if layout.order == STREAMED and chunks < layout.slots:
         return f"a ring of {layout.slots} slots is more than {chunks} chunks of {chunk} hidden channels"
     if chunks % unroll:
@@ -265,7 +274,7 @@ def group_pairs(conv_w: Bits) -> Bits:
 
 
 def moved_bytes(problem: MBConvProblem, config: Config) -> int:
-    """A column on either side of every strip, the rows above and below every range; the input once more for the identity."""
+    """A column on either side of every strip, the rows above and below every range. What is read again for the identity is in L2."""
     rows, ranges = config.tile_rows, tiles(problem, layout_of(config), config.tile_rows)
     columns = reached(problem.W, STRIP, kernel=3)
     if config.defines["ORDER"] == TILED:
