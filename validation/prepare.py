@@ -15,6 +15,7 @@ from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.family import remember
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
+from perfmodel.validation.gpu import in_memory
 
 LARGEST_POOL: Final = 16
 BASELINES_AT_ONCE: Final = 14
@@ -61,8 +62,11 @@ def _compile_baseline(problem: Problem) -> bool:
     torch = torch_or_none()
     if torch is None:
         return False
-    with torch.no_grad():
-        baseline("compile", problem, family_of(problem).draw(problem, 0))(torch_input(problem))
+    try:
+        with torch.no_grad(), in_memory(f"{problem.name} in PyTorch: the tensors"):
+            baseline("compile", problem, family_of(problem).draw(problem, 0))(torch_input(problem))
+    except GpuError:
+        return False  # several at once may not fit the memory where one does; whoever measures it compiles it then
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     return True
