@@ -42,7 +42,7 @@ L2_BYTES_PER_CLOCK: Final = 21.0
 """Read by one multiprocessor when all of them read: 5.5 TB/s over 132 at 1.98 GHz."""
 LARGEST_L2_BYTES_PER_CLOCK: Final = 60.0
 """By one multiprocessor when few read."""
-TILE_CLOCKS: Final = 2500.0
+TILE_CLOCKS: Final = 1500.0
 """Latencies of a tile that nothing of its own hides: first load, prologue, way out."""
 BARRIER_CLOCKS: Final = 70.0
 MERGE_CLOCKS: Final = 8000.0
