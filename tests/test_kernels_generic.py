@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perfmodel.validation.checks import check
 from perfmodel.validation.compile import compile_unit, unit_of
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.choice import machine_counts
@@ -18,12 +19,13 @@ from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
-from perfmodel.validation.fused.generic import search
+from perfmodel.validation.fused.generic import launches, search
 from perfmodel.validation.fused.generic.layout import Layout
 from perfmodel.validation.fused.generic.packing import filters, paired, taps
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.packing import bits, unbits
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError
+from perfmodel.validation.gpu import this_device
 from perfmodel.validation.recorder import RESULTS, read_lines
 
 
@@ -444,3 +446,40 @@ def test_wide_kernels_compile_without_spills(cache, kind, C, size, N):
 def test_families_end_with_the_generic_kernel():
     for family in FAMILIES.values():
         assert family.kernels[-1].name == f"{family.name}_generic"
+
+
+# -- where there is a GPU --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    try:
+        return this_device()
+    except GpuError as error:
+        pytest.skip(f"needs a GPU: {error}")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize(("kind", "form"), FORMS, ids=str)
+@pytest.mark.parametrize("sizes", [(2, 13, 9, 64), (3, 20, 35, 24), (1, 1, 1, 40), (16, 28, 28, 64)], ids=str)
+def test_right(gpu, kind, form, dtype, sizes):
+    """Also where a Hopper kernel would be chosen."""
+    N, H, W, C = sizes
+    problem = kind(N=N, H=H, W=W, C=C, expansion=3, dtype=dtype, **form)
+    assert check(problem, generic(problem).name, seeds=(0,))["passed"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kind", "form"), FORMS, ids=str)
+def test_every_kind_of_layout_is_right(gpu, monkeypatch, kind, form):
+    """Resident weights and rings, groups, split hidden channels, parts of the output, one and two input buffers."""
+    problem = kind(N=3, H=19, W=23, C=72, expansion=3, **form)
+    offers = [o for o in search.offers(work_of(problem), gpu) if o.shared_bytes + search.FLAG_BYTES <= gpu.shared_bytes_per_block]
+    kinds = {
+        (o.ring_slots, o.warp_groups, o.hidden_splits > 1, o.warps_n == 1, o.output_columns > 1, o.input_buffers): o
+        for o in offers
+    }
+    for layout in list(kinds.values())[::5]:
+        monkeypatch.setattr(launches, "choose", lambda *_, layout=layout: layout)
+        assert check(problem, generic(problem).name, seeds=(0,))["passed"], layout
