@@ -7,8 +7,9 @@
 // tensor copies (slabs of SLAB channels, swizzled over their whole width) into X_BUFFERS buffers.
 // Conv: wgmma m64n8k16 per group, k16 = two taps x 8 channels, A by ldmatrix; taps outside of the image read a zero row
 // (an address select per lane and tap instead of masking data).
-// Expansion and projection: hidden chunks of 32. P is double-buffered where registers allow it: silu(j+1) overlaps O(j);
+// Expansion and projection: hidden chunks of CHUNK. Of 32, P is double-buffered where registers allow it: silu(j+1) overlaps O(j);
 // else a warpgroup does one after the other, and the other warpgroup's matrix instructions run under its silu.
+// Of 64, a chunk is projected by halves of 32, each under the silu of the next.
 // The epilogue overwrites the centre of the tile in place; every warpgroup has left its conv by then, because the weight
 // ring (NS < items per tile) cannot run further ahead of the slowest warpgroup.
 //
@@ -18,12 +19,12 @@
 //
 // Conditions: LEAD + 64 * WARPGROUPS + TRAIL <= BOXES * 256 rows; N*H*W < 2^31. Constants: KERNEL_NAME, CHANNELS, EXPANSION,
 // WARPGROUPS, LEAD (rows before the tile: W + 1 rounded up to 8), TRAIL (rows after it: W + 1), SLAB (channels: 64 or 32),
-// BOX_ROWS (of one bulk tensor copy), BOXES (of them for each slab), X_BUFFERS, RING_SLOTS, SPLIT, SHARED_BYTES.
+// BOX_ROWS (of one bulk tensor copy), BOXES (of them for each slab), X_BUFFERS, CHUNK (32 or 64), RING_SLOTS, SPLIT, SHARED_BYTES.
 #include "hopper.cuh"
 #include "specialisation.h"
 
 namespace stream {
-constexpr int C = CHANNELS, HID = EXPANSION * C, G = C / 8, HC = 32, NWG = WARPGROUPS, BM = 64 * NWG;
+constexpr int C = CHANNELS, HID = EXPANSION * C, G = C / 8, HC = CHUNK, NWG = WARPGROUPS, BM = 64 * NWG;
 constexpr int NCH = HID / HC / SPLIT;                        // hidden chunks of this block
 constexpr int NS = RING_SLOTS, NX = X_BUFFERS;
 constexpr int SLABS = C / SLAB, ROW = SLAB * 2, SG = SLAB / 8;                               // groups of a slab
@@ -56,6 +57,24 @@ __device__ __forceinline__ void project(float (&o)[C / 2], const uint32_t (&p)[H
 #pragma unroll
   for (int k = 0; k < HC / 16; ++k) Wgmma<C>::rs(o, p[k], d + k * (2 * C / 8 * 128 >> 4), (j > 0) | (k > 0));
 }
+#if CHUNK == 64
+// half h of a 64 x 64 chunk of S -> A operand of half of the projection
+template <int h> __device__ __forceinline__ void silu_half(const float (&s)[32], uint32_t (&p)[2][4], uint32_t bias_addr) {
+  const uint4 v = lds128(bias_addr + 16 * h);
+  const uint32_t b[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    p[k][0] = silu2(s[16 * h + 8 * k + 0], s[16 * h + 8 * k + 1], b[2 * k]);
+    p[k][1] = silu2(s[16 * h + 8 * k + 2], s[16 * h + 8 * k + 3], b[2 * k]);
+    p[k][2] = silu2(s[16 * h + 8 * k + 4], s[16 * h + 8 * k + 5], b[2 * k + 1]);
+    p[k][3] = silu2(s[16 * h + 8 * k + 6], s[16 * h + 8 * k + 7], b[2 * k + 1]);
+  }
+}
+__device__ __forceinline__ void project_half(float (&o)[C / 2], const uint32_t (&p)[2][4], uint64_t d, int h, int j) {
+#pragma unroll
+  for (int k = 0; k < 2; ++k) Wgmma<C>::rs(o, p[k], d + (2 * h + k) * (2 * C / 8 * 128 >> 4), (j > 0) | (h > 0) | (k > 0));
+}
+#endif
 }  // namespace stream
 
 extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1)
@@ -179,6 +198,50 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       }
       // ---- inverted bottleneck
       float s[HC / 2], o[C / 2];
+#if CHUNK == 64
+      {
+        uint32_t pr[2][2][4];
+        Ring before = rd;
+        uint64_t off = acquire(rd);
+        wgmma_fence();
+        expand(s, a, dE + off);
+        wgmma_commit();
+        wgmma_wait<0>();
+        release(rd);
+#pragma unroll
+        for (int j = 0; j < NCH; ++j) {
+          Ring rp = rd; rp.next();                                               // P(j)
+          rd = rp; rd.next();                                                    // E(j+1)
+          silu_half<0>(s, pr[0], be + j * (HC * 2));                             // the second half of P(j-1) may still run
+          off = acquire(rp);
+          wgmma_fence();
+          project_half(o, pr[0], dP + off, 0, j);
+          wgmma_commit();
+          if (j > 0) {
+            wgmma_wait<1>();
+            release(before);
+          }
+          silu_half<1>(s, pr[1], be + j * (HC * 2));                             // beside the first half of P(j)
+          if (j + 1 < NCH) {
+            const uint64_t next = acquire(rd);
+            wgmma_fence();
+            expand(s, a, dE + next);
+            wgmma_commit();
+          }
+          wgmma_fence();
+          project_half(o, pr[1], dP + off, 1, j);
+          wgmma_commit();
+          if (j + 1 < NCH) {
+            wgmma_wait<1>();                                                     // S(j+1) and the first half of P(j)
+            release(rd);
+          } else {
+            wgmma_wait<0>();
+            release(rp);
+          }
+          before = rp;
+        }
+      }
+#else
       uint32_t pr[PB][HC / 16][4];
       if constexpr (PB == 1) {
         auto chunk = [&](int j, int acc) {
@@ -236,6 +299,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           prevp = rp;
         }
       }
+#endif
 #if SPLIT > 1
       // ---- partial sums of the cluster: this block's into its shared memory, then a share of the columns from every block
       const int row = warp * 16 + (lane >> 2);

@@ -25,6 +25,9 @@ MOST_BOXES: Final = 2
 LARGEST_RING: Final = 16
 SMALLEST_RING: Final = 4
 CHUNK: Final = 32
+"""Hidden channels that the products share at a time."""
+WIDE_CHUNK: Final = 64
+"""For 96 channels: half as many expansions, each a longer chain, projected by halves of 32."""
 TAPS: Final = ((0, 0), (2, 0), (0, 1), (2, 1), (0, 2), (2, 2), (1, 0), (1, 1), (1, 2))
 """(ky, kx) in the order in which the kernel pairs them."""
 SUMS_BYTES_PER_BLOCK: Final = 2**18
@@ -34,11 +37,11 @@ PARTIAL_PADDING: Final = 32
 """Bytes after a row of partial sums, against bank conflicts."""
 
 
-def shared_bytes(C: int, expansion: int, box_rows: int, boxes: int, buffers: int, ring: int) -> int:
+def shared_bytes(C: int, expansion: int, box_rows: int, boxes: int, buffers: int, ring: int, chunk: int) -> int:
     """Tiles with their halo and at least one row of zeros, the ring, the filters, the biases, the barriers."""
     rows = up(boxes * box_rows + 1, 8)
     tiles = buffers * rows * C * ELEMENT_BYTES
-    return tiles + ring * C * CHUNK * ELEMENT_BYTES + C // 8 * 1280 + expansion * C * 2 + 4 * C + 8 * (2 * ring + 4)
+    return tiles + ring * C * chunk * ELEMENT_BYTES + C // 8 * 1280 + expansion * C * 2 + 4 * C + 8 * (2 * ring + 4)
 
 
 def configure(problem: ConvFirstProblem, device: DeviceLimits) -> Config | str:
@@ -83,14 +86,15 @@ def _config(problem: ConvFirstProblem, device: DeviceLimits, warpgroups: int, sp
     if boxes > MOST_BOXES:
         return None
     box_rows = rows if boxes == 1 else up(-(-rows // boxes), 8)
-    items = 2 * problem.hidden // CHUNK // split
+    chunk = WIDE_CHUNK if C == 96 and warpgroups == 3 and problem.hidden % WIDE_CHUNK == 0 else CHUNK
+    items = 2 * problem.hidden // chunk // split
     most = items if warpgroups == 1 else items - 1  # or a warpgroup could reach its epilogue before another has left its conv
-    partial = -(-64 * (4 * C + PARTIAL_PADDING) // (C * CHUNK * ELEMENT_BYTES)) if split > 1 else 0
+    partial = -(-64 * (4 * C + PARTIAL_PADDING) // (C * chunk * ELEMENT_BYTES)) if split > 1 else 0
     for buffers, least in ((2, SMALLEST_RING + 1), (1, min(SMALLEST_RING, most))):
         if split > 1 and buffers == 2:
             continue
         for ring in range(max(min(LARGEST_RING, most), partial), max(least, partial) - 1, -1):
-            needed = shared_bytes(C, problem.expansion, box_rows, boxes, buffers, ring)
+            needed = shared_bytes(C, problem.expansion, box_rows, boxes, buffers, ring, chunk)
             if needed <= device.shared_bytes_per_block:
                 constants = (
                     ("CHANNELS", C),
@@ -102,6 +106,7 @@ def _config(problem: ConvFirstProblem, device: DeviceLimits, warpgroups: int, sp
                     ("BOX_ROWS", box_rows),
                     ("BOXES", boxes),
                     ("X_BUFFERS", buffers),
+                    ("CHUNK", chunk),
                     ("RING_SLOTS", ring),
                     ("SPLIT", split),
                     ("SHARED_BYTES", needed),
@@ -127,7 +132,7 @@ def _offer(problem: ConvFirstProblem, config: Config, warpgroups: int, split: in
     return Offer(
         config=config,
         tile=(rows, columns),
-        chunk=CHUNK,
+        chunk=config.defines["CHUNK"],
         filled=min(1.0, rows * columns / pixels),
         operand_bytes=split * SUMS_BYTES_PER_BLOCK if split > 1 else 0.0,
         blocks_per_tile=split,
@@ -160,14 +165,13 @@ def launches(problem: ConvFirstProblem, config: Config, device: DeviceLimits) ->
 
 def pack(problem: ConvFirstProblem, config: Config, parameters: ConvFirstParameters) -> Buffers:
     """The stream of the two products' chunks in the order of consumption; filters and biases."""
-    del config
-    half, C, p = np.float32(0.5), problem.C, parameters
-    chunks = problem.hidden // CHUNK
-    expand = core_matrices(bits(p.expand_w * half, "fp16"), C, CHUNK).reshape(chunks, -1)
-    project = core_matrices(bits(p.project_w, "fp16"), CHUNK, C).reshape(chunks, -1)
+    half, C, p, chunk = np.float32(0.5), problem.C, parameters, config.defines["CHUNK"]
+    chunks = problem.hidden // chunk
+    expand = core_matrices(bits(p.expand_w * half, "fp16"), C, chunk).reshape(chunks, -1)
+    project = core_matrices(bits(p.project_w, "fp16"), chunk, C).reshape(chunks, -1)
     blob = as_bytes(
         tap_pairs(bits(p.conv_w, "fp16")),
-        lane_bias(p.folded_bias() * half, CHUNK),
+        lane_bias(p.folded_bias() * half, chunk),
         lane_bias(p.project_b, C),
         np.zeros(C, np.uint16),
     )
