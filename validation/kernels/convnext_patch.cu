@@ -87,7 +87,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
     }
   } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
-    if (!RESIDENT) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(CONV_REGISTERS));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONV_REGISTERS));
     if (RESIDENT && (tid & 127) == 0)
       for (int i = 0; i < ITEMS; ++i) {
         mbar_expect(wfull + 8 * i, ITEM);
@@ -115,7 +115,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       load_next();
       load_next();
     }
-    const int pixel = g * 14 + q;                                                // of patch 0; matrix row g + 8 is patch 1's
+    const int r = row_of(g), pixel = r * 14 + q;                                 // of patch 0; matrix row g + 8 is patch 1's
     const uint32_t near = sm + OFF_TABLE + warp * 4 * (7 * ENTRIES * ENTRY) + (WIDE ? (q - g + 7) * 16 : (max(q - g, -5) + 5) * 8);
     const int farther = (min(q - g + 8, 7) - max(q - g, -5)) * 8;
     int slot0 = 0, done = 0;                                                     // the group's first slot, slabs convolved
@@ -127,7 +127,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         const bool wraps = slot0 + p >= SLOTS;
         const int s = wraps ? slot0 + p - SLOTS : slot0 + p;
         mbar_wait(sempty + 8 * s, sphase ^ 1 ^ wraps);
-        to[p] = sm + OFF_SLOT + s * SLOT + (g * 8 + 2 * q) * PITCH + warp * 16;
+        to[p] = sm + OFF_SLOT + s * SLOT + (r * 8 + 2 * q) * PITCH + warp * 16;
       }
 #pragma unroll 1
       for (int slab = 0; slab < SLABS; ++slab, ++done) {
@@ -138,22 +138,22 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           from[i] = sm + OFF_X + buffer * NG * PATCH + pixel * 64 + ((warp ^ ((pixel >> 1) + 7 * i)) & 3) * 16;
         float d[8][4] = {};
         mbar_wait(xfull + 8 * buffer, done >> 1 & 1);
-#pragma unroll 1
+#pragma unroll
         for (int ky = 0; ky < 7; ++ky) {
           uint4 v[2][4];                                                         // patches; inputs q, q+4, q+8, q+12
 #pragma unroll
           for (int h = 0; h < 2; ++h)
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-              v[h][j] = h < NG && (j < 3 || q < 2) ? lds128(from[2 * j & 3] + h * PATCH + j * 256) : make_uint4(0, 0, 0, 0);
+              v[h][j] = h < NG && (j < 3 || q < 2) ? lds128(from[(ky + 2 * j) & 3] + h * PATCH + ky * 896 + j * 256) : make_uint4(0, 0, 0, 0);
 #pragma unroll
           for (int c = 0; c < 4; ++c) {                                          // pairs of channels
             uint32_t even[4], odd[4];
             uint4 b;
-            if (WIDE) b = lds128(entry + c * (7 * ENTRIES * ENTRY));
+            if (WIDE) b = lds128(entry + (c * 7 + ky) * (ENTRIES * ENTRY));
             else {
-              lds64(b.x, b.z, entry + c * (7 * ENTRIES * ENTRY));
-              lds64(b.y, b.w, entry + farther + c * (7 * ENTRIES * ENTRY));
+              lds64(b.x, b.z, entry + (c * 7 + ky) * (ENTRIES * ENTRY));
+              lds64(b.y, b.w, entry + farther + (c * 7 + ky) * (ENTRIES * ENTRY));
             }
 #pragma unroll
             for (int h = 0; h < 2; ++h)
@@ -165,9 +165,6 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
             mma16816(d[2 * c], even, b.x, b.y);
             mma16816(d[2 * c + 1], odd, b.z, b.w);
           }
-          const uint32_t turned = from[0] + 896;                                 // the next row
-          from[0] = from[1] + 896; from[1] = from[2] + 896; from[2] = from[3] + 896; from[3] = turned;
-          entry += ENTRIES * ENTRY;
         }
         bar_sync(9, 128);                                                        // all have read the halo tiles
         if ((tid & 127) == 0) load_next();
@@ -193,7 +190,10 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       if (slot0 >= SLOTS) { slot0 -= SLOTS; sphase ^= 1; }
     }
   } else {  // ------------------------------------------------------------------- norm, expansion, gelu, projection
-    if (!RESIDENT) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    if (RESIDENT)
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    else
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     pdl_wait();                                                                  // y may be the previous grid's input
     const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4);
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);

@@ -122,11 +122,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       // ---- depthwise convolution of both patches, 32 channels of them at a time
       {
         const int lane = lane_now(), q = lane & 3, g = lane >> 2;
-        const int pixel = g * 14 + q;                                            // of patch 0; matrix row g + 8 is patch 1's
+        const int r = row_of(g), pixel = r * 14 + q;                             // of patch 0; matrix row g + 8 is patch 1's
         const uint32_t stage = sm + OFF_X + wg * STAGE;
         const uint32_t table = stage + 2 * PATCH + warp * 4 * (7 * 13 * 8);
         const uint32_t near = table + (max(q - g, -5) + 5) * 8, far = table + (min(q - g + 8, 7) + 5) * 8;
-        const uint32_t to = sm + OFF_SLOT + (g * 8 + 2 * q) * ROW + warp * 16;
+        const uint32_t to = sm + OFF_SLOT + (r * 8 + 2 * q) * ROW + warp * 16;
 #pragma unroll 1
         for (int slab = wg; slab < SLABS; slab += 2) {
           mbar_wait(xfull + 8 * wg, slab >> 1 & 1);                              // evenly many for each tile
@@ -134,14 +134,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           uint32_t from[4], entry0 = near, entry1 = far;                         // by input row: the swizzle turns with it
 #pragma unroll
           for (int i = 0; i < 4; ++i) from[i] = stage + pixel * 64 + ((warp ^ ((pixel >> 1) + 7 * i)) & 3) * 16;
-#pragma unroll 1
+#pragma unroll
           for (int ky = 0; ky < 7; ++ky) {
             uint4 v[2][4];                                                       // patches; inputs q, q+4, q+8, q+12
 #pragma unroll
             for (int h = 0; h < 2; ++h)
 #pragma unroll
               for (int j = 0; j < 4; ++j)
-                v[h][j] = j < 3 || q < 2 ? lds128(from[2 * j & 3] + h * PATCH + j * 256) : make_uint4(0, 0, 0, 0);
+                v[h][j] = j < 3 || q < 2 ? lds128(from[(ky + 2 * j) & 3] + h * PATCH + ky * 896 + j * 256) : make_uint4(0, 0, 0, 0);
 #pragma unroll
             for (int c = 0; c < 4; ++c) {                                        // pairs of channels
               uint32_t even[4], odd[4], b[4];
@@ -152,15 +152,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
                   even[2 * j + h] = low_halves((&v[h][2 * j].x)[c], (&v[h][2 * j + 1].x)[c]);
                   odd[2 * j + h] = high_halves((&v[h][2 * j].x)[c], (&v[h][2 * j + 1].x)[c]);
                 }
-              lds64(b[0], b[2], entry0 + c * (7 * 13 * 8));
-              lds64(b[1], b[3], entry1 + c * (7 * 13 * 8));
+              lds64(b[0], b[2], entry0 + (c * 7 + ky) * (13 * 8));
+              lds64(b[1], b[3], entry1 + (c * 7 + ky) * (13 * 8));
               mma16816(d[2 * c], even, b[0], b[1]);
               mma16816(d[2 * c + 1], odd, b[2], b[3]);
             }
-            const uint32_t turned = from[0] + 896;                               // the next row
-            from[0] = from[1] + 896; from[1] = from[2] + 896; from[2] = from[3] + 896; from[3] = turned;
-            entry0 += 13 * 8;
-            entry1 += 13 * 8;
           }
           __syncwarp();
           if (lane == 0) mbar_arrive(xempty + 8 * wg);

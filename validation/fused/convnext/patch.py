@@ -26,11 +26,11 @@ CHANNELS: Final = (64, 96, 128)
 """Those whose accumulators fit into registers beside the normalised patch."""
 WARPGROUPS: Final = {1: 3, 0: 2}
 """That normalise, expand and project, with resident weights and without; one convolves and, for streamed weights, one fetches."""
-REGISTERS: Final = {1: 128, 0: 184}
+REGISTERS: Final = {1: 112, 0: 168}
 """Of their threads."""
-CONV_REGISTERS: Final = {1: 128, 0: 120}
+CONV_REGISTERS: Final = {1: 176, 0: 152}
 """Of those that convolve; with 24 of those that fetch they are the 512 of the four warps of a quarter of a multiprocessor."""
-CHUNKS: Final = {64: 64, 96: 32, 128: 32}
+CHUNKS: Final = {64: 32, 96: 64, 128: 32}
 """Hidden channels at a time, by channels."""
 SLOTS: Final = {1: 6, 0: 5}
 """Patches between the roles: two being written, one being read by each warpgroup, one more."""
