@@ -74,15 +74,15 @@ def test_c64(e):
     assert len(blob) == bias_at + 128 * e + 256
 
 
-@pytest.mark.parametrize(("C", "e"), [(96, 1), (96, 2), (128, 2), (256, 3)])
-def test_stream(C, e):
+@pytest.mark.parametrize(("C", "e", "width"), [(96, 1, 32), (96, 2, 64), (128, 2, 32), (256, 3, 32)])
+def test_stream(C, e, width):
     problem, p = a_block(C=C, expansion=e)
     stream, blob = packed(problem, p, "convfirst_stream")
-    item = 64 * C
-    for chunk in range(e * C // 32):
-        columns = slice(32 * chunk, 32 * chunk + 32)
-        expand = by_descriptor(stream, chunk * 2 * item, C, 32, 512, 128)
-        project = by_descriptor(stream, (chunk * 2 + 1) * item, 32, C, 16 * C, 128)
+    item = 2 * width * C
+    for chunk in range(e * C // width):
+        columns = slice(width * chunk, width * chunk + width)
+        expand = by_descriptor(stream, chunk * 2 * item, C, width, 16 * width, 128)
+        project = by_descriptor(stream, (chunk * 2 + 1) * item, width, C, 16 * C, 128)
         np.testing.assert_array_equal(expand, rounded(p.expand_w[:, columns] / 2))
         np.testing.assert_array_equal(project, p.project_w[columns])
     assert len(stream) == 2 * 2 * e * C * C
@@ -93,7 +93,7 @@ def test_stream(C, e):
                 expected = np.zeros((8, 8)) if tap is None else p.conv_w[group * 8 : group * 8 + 8, tap[0], tap[1]].T
                 np.testing.assert_array_equal(B[half * 8 : half * 8 + 8], expected)
     biases = blob[C // 8 * 1280 :].view(np.float16)
-    lanes = biases[: e * C].reshape(-1, 4, 4, 2)  # chunk, lane, block, pair
+    lanes = biases[: e * C].reshape(-1, 4, width // 8, 2)  # chunk, lane, block, pair
     np.testing.assert_array_equal(lanes.transpose(0, 2, 1, 3).reshape(-1), (p.folded_bias() / 2).astype(np.float16))
     last = biases[e * C : (e + 1) * C].reshape(4, C // 8, 2)
     np.testing.assert_array_equal(last.transpose(1, 0, 2).reshape(-1), p.project_b.astype(np.float16))
