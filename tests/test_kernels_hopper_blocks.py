@@ -196,3 +196,11 @@ def test_gelu_by_tanh_is_as_near_as_the_source_says():
     found = u + u * np.tanh(u * (A + B * u * u))
     exact = np.array([v * (1 + math.erf(v * math.sqrt(2))) for v in u])
     assert np.abs(found - exact).max() <= 2.8e-4
+
+
+def test_clusters_of_four_leave_multiprocessors_idle():
+    """32 tiles in clusters of four are 128 blocks, and only 116 run at once: two share a tile instead."""
+    problem = ConvNeXtProblem(N=16, H=14, W=14, C=256, expansion=4)
+    config = configured(wide, problem)
+    (launch,) = wide.launches(problem, config, HOPPER)
+    assert (config.defines["CLUSTER"], config.defines["SPLIT"], launch.grid[0]) == (2, 1, 64)

@@ -14,6 +14,7 @@ from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.packing import as_bytes, bits, core_matrices, lane_bias, up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
+from perfmodel.validation.fused.tiles import resident_blocks
 
 NAME: Final = "convnext_wide"
 CHANNELS: Final = 256
@@ -51,7 +52,7 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     ways: list[tuple[int, int]] = []  # clocks, blocks that share a tile
     for split in (1, *SPLITS):
         if problem.hidden % (split * CHUNK) == 0:
-            rounds = -(-tiles * split // device.multiprocessors)
+            rounds = -(-tiles * split // resident_blocks(device.multiprocessors, split))
             ways.append((rounds * (convolve + multiply // split + (EXCHANGE_CLOCKS if split > 1 else 0)), split))
     return arrange(problem, device, split=min(ways)[1])
 

@@ -12,6 +12,7 @@ from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.fused_mbconv.reference import FusedMBConvParameters
 from perfmodel.validation.fused.packing import as_bytes, bits, core_matrices, lane_bias, up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
+from perfmodel.validation.fused.tiles import resident_blocks
 
 NAME: Final = "fused_mbconv_stream"
 ITEM_BYTES: Final = 16384
@@ -47,7 +48,7 @@ def configure(problem: FusedMBConvProblem, device: DeviceLimits) -> Config | str
     for split in (1, *SPLITS):
         for chunk in CHUNKS[problem.C]:
             if problem.hidden % (split * chunk) == 0:
-                rounds = -(-tiles * split // device.multiprocessors)
+                rounds = -(-tiles * split // resident_blocks(device.multiprocessors, split))
                 ways.append((rounds * (clocks // split + (EXCHANGE_CLOCKS if split > 1 else 0)), split, chunk))
                 break
     if not ways:
