@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from perfmodel.validation.compile import GENERATED, Unit, compile_unit, compiler_version, unit_of
-from perfmodel.validation.configuration import choose_config
-from perfmodel.validation.problem import DeviceLimits, GpuError, Problem
+from perfmodel.validation.fused.catalog import FAMILIES, family_of
+from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
+from perfmodel.validation.fused.problem import DeviceLimits, GpuError
 
 
 def limits(capability: tuple[int, int]) -> DeviceLimits:
@@ -22,7 +23,14 @@ def limits(capability: tuple[int, int]) -> DeviceLimits:
 
 
 HOPPER = limits((9, 0))
-FAST = [(64, 56, e) for e in (1, 4, 6, 8)] + [(128, 28, e) for e in (1, 4)] + [(128, 31, 4)]
+
+
+def units_of(problem, device, only=None):
+    """(configuration, unit) of each launch."""
+    family = family_of(problem)
+    config = family.choose(problem, device, only=only)
+    launches = family.by_name[config.kernel].launches(problem, config, device)
+    return [(config, unit_of(config, device.architecture, launch.constants)) for launch in launches]
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +43,33 @@ def test_compiler_is_one_that_keeps_wgmma_asynchronous():
     assert compiler_version() in ("13.0", "13.1")
 
 
-@pytest.mark.parametrize(("C", "size", "e"), FAST)
-def test_hopper_kernels(cache, C, size, e):
-    config = choose_config(Problem(N=8, H=size, W=size, C=C, expansion=e), HOPPER)
-    assert config.kernel == {64: "convfirst_c64", 128: "convfirst_stream"}[C]
-    done = compile_unit(unit_of(config, HOPPER.architecture), cache=cache)
+def hopper_cases():
+    """Every timed case that a Hopper kernel serves, and ConvFirst's other expansions and widths."""
+    others = [(64, 56, e) for e in (1, 6, 8)] + [(128, 28, 1), (128, 31, 4), (96, 56, 6)]
+    asked = [ConvFirstProblem(N=8, H=size, W=size, C=C, expansion=e) for C, size, e in others]
+    asked += [problem for family in FAMILIES.values() for problem in family.cases()]
+    found = {}
+    for problem in asked:
+        family = family_of(problem)
+        config = family.choose(problem, HOPPER)
+        if not config.kernel.endswith("_generic"):
+            found.setdefault(config.name, problem)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("problem", hopper_cases(), ids=lambda problem: problem.name)
+def test_hopper_kernels(cache, problem):
     assert HOPPER.architecture == "sm_90a"
-    assert config.name.encode() in done.cubin
-    assert done.spilled_bytes == 0
-    assert not done.serialised
-    assert done.registers <= 65536 // config.threads
-
-
-@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0)])
-@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-@pytest.mark.parametrize(("C", "size", "e"), [(96, 56, 4), (256, 14, 4), (24, 7, 3), (520, 9, 1)])
-def test_generic_kernel(cache, capability, dtype, C, size, e):
-    device = limits(capability)
-    config = choose_config(Problem(N=8, H=size, W=size, C=C, expansion=e, dtype=dtype), device, only="convfirst_generic")
-    done = compile_unit(unit_of(config, device.architecture), cache=cache)
-    assert config.name.encode() in done.cubin
-    assert done.spilled_bytes <= 64  # a few addresses; accumulators would be hundreds
-    assert done.registers <= 65536 // (256 * config.blocks_per_multiprocessor)
+    for config, unit in units_of(problem, HOPPER):
+        done = compile_unit(unit, cache=cache)
+        assert unit.name.encode() in done.cubin
+        assert done.spilled_bytes == 0
+        assert not done.serialised
+        assert done.registers <= 65536 // config.threads
 
 
 def test_compiled_once(cache, monkeypatch):
-    config = choose_config(Problem(N=1, H=3, W=3, C=8, expansion=1), HOPPER)
-    unit = unit_of(config, "sm_80")
+    ((_, unit),) = units_of(ConvFirstProblem(N=1, H=3, W=3, C=8, expansion=1), limits((8, 0)))
     first = compile_unit(unit, cache=cache)
     monkeypatch.setattr("perfmodel.validation.compile._Nvrtc.compile", lambda *_: pytest.fail("compiled again"))
     second = compile_unit(unit, cache=cache)
@@ -69,7 +77,7 @@ def test_compiled_once(cache, monkeypatch):
 
 
 def test_key_is_what_reaches_the_compiler():
-    unit = unit_of(choose_config(Problem(N=1, H=8, W=8, C=64, expansion=4), HOPPER), "sm_90a")
+    ((_, unit),) = units_of(ConvFirstProblem(N=1, H=8, W=8, C=64, expansion=4), HOPPER)
     assert [name for name, _ in unit.headers] == [GENERATED, "hopper.cuh"]
     changed = {
         "source": unit.source + " ",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from perfmodel.validation.baselines import baseline
+from perfmodel.validation.checks import check, random_input
+from perfmodel.validation.fused.catalog import FAMILIES, family_of
+from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
+from perfmodel.validation.fused.problem import GpuError
+from perfmodel.validation.fused.reference import deviation, tolerance
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
-from perfmodel.validation.launch import FusedConvFirst
-from perfmodel.validation.measure import check
-from perfmodel.validation.packing import draw
-from perfmodel.validation.problem import GpuError, Problem
+from perfmodel.validation.launch import FusedBlock
 
 pytestmark = pytest.mark.gpu
 
@@ -23,8 +26,8 @@ def cupy():
     return module
 
 
-def a_problem(**sizes) -> Problem:
-    return Problem(**{"N": 2, "H": 13, "W": 9, "C": 64, "expansion": 4, **sizes})
+def a_problem(**sizes) -> ConvFirstProblem:
+    return ConvFirstProblem(**{"N": 2, "H": 13, "W": 9, "C": 64, "expansion": 4, **sizes})
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -35,12 +38,34 @@ def test_right(cupy, sizes, dtype):
     assert check(a_problem(dtype=dtype, **sizes), seeds=(0, 1))["passed"]
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(cupy, name):
+    for problem, only in FAMILIES[name].odd_cases()[::23]:
+        assert check(problem, only, seeds=(0,))["passed"], problem.name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_baseline_is_the_same_block(cupy, name):
+    """PyTorch's eager block against float64, so that what is compared in time computes the same."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    family = FAMILIES[name]
+    forms = ({}, {"group_width": 1, "kernel": 5, "stride": 2, "squeeze": 6}) if name == "mbconv" else ({},)
+    for form in forms:
+        problem = family.problem(N=2, H=13, W=9, C=64, expansion=4, **form)
+        p = family.draw(problem, 0)
+        x, wide = random_input(problem, 1)
+        nchw = torch.from_dlpack(x).permute(0, 3, 1, 2)
+        y = cupy.from_dlpack(baseline("eager", problem, p)(nchw).permute(0, 2, 3, 1).contiguous())
+        allowed = tolerance(problem.dtype, family.roundings(problem), family.depth(problem))
+        assert deviation(cupy, y, family.reference(cupy, wide, p, problem), None, allowed).passed
+
+
 def test_torch_tensors(cupy):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     for dtype, name in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
         problem = a_problem(dtype=name)
         x = torch.randn(2, 13, 9, 64, device="cuda").to(dtype)
-        y = FusedConvFirst(problem, draw(problem))(x)
+        y = FusedBlock(problem, family_of(problem).draw(problem, 0))(x)
         torch.cuda.synchronize()
         assert (y.dtype, y.shape) == (x.dtype, x.shape)
         assert torch.isfinite(y.float()).all()
@@ -48,7 +73,7 @@ def test_torch_tensors(cupy):
 
 def test_refusals(cupy):
     problem = a_problem()
-    block = FusedConvFirst(problem, draw(problem))
+    block = FusedBlock(problem, family_of(problem).draw(problem, 0))
     x = cupy.zeros((2, 13, 9, 64), cupy.float16)
     for wrong, words in (
         (x.astype(cupy.float32), "type float32"),

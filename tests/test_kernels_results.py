@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from perfmodel.validation import measure
+from perfmodel.validation import checks, driver, gpu, launch, measure
+from perfmodel.validation.dram import problem_of, worth_counting
+from perfmodel.validation.fused.catalog import FAMILIES
+from perfmodel.validation.fused.problem import DeviceLimits, GpuError
+from perfmodel.validation.gpu import as_cupy, in_memory
 from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, files, kernels_table, measured
-from perfmodel.validation.measure import RESULTS, Recorder, cases, main, odd_cases, read_lines
+from perfmodel.validation.measure import LARGE_BATCH, main
 from perfmodel.validation.ncu import counted, parse
-from perfmodel.validation.problem import GpuError
+from perfmodel.validation.recorder import RESULTS, Recorder, read_lines
 
 H200 = RESULTS / "h200" / "convfirst.jsonl"
 
@@ -29,8 +36,9 @@ def test_recorded_files_are_found():
     assert H200 in files()
 
 
-def test_recorded_medians_follow_from_the_raw_times():
-    lines = [line for line in read_lines(H200) if line["kind"] == "time"]
+@pytest.mark.parametrize("path", files(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_recorded_medians_follow_from_the_raw_times(path):
+    lines = [line for line in read_lines(path) if line["kind"] == "time" and "refused" not in line]
     assert lines
     for line in lines:
         assert line["median_s"] == pytest.approx(statistics.median(line["times_s"]), rel=1e-4)
@@ -38,26 +46,32 @@ def test_recorded_medians_follow_from_the_raw_times():
         assert line["before"]["sm_clock_hz"] > 0
 
 
-def test_every_case_is_recorded_whole():
-    found = {one.case: one for one in measured(read_lines(H200))}
-    for problem in cases():
+@pytest.mark.parametrize("path", files(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_large_batches_are_recorded_whole(path):
+    found = {one.case: one for one in measured(read_lines(path))}
+    needed = {("fused", "burst"), ("fused", "sustained"), ("eager", "burst"), ("compile", "burst"), ("compile", "sustained")}
+    large = [problem for problem in FAMILIES[path.stem].cases() if problem.N >= LARGE_BATCH]
+    assert large
+    for problem in large:
         one = found[problem.name]
-        assert set(one.times) == {(what, mode) for what in ("fused", "eager", "compile") for mode in ("burst", "sustained")}
-        assert (one.count is not None) == (problem.N == 128)
+        assert set(one.times) >= needed
+        assert one.count is not None
         assert one.over_floor("burst") >= 1  # nothing is faster than the floor
-        assert 0 < one.of_waterline() < 1
+        assert one.of_waterline() > 0
 
 
-def test_recorded_checks_all_passed():
-    checks = [line for line in read_lines(H200) if line["kind"] == "check"]
-    assert {line["case"] for line in checks} >= {problem.name for problem, _ in odd_cases()} | {p.name for p in cases()}
-    assert all(line["passed"] and line["repeats"] for line in checks)
+@pytest.mark.parametrize("path", files(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_recorded_checks_all_passed(path):
+    lines = read_lines(path)
+    recorded = [line for line in lines if line["kind"] == "check"]
+    assert {line["case"] for line in recorded} >= {line["case"] for line in lines if line["kind"] == "time"}
+    assert all(line["passed"] and line["repeats"] for line in recorded)
 
 
 def test_table_has_each_case():
     rows = kernels_table().splitlines()
     assert len({row.count("|") for row in rows}) == 1
-    assert len(rows) == 2 + len(cases())
+    assert len(rows) == 2 + sum(len(measured(read_lines(path))) for path in files())
     assert "recorded checks passed" in checks_sentence()
     assert "H200" in conditions_sentence()
 
@@ -118,6 +132,9 @@ def test_ncu_missing_or_forbidden(monkeypatch, tmp_path):
         counted(["true"], "x")
 
 
+# -- what keeps a kernel from running: one sentence, exit 5 ------------------------------------------------------------------
+
+
 def test_no_cupy_is_one_sentence_and_exit_5(monkeypatch, capsys):
     def missing(name):
         raise ImportError(name)
@@ -126,3 +143,225 @@ def test_no_cupy_is_one_sentence_and_exit_5(monkeypatch, capsys):
     assert main(["--block", "convfirst"]) == 5
     assert capsys.readouterr().err.startswith("error: CuPy is not installed")
     assert measure.main(["--only-check"]) == 5
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+class FakeCupy:
+    """As much of CuPy as is asked before anything is launched."""
+
+    __name__ = "cupy"
+    ndarray = np.ndarray
+
+    def __init__(self, count=1, error=None):
+        def device_count():
+            if error is not None:
+                raise CUDARuntimeError(error)
+            return count
+
+        runtime = SimpleNamespace(getDeviceCount=device_count, CUDARuntimeError=CUDARuntimeError)
+        device = SimpleNamespace(id=0, pci_bus_id="0000:1B:00.0")
+        self.cuda = SimpleNamespace(runtime=runtime, Device=lambda: device)
+
+    @staticmethod
+    def from_dlpack(array):
+        raise BufferError(f"device of {type(array).__name__} differs")
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch):
+    def install(**how):
+        fake = FakeCupy(**how)
+        monkeypatch.setattr(gpu.importlib, "import_module", lambda name: fake)
+        return fake
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"count": 0}, "no NVIDIA GPU that CUDA can use"),
+        (
+            {"error": "cudaErrorNoDevice: no CUDA-capable device is detected"},
+            "no NVIDIA GPU that CUDA can use: cudaErrorNoDevice",
+        ),
+        (
+            {"error": "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"},
+            "the NVIDIA driver is older than CuPy's CUDA; update it, CUDA 13 needs 580 or later",
+        ),
+    ],
+)
+def test_no_gpu_or_an_old_driver(fake_cupy, capsys, how, words):
+    fake_cupy(**how)
+    assert main(["--block", "mbconv"]) == 5
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {words}")
+    assert said.count("\n") == 1
+
+
+def test_a_driver_older_than_the_compiler():
+    driver.require_driver(13000, "13.0")
+    driver.require_driver(13020, "13.1")
+    with pytest.raises(GpuError, match=r"serves CUDA up to 12\.4 and the compiler is CUDA 13\.0; update the driver"):
+        driver.require_driver(12040, "13.0")
+
+
+def test_an_old_gpu_is_refused(fake_cupy, capsys):
+    fake = fake_cupy()
+    properties = {
+        "name": b"Tesla T4", "major": 7, "minor": 5, "multiProcessorCount": 40, "sharedMemPerBlockOptin": 65536,
+        "sharedMemPerMultiprocessor": 65536, "l2CacheSize": 4194304,
+    }  # fmt: skip
+    fake.cuda.runtime.getDeviceProperties = lambda _: properties
+    with pytest.raises(GpuError, match=r"Tesla T4 has compute capability 7\.5; the kernels need 8\.0"):
+        gpu.this_device()
+    fake.__version__ = "14"
+    assert main(["--block", "convnext"]) == 5
+    assert "Tesla T4 has compute capability 7.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_arrays_of_another_kind_are_refused(fake_cupy, name):
+    fake_cupy()
+    problem = FAMILIES[name].problem(N=2, H=4, W=6, C=16, expansion=2)
+    right = np.zeros(problem.input_shape, np.float16)
+    for wrong, words in (
+        (right.astype(np.float32), "the input has the type float32.* needs float16"),
+        (right[:1], r"the input has the shape \(1, 4, 6, 16\); .* needs \(2, 4, 6, 16\): N, H, W, C"),
+        (np.zeros((2, 6, 4, 16), np.float16).transpose(0, 2, 1, 3), "not contiguous in the order N, H, W, C"),
+        ([1.0], "the input is a list; a CuPy array or one that speaks DLPack"),
+        (memoryview(b"1"), "the input is a memoryview"),
+    ):
+        with pytest.raises(GpuError, match=words):
+            as_cupy(wrong, problem, "the input", problem.input_shape)
+
+
+def test_an_array_elsewhere_is_refused(fake_cupy):
+    fake_cupy()
+    problem = FAMILIES["convnext"].problem(N=1, H=4, W=4, C=8, expansion=1)
+
+    class OnTheHost:
+        def __dlpack__(self):
+            return None
+
+    with pytest.raises(GpuError, match="not on this GPU, or DLPack cannot hand it over"):
+        as_cupy(OnTheHost(), problem, "the input", problem.input_shape)
+
+
+def test_want_of_memory_is_one_sentence():
+    class OutOfMemoryError(MemoryError):
+        pass
+
+    with (
+        pytest.raises(GpuError, match=r"^the outputs do not fit the GPU's memory, use a smaller batch: wanted 5 GB$"),
+        in_memory("the outputs"),
+    ):
+        raise OutOfMemoryError("wanted 5 GB.\nmany lines")
+    with pytest.raises(ValueError, match="other"), in_memory("the outputs"):
+        raise ValueError("other")
+
+
+def test_the_drivers_codes_are_sentences(monkeypatch):
+    """Out of memory and the wrong architecture, from a driver that answers every call with that code."""
+    for code, words in (
+        (2, "the GPU's memory is full"),
+        (209, "not for this GPU's architecture"),
+        (700, r"unknown error \(code 700\)"),
+    ):
+        library = SimpleNamespace(cuModuleLoadData=lambda *_, c=code: c, cuGetErrorString=lambda *_: 0)
+        monkeypatch.setattr(driver.ctypes, "CDLL", lambda _, library=library: library)
+        with pytest.raises(GpuError, match=f"cuModuleLoadData failed: .*{words}"):
+            driver._Driver().cuModuleLoadData(0, 0)
+        with pytest.raises(GpuError, match="the NVIDIA driver is too old: it has no cuLaunchKernelEx"):
+            driver._Driver().cuLaunchKernelEx(0)
+
+
+def test_no_driver_is_said(monkeypatch):
+    def missing(_):
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(driver.ctypes, "CDLL", missing)
+    with pytest.raises(GpuError, match="no NVIDIA driver on this machine"):
+        driver._Driver()
+
+
+def test_parameters_of_another_family_are_refused(fake_cupy):
+    fake_cupy()
+    problem, other = (FAMILIES[name].problem(N=1, H=4, W=4, C=8, expansion=1) for name in ("convfirst", "convnext"))
+    with pytest.raises(GpuError, match="needs ConvFirstParameters, not ConvNeXtParameters"):
+        launch.FusedBlock(problem, FAMILIES["convnext"].draw(other, 0))
+
+
+def test_clocks_are_read_of_the_device_that_runs(fake_cupy, monkeypatch, tmp_path):
+    """By its PCI bus: nvidia-smi's index 0 is another GPU than CUDA's where CUDA_VISIBLE_DEVICES is set."""
+    fake_cupy()
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\n[ "$1" = "--id=0000:1B:00.0" ] && echo "1980, 3201, 120.5, 41"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(gpu.shutil, "which", lambda _: str(program))
+    found = gpu.state()
+    assert (found.sm_clock_hz, found.memory_clock_hz, found.power_w, found.temperature_c) == (1980e6, 3201e6, 120.5, 41)
+
+
+# -- what is counted ---------------------------------------------------------------------------------------------------------
+
+LIMITS = DeviceLimits(
+    name="NVIDIA H200",
+    compute_capability=(9, 0),
+    multiprocessors=132,
+    shared_bytes_per_block=232448,
+    shared_bytes_per_multiprocessor=233472,
+    l2_bytes=62914560,
+)
+
+
+def test_a_problem_survives_the_command_line():
+    for family in FAMILIES.values():
+        problem = family.cases()[-1]
+        record = json.loads(json.dumps({"family": problem.family, **dataclasses.asdict(problem)}))
+        assert problem_of(record) == problem
+
+
+def test_only_what_exceeds_the_cache_is_counted():
+    for family in FAMILIES.values():
+        for problem in family.cases():
+            moved = 12 * (problem.input_bytes + problem.output_bytes)
+            assert worth_counting(problem, LIMITS.l2_bytes) == (moved >= 4 * LIMITS.l2_bytes)
+            assert worth_counting(problem, LIMITS.l2_bytes) or problem.N < LARGE_BATCH
+
+
+def test_measuring_resumes_and_records_refusals(tmp_path, monkeypatch):
+    """A check that was made is not made again; what cannot be measured is recorded with its reason, and the rest goes on."""
+    asked = FAMILIES["convfirst"].cases()[:5]
+    made = []
+
+    def check(problem, only, seeds):
+        made.append((problem.name, only, len(seeds)))
+        if problem.C == 128:
+            raise GpuError("no room")
+        return {
+            "kind": "check",
+            "case": problem.name,
+            "what": measure._kernel_name(problem, only),
+            "passed": problem is not asked[1],
+        }
+
+    monkeypatch.setattr(measure, "check", check)
+    monkeypatch.setattr(measure, "_checked", lambda chosen, every: [(problem, None) for problem in chosen])
+    monkeypatch.setattr(measure, "this_device", lambda: LIMITS)
+    monkeypatch.setattr(measure, "_release", lambda: None)
+    where = {"kind": "run", "run": "now", "device": "NVIDIA H200"}
+    path = tmp_path / "convfirst.jsonl"
+    failed = measure.run(Recorder(path, where), asked, stages=("check",), again=False, seeds=1)
+    lines = [line for line in read_lines(path) if line["kind"] == "check"]
+    refused = [line for line in lines if "refused" in line]
+    assert {line["refused"] for line in refused} == {"no room"}
+    assert failed == len(refused) + 1
+    before = len(made)
+    assert measure.run(Recorder(path, where), asked, stages=("check",), again=False) == 0
+    assert len(made) == before
+    assert {count for _, _, count in made} == {1}
+    assert len(checks.SEEDS) > 1

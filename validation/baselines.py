@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any, Literal
 
-from perfmodel.validation.packing import Parameters
-from perfmodel.validation.problem import GpuError, Problem
+from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.packing import Parameters
+from perfmodel.validation.fused.problem import GpuError, Problem
 
 Baseline = Literal["eager", "compile"]
 
@@ -26,24 +27,7 @@ def baseline(what: Baseline, problem: Problem, parameters: Parameters) -> Callab
     torch = torch_or_none()
     if torch is None:
         raise GpuError("torch is not installed here, or sees no GPU; the baselines need it")
-    functional = importlib.import_module("torch.nn.functional")
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[problem.dtype]
-    C, groups = problem.C, problem.C // 8
-
-    def on_gpu(array: Any) -> Any:
-        tensor = torch.from_numpy(array.copy()).to("cuda", dtype)
-        return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-    conv_w = on_gpu(parameters.conv_w.transpose(0, 3, 1, 2))
-    expand_w = on_gpu(parameters.expand_w.T.reshape(problem.hidden, C, 1, 1))
-    project_w = on_gpu(parameters.project_w.T.reshape(C, problem.hidden, 1, 1))
-    conv_b, expand_b, project_b = map(on_gpu, (parameters.conv_b, parameters.expand_b, parameters.project_b))
-
-    def block(x: Any) -> Any:
-        a = functional.conv2d(x, conv_w, conv_b, padding=1, groups=groups)
-        h = functional.silu(functional.conv2d(a, expand_w, expand_b))
-        return functional.conv2d(h, project_w, project_b) + x
-
+    block = family_of(problem).torch_block(problem, parameters, "cuda")
     if what == "eager":
         return block
     torch.compiler.reset()

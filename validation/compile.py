@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from perfmodel.validation.configuration import Config
-from perfmodel.validation.problem import GpuError
+from perfmodel.validation.fused.configuration import Config, Constants, short_names
+from perfmodel.validation.fused.problem import GpuError
 
 GENERATED: Final = "specialisation.h"
 OPTIONS: Final = ("-std=c++17", "--ptxas-options=-v")
@@ -73,18 +73,24 @@ class Compiled:
         return "C75" in self.log and "wgmma" in self.log
 
 
-def unit_of(config: Config, architecture: str) -> Unit:
-    """The source of a kernel with the header that specialises it."""
+def unit_of(config: Config, architecture: str, constants: Constants = ()) -> Unit:
+    """The source of a kernel with the header that specialises it; `constants` are those of one of several launches."""
     folder = importlib.resources.files("perfmodel.validation") / "kernels"
     source = (folder / f"{config.kernel}.cu").read_text(encoding="utf-8")
+    name = "_".join((config.name, *short_names(constants)))
     lines = [
         "#pragma once",
-        f"#define KERNEL_NAME {config.name}",
-        *(f"#define {name} {value}" for name, value in config.constants),
+        f"#define KERNEL_NAME {name}",
+        *(f"#define {constant} {value}" for constant, value in (*config.constants, *constants)),
     ]
-    headers = [(GENERATED, "\n".join(lines) + "\n")]
-    headers += [(name, (folder / name).read_text(encoding="utf-8")) for name in INCLUDED.findall(source) if name != GENERATED]
-    return Unit(name=config.name, source=source, headers=tuple(headers), options=OPTIONS, architecture=architecture)
+    headers = {GENERATED: "\n".join(lines) + "\n"}
+    texts = [source]
+    while texts:
+        for included in INCLUDED.findall(texts.pop()):
+            if included not in headers:
+                headers[included] = (folder / included).read_text(encoding="utf-8")
+                texts.append(headers[included])
+    return Unit(name=name, source=source, headers=tuple(headers.items()), options=OPTIONS, architecture=architecture)
 
 
 def compile_unit(unit: Unit, *, cache: Path | None = None) -> Compiled:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from perfmodel.validation.problem import DeviceLimits, DType, GpuError, Problem
+from perfmodel.validation.fused.problem import DeviceLimits, DType, GpuError, Problem
 
 INSTALL: Final = "pip install 'perfmodel[gpu]'"
 ALIGNMENT_BYTES: Final = 16
@@ -35,6 +36,10 @@ def cupy_with_gpu() -> Any:
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
+        if "InsufficientDriver" in str(error):
+            raise GpuError(
+                f"the NVIDIA driver is older than CuPy's CUDA; update it, CUDA 13 needs 580 or later: {error}"
+            ) from error
         raise GpuError(f"no NVIDIA GPU that CUDA can use: {error}") from error
     if not count:
         raise GpuError("no NVIDIA GPU that CUDA can use")
@@ -71,16 +76,33 @@ def state() -> State | None:
 
 
 def _smi(fields: str) -> str:
+    """Of CuPy's current device, by its PCI bus: the indices of nvidia-smi do not follow CUDA_VISIBLE_DEVICES."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"  # nvidia-smi does not obey it
-    command = [program, f"--id={first}", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    command = [
+        program,
+        f"--id={cupy_with_gpu().cuda.Device().pci_bus_id}",
+        f"--query-gpu={fields}",
+        "--format=csv,noheader,nounits",
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-def as_cupy(array: Any, problem: Problem, what: str) -> Any:
-    """A CuPy view of an N×H×W×C array: CuPy's own, or any that speaks DLPack, such as a torch tensor.
+@contextlib.contextmanager
+def in_memory(what: str) -> Iterator[None]:
+    """CuPy's or torch's want of memory as one sentence that says what did not fit."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        said = str(error).splitlines()[0].rstrip(".")
+        raise GpuError(f"{what} do not fit the GPU's memory, use a smaller batch: {said}") from error
+
+
+def as_cupy(array: Any, problem: Problem, what: str, shape: tuple[int, ...]) -> Any:
+    """A CuPy view of an N×H×W×C array of that shape: CuPy's own, or any that speaks DLPack, such as a torch tensor.
 
     bf16 comes as ml_dtypes' bfloat16, as its bits (uint16), or as a torch tensor. Raises GpuError for another shape, type, layout or
     place: nothing is copied.
@@ -103,7 +125,6 @@ def as_cupy(array: Any, problem: Problem, what: str) -> Any:
             raise GpuError(f"{what} is not on this GPU, or DLPack cannot hand it over: {error}") from error
     if str(array.dtype) not in NUMPY_TYPES[problem.dtype]:
         raise GpuError(f"{what} has the type {array.dtype}; {problem.name} needs {' or '.join(NUMPY_TYPES[problem.dtype])}")
-    shape = (problem.N, problem.H, problem.W, problem.C)
     if array.shape != shape:
         raise GpuError(f"{what} has the shape {array.shape}; {problem.name} needs {shape}: N, H, W, C, channels last")
     if not array.flags.c_contiguous:

@@ -10,9 +10,12 @@ from typing import Any, Final
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.units import percent
-from perfmodel.validation.measure import RESULTS, read_lines
+from perfmodel.validation.fused.catalog import FAMILIES
+from perfmodel.validation.recorder import RESULTS, read_lines
 
-CASE: Final = re.compile(r"(?P<block>[a-z]+)_e(?P<e>\d+)_(?P<dtype>\w+)_n(?P<N>\d+)_c(?P<C>\d+)_h(?P<H>\d+)_w(?P<W>\d+)")
+CASE: Final = re.compile(
+    r"(?P<block>[a-z_]+)_e(?P<e>\d+)_(?P<dtype>[a-z0-9]+)_n(?P<N>\d+)_c(?P<C>\d+)_h(?P<H>\d+)_w(?P<W>\d+)(?P<form>(_[a-z]+\d+)*)"
+)
 
 Line = dict[str, Any]
 
@@ -34,10 +37,24 @@ class Measured:
     @property
     def sizes(self) -> dict[str, int]:
         """N, C, H, W and e."""
+        return {name: int(self._parts[name]) for name in ("N", "C", "H", "W", "e")}
+
+    @property
+    def family(self) -> str:
+        """Of the block."""
+        return self._parts["block"]
+
+    @property
+    def block(self) -> str:
+        """The family, and what its name says beside the sizes."""
+        return " ".join((self._parts["block"], *self._parts["form"].split("_"))).rstrip()
+
+    @property
+    def _parts(self) -> re.Match[str]:
         found = CASE.fullmatch(self.case)
         if found is None:
             raise ResultsError(f"{self.case} is no name of a case, such as convfirst_e4_fp16_n128_c64_h56_w56")
-        return {name: int(found[name]) for name in ("N", "C", "H", "W", "e")}
+        return found
 
     def median_s(self, what: str, mode: str) -> float | None:
         """Of the replays."""
@@ -61,8 +78,10 @@ class Measured:
 
 
 def files(results: Path = RESULTS) -> tuple[Path, ...]:
-    """Every recorded file of fused kernels."""
-    return tuple(sorted(results.glob("*/convfirst.jsonl")))
+    """Every recorded file of fused kernels, by device and family."""
+    return tuple(
+        path for device in sorted(results.glob("*")) for name in FAMILIES if (path := device / f"{name}.jsonl").is_file()
+    )
 
 
 def measured(lines: Iterable[Line]) -> tuple[Measured, ...]:
@@ -86,9 +105,9 @@ def measured(lines: Iterable[Line]) -> tuple[Measured, ...]:
 def kernels_table(results: Path = RESULTS) -> str:
     """Time, place under the waterline, speed over PyTorch and DRAM bytes of each case that was timed."""
     rows = [
-        "| device | C, H=W, N | kernel | burst µs (20–80 %) | sustained µs | × floor, burst · sustained | of the waterline "
+        "| device | block | C, H=W, N | kernel | burst µs (20–80 %) | sustained µs | × floor, burst · sustained | of the waterline "
         "| eager µs | torch.compile µs | × faster than compile, burst · sustained | DRAM bytes, ÷ model |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for path in files(results):
         for one in measured(read_lines(path)):
@@ -100,11 +119,12 @@ def _cells(one: Measured) -> Iterable[str]:
     sizes = one.sizes
     burst = one.times.get(("fused", "burst"))
     yield one.device.removeprefix("NVIDIA ")
+    yield one.block
     yield f"{sizes['C']}, {sizes['H']}, {sizes['N']}"
     if burst is None:
         yield from ("not measured",) * 9
         return
-    yield burst["kernel"].split("_")[1]
+    yield burst["kernel"].removeprefix(f"{one.family}_").split("_")[0]
     yield f"{_us(burst['median_s'])} ({_us(burst['p20_s'])}–{_us(burst['p80_s'])})"
     yield _us(one.median_s("fused", "sustained"))
     yield f"{_times(one.over_floor('burst'))} · {_times(one.over_floor('sustained'))}"
@@ -129,9 +149,10 @@ def checks_sentence(results: Path = RESULTS) -> str:
     passed = [line for line in checks if line.get("passed")]
     worst = max(line["branch"] / line["tolerance"] for line in passed)
     kernels = len({line["what"] for line in passed})
+    inputs = sum(line["seeds"] for line in passed)
     return (
-        f"{len(passed)} of {len(checks)} recorded checks passed, each on several inputs, by {kernels} specialisations; the largest error "
-        f"is {percent(worst)} of its tolerance."
+        f"{len(passed)} of {len(checks)} recorded checks passed, on {inputs} inputs in all, by {kernels} specialisations; the largest "
+        f"error is {percent(worst)} of its tolerance."
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from perfmodel.validation.problem import GpuError
+from perfmodel.validation.fused.problem import GpuError
 
 METRICS: Final = ("dram__bytes_read.sum", "dram__bytes_write.sum", "gpu__time_duration.sum")
 UNITS: Final = {

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from perfmodel.errors import PerfmodelError
+from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
-from perfmodel.validation.problem import GpuError
 
 Run = Literal["eager", "graph", "compile"]
 RUNS: Final = ("eager", "graph", "compile")

@@ -12,9 +12,9 @@ from perfmodel.validation.gpu import State, cupy_with_gpu, state
 
 Mode = Literal["burst", "sustained"]
 BURST_LAUNCHES: Final = 24
-BURST_REPLAYS: Final = 30
-SUSTAINED_S: Final = 1.0
-PAUSE_S: Final = 0.02
+BURST_REPLAYS: Final = 24
+SUSTAINED_S: Final = 0.6
+PAUSE_S: Final = 0.01
 """Between the replays of a burst: the chip is idle and cool when the next one starts."""
 CACHES: Final = 4
 """Rotated buffers are at least this many times the L2 cache."""
@@ -80,7 +80,7 @@ def buffer_sets(set_bytes: int, l2_bytes: int) -> int:
 def replays(replay: Callable[[], None], launches: int, mode: Mode, stream: Any) -> Timing:
     """Time the graph that `replay` puts onto `stream`, after three replays that warm up.
 
-    burst: one replay at a time, after a pause. sustained: back to back for a second, and the first half is left out.
+    burst: one replay at a time, after a pause. sustained: back to back for SUSTAINED_S, and the first half is left out.
     """
     cupy = cupy_with_gpu()
     for _ in range(3):

@@ -1,0 +1,206 @@
+"""FusedMBConv and ConvNeXt on Hopper: what is packed read back as the matrix instructions read it, and what is chosen."""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+import re
+
+import numpy as np
+import pytest
+
+from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.configuration import Config
+from perfmodel.validation.fused.convnext import patch, wide
+from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
+from perfmodel.validation.fused.fused_mbconv import stream
+from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
+from perfmodel.validation.fused.packing import bits, unbits
+from perfmodel.validation.fused.problem import DeviceLimits
+
+HOPPER = DeviceLimits(
+    name="Hopper",
+    compute_capability=(9, 0),
+    multiprocessors=132,
+    shared_bytes_per_block=232448,
+    shared_bytes_per_multiprocessor=233472,
+    l2_bytes=62914560,
+)
+LANES = [(lane % 4, lane // 4) for lane in range(32)]
+"""Lane modulo and divided by four: of an accumulator its columns 2q, 2q+1 and its rows g, g+8."""
+
+
+def configured(module, problem, **changes):
+    config = module.arrange(problem, HOPPER, **changes) if changes else module.configure(problem, HOPPER)
+    assert isinstance(config, Config), config
+    return config
+
+
+def core(data, start, K, N):
+    """A K×N operand of core matrices of 8 columns by 8 k, contiguous, adjacent along N first."""
+    return data.view(np.float16)[start : start + K * N].reshape(K // 8, N // 8, 8, 8).transpose(0, 3, 1, 2).reshape(K, N)
+
+
+def lane_pairs(data, chunk):
+    """Biases in their order: chunk, lane, block, pair."""
+    return data.view(np.float16).reshape(-1, 4, chunk // 8, 2).transpose(0, 2, 1, 3).reshape(-1)
+
+
+def rounded(values):
+    return unbits(bits(np.asarray(values, np.float32), "fp16"), "fp16")
+
+
+@pytest.mark.parametrize(("C", "split", "chunk"), [(64, 1, 128), (128, 1, 256), (128, 2, 128), (256, 1, 128)])
+def test_fused_mbconv_items(C, split, chunk):
+    problem = FusedMBConvProblem(N=2, H=9, W=7, C=C, expansion=4)
+    p = family_of(problem).draw(problem, 5)
+    config = configured(stream, problem, split=split, chunk=chunk, buffers=1)
+    items, biases = stream.pack(problem, config, p)
+    at, k, n = 0, 8192 // chunk, 8192 // C
+    for start in range(0, 4 * C, chunk):
+        for tap in range(9):
+            for c in range(0, C, k):
+                expected = rounded(p.conv_w[start : start + chunk, tap // 3, tap % 3, c : c + k].T / 2)
+                np.testing.assert_array_equal(core(items, at, k, chunk), expected)
+                at += 8192
+        for row in range(start, start + chunk, n):
+            np.testing.assert_array_equal(core(items, at, n, C), p.project_w[row : row + n])
+            at += 8192
+    assert at == len(items) // 2
+    np.testing.assert_array_equal(lane_pairs(biases[: 8 * C], chunk), rounded(p.conv_b / 2))
+    np.testing.assert_array_equal(lane_pairs(biases[8 * C :], C), rounded(p.project_b))
+
+
+def test_fused_mbconv_shares_tiles_where_they_are_few():
+    """One image of 14×14 is two tiles: eight blocks share each. A large batch has a tile for every multiprocessor."""
+    small, large = (FusedMBConvProblem(N=N, H=56, W=56, C=64, expansion=4) for N in (1, 128))
+    assert configured(stream, small).defines["SPLIT"] == 1
+    assert configured(stream, large).defines["SPLIT"] == 0
+    tiny = FusedMBConvProblem(N=1, H=14, W=14, C=256, expansion=4)
+    config = configured(stream, tiny)
+    (launch,) = stream.launches(tiny, config, HOPPER)
+    assert (config.defines["CLUSTER"], launch.grid[0]) == (8, 16)
+
+
+@pytest.mark.parametrize("size", [1, 14, 28, 56, 60])
+@pytest.mark.parametrize("C", [64, 128, 256])
+@pytest.mark.parametrize("N", [1, 16, 128])
+def test_fused_mbconv_holds_the_kernels_conditions(C, N, size):
+    problem = FusedMBConvProblem(N=N, H=size, W=size, C=C, expansion=4)
+    config = configured(stream, problem)
+    v, (launch,) = config.defines, stream.launches(problem, config, HOPPER)
+    assert v["LEAD"] % 8 == 0
+    assert v["LEAD"] >= size + 1
+    assert v["BOX"] <= 256
+    assert v["BOX"] * v["BOXES"] >= v["LEAD"] + 64 * v["WARPGROUPS"] + size + 1
+    assert config.shared_bytes <= HOPPER.shared_bytes_per_block
+    assert launch.grid[0] % v["CLUSTER"] == 0
+    assert 128 * (24 + v["WARPGROUPS"] * v["REGISTERS"]) <= 65536
+    blocks = launch.grid[0] // (v["CLUSTER"] if v["SPLIT"] else 1)
+    assert blocks == -(-problem.pixels // config.tile_columns) or not v["SPLIT"]
+
+
+@pytest.mark.parametrize("wide_table", [True, False])
+def test_bands_are_the_filters_rows(wide_table):
+    """B of a lane is w at the distance of its inputs q, q+4 | q+8, q+12 from its output g; column by column a row of the filter."""
+    rng = np.random.default_rng(1)
+    filters = rounded(rng.standard_normal((8, 7, 7)))
+    table = patch.bands(filters, wide=wide_table).view(np.float16).astype(np.float32)
+    for channel in range(8):
+        for ky in range(7):
+            matrix = np.zeros((16, 8), np.float32)
+            for q, g in LANES:
+                if wide_table:
+                    four = table[channel // 2, ky, q - g + 7, channel % 2]
+                else:
+                    near, far = max(q - g, -5) + 5, min(q - g + 8, 7) + 5
+                    four = np.concatenate([table[channel // 2, ky, entry, channel % 2] for entry in (near, far)])
+                matrix[[q, q + 4, q + 8, q + 12], g] = four
+            for g in range(8):
+                np.testing.assert_array_equal(matrix[g : g + 7, g], filters[channel, ky])
+                assert not matrix[:g, g].any()
+                assert not matrix[g + 7 :, g].any()
+
+
+@pytest.mark.parametrize(("C", "e"), [(64, 4), (96, 4), (128, 4), (64, 6)])
+def test_convnext_patch_stream(C, e):
+    problem = ConvNeXtProblem(N=2, H=9, W=7, C=C, expansion=e)
+    p = family_of(problem).draw(problem, 5)
+    config = configured(patch, problem)
+    chunk = config.defines["CHUNK"]
+    items, blob = patch.pack(problem, config, p)
+    (expand_w, expand_b), (project_w, project_b) = p.folded_expansion(), p.folded_projection()
+    for index, start in enumerate(range(0, e * C, chunk)):
+        at = 2 * index * C * chunk
+        np.testing.assert_array_equal(core(items, at, C, chunk), rounded(expand_w[:, start : start + chunk] / 2))
+        np.testing.assert_array_equal(core(items, at + C * chunk, chunk, C), rounded(project_w[start : start + chunk]))
+    table = patch.table_bytes(C, config.defines["WIDE"])
+    np.testing.assert_array_equal(
+        blob[:table], patch.bands(p.conv_w[..., 0], wide=bool(config.defines["WIDE"])).reshape(-1).view(np.uint8)
+    )
+    rest = blob[table:]
+    np.testing.assert_array_equal(rest[: 4 * C].view(np.float32), p.conv_b)
+    np.testing.assert_array_equal(lane_pairs(rest[4 * C : (4 + 2 * e) * C], chunk), rounded(expand_b / 2))
+    np.testing.assert_array_equal(lane_pairs(rest[(4 + 2 * e) * C :], C), rounded(project_b))
+
+
+def test_convnext_wide_stream():
+    problem = ConvNeXtProblem(N=2, H=9, W=7, C=256, expansion=4)
+    p = family_of(problem).draw(problem, 5)
+    items, filters, blob = wide.pack(problem, configured(wide, problem), p)
+    (expand_w, expand_b), (project_w, _) = p.folded_expansion(), p.folded_projection()
+    at = 0
+    for start in range(0, 1024, 128):
+        for c in range(0, 256, 64):
+            np.testing.assert_array_equal(core(items, at, 64, 128), rounded(expand_w[c : c + 64, start : start + 128] / 2))
+            at += 8192
+        for row in range(start, start + 128, 32):
+            np.testing.assert_array_equal(core(items, at, 32, 256), rounded(project_w[row : row + 32]))
+            at += 8192
+    assert at == len(items) // 2
+    assert len(filters) == 256 // 32 * wide.table_bytes()
+    np.testing.assert_array_equal(blob[:1024].view(np.float32), p.conv_b)
+    np.testing.assert_array_equal(lane_pairs(blob[1024:3072], 128), rounded(expand_b / 2))
+
+
+def test_convnext_groups_leave_no_multiprocessor_idle():
+    """49 patches of one image are convolved one by one on 49 multiprocessors, those of a large batch by two."""
+    found = {}
+    for N in (1, 128):
+        problem = ConvNeXtProblem(N=N, H=56, W=56, C=64, expansion=4)
+        config = configured(patch, problem)
+        (launch,) = patch.launches(problem, config, HOPPER)
+        found[N] = (config.defines["GROUP"], launch.grid[0])
+    assert found == {1: (1, 49), 128: (2, 132)}
+
+
+def test_convnext_registers_fit_a_quarter_of_a_multiprocessor():
+    for resident, fetching in ((1, 0), (0, 24)):
+        expanding = patch.WARPGROUPS[resident] * patch.REGISTERS[resident]
+        assert fetching + expanding + patch.CONV_REGISTERS[resident] == 512
+    launched = 65536 // 384 // 8 * 8  # what a block is given at launch is what its warpgroups may redistribute
+    assert 3 * launched >= 24 + 2 * wide.REGISTERS
+
+
+@pytest.mark.parametrize(("C", "kernel"), [(64, "patch"), (96, "patch"), (128, "patch"), (256, "wide"), (160, "generic")])
+def test_convnext_kernel_by_channels(C, kernel):
+    problem = ConvNeXtProblem(N=128, H=14, W=14, C=C, expansion=4)
+    assert family_of(problem).choose(problem, HOPPER).kernel == f"convnext_{kernel}"
+
+
+def test_gelu_by_tanh_is_as_near_as_the_source_says():
+    """The coefficients as they stand in convnext.cuh against the form by erf; roundings to half precision aside."""
+    source = (importlib.resources.files("perfmodel.validation") / "kernels" / "convnext.cuh").read_text(encoding="utf-8")
+    B, A = (float(text) for text in re.findall(r"__float2half2_rn\((\d\.\d+)f\)", source))
+    u = np.linspace(-6, 6, 20_001)
+    found = u + u * np.tanh(u * (A + B * u * u))
+    exact = np.array([v * (1 + math.erf(v * math.sqrt(2))) for v in u])
+    assert np.abs(found - exact).max() <= 2.8e-4
+
+
+def test_clusters_of_four_leave_multiprocessors_idle():
+    """32 tiles in clusters of four are 128 blocks, and only 116 run at once: two share a tile instead."""
+    problem = ConvNeXtProblem(N=16, H=14, W=14, C=256, expansion=4)
+    config = configured(wide, problem)
+    (launch,) = wide.launches(problem, config, HOPPER)
+    assert (config.defines["CLUSTER"], config.defines["SPLIT"], launch.grid[0]) == (2, 1, 64)

@@ -1,0 +1,198 @@
+"""mbconv_rows: what it serves, how its rows are shared out, and its packed weights read back as the matrix instructions read them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perfmodel.validation.fused.configuration import Config
+from perfmodel.validation.fused.mbconv import rows
+from perfmodel.validation.fused.mbconv.problem import MBConvProblem
+from perfmodel.validation.fused.mbconv.reference import draw
+from perfmodel.validation.fused.packing import bits, unbits
+from perfmodel.validation.fused.problem import DeviceLimits
+
+HOPPER = DeviceLimits(
+    name="Hopper",
+    compute_capability=(9, 0),
+    multiprocessors=132,
+    shared_bytes_per_block=232448,
+    shared_bytes_per_multiprocessor=233472,
+    l2_bytes=62914560,
+)
+
+
+def configured(**sizes):
+    problem = MBConvProblem(**{"N": 1, "H": 14, "W": 14, "C": 64, "expansion": 4, **sizes})
+    return problem, rows.configure(problem, HOPPER)
+
+
+def half(values):
+    return unbits(bits(values, "fp16"), "fp16")
+
+
+def by_descriptor(data, start, K, N, lbo, sbo):
+    """A K×N operand in shared memory, K-major, without swizzle: core matrices of 8 rows of N by 16 bytes."""
+    k, n = np.meshgrid(np.arange(K), np.arange(N), indexing="ij")
+    at = start + k // 8 * lbo + n // 8 * sbo + n % 8 * 16 + k % 8 * 2
+    return data.view(np.uint16)[at // 2].view(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize("C", [64, 96, 128, 256])
+def test_stream(C):
+    problem, config = configured(C=C, N=128)
+    p = draw(problem, 5)
+    stream, blob = rows.KERNEL.pack(problem, config, p)
+    chunk, order = config.defines["CHUNK"], rows.lane_order(C)
+    expand, bias, filters = C * chunk * 2, chunk * 32, chunk // 16 * 2688
+    item = 2 * expand + bias + filters
+    assert len(stream) == problem.hidden // chunk * item
+    for j in range(problem.hidden // chunk):
+        at, columns = j * item, slice(j * chunk, (j + 1) * chunk)
+        # the bias is 16 more rows of the expansion, of which the first multiplies the A operand's column of ones
+        B = by_descriptor(stream, at, C + 16, chunk, chunk // 8 * 128, 128)
+        np.testing.assert_array_equal(B[:C], half(p.expand_w[order][:, columns] / 2))
+        np.testing.assert_array_equal(B[C], half(p.expand_b[columns] / 2))
+        assert not B[C + 1 :].any()
+        B = by_descriptor(stream, at + expand + bias + filters, chunk, C, C // 8 * 128, 128)
+        np.testing.assert_array_equal(B, p.project_w[columns][:, order])
+        rows_of = (0, 2, 1) if config.defines["ORDER"] == rows.TILED else (0, 1, 2)
+        for pair in range(chunk // 16):
+            start = at + expand + bias + pair * 2688
+            for member in range(2):
+                first = columns.start + 16 * pair + 8 * member
+                w = half(p.conv_w[first : first + 8] / 2)  # n, ky, kx, k
+                two = by_descriptor(stream, start + 768 * member, 16, 24, 384, 128)
+                third = by_descriptor(stream, start + 1536 + 384 * member, 16, 24, 384, 128)
+                for kx in range(3):
+                    n = slice(8 * kx, 8 * kx + 8)
+                    np.testing.assert_array_equal(two[:8, n], w[:, rows_of[0], kx].T)
+                    np.testing.assert_array_equal(two[8:, n], w[:, rows_of[1], kx].T)
+                    np.testing.assert_array_equal(third[8 * member : 8 * member + 8, n], w[:, rows_of[2], kx].T)
+                    assert not third[8 - 8 * member : 16 - 8 * member, n].any()
+    biases = blob.view(np.float16).astype(np.float32)
+    lanes = biases[: problem.hidden].reshape(-1, 4, chunk // 8, 2)  # chunk, lane, block, pair
+    np.testing.assert_array_equal(lanes.transpose(0, 2, 1, 3).reshape(-1), half(p.conv_b / 2))
+    np.testing.assert_array_equal(biases[problem.hidden :], half(p.project_b))
+
+
+def test_lane_order_gives_a_lane_neighbouring_channels():
+    """A lane holds columns 2q and 2q + 1 of each block of eight."""
+    order = rows.lane_order(64).reshape(2, 4, 4, 2)  # 32 channels, block, lane, pair
+    for part in range(2):
+        for lane in range(4):
+            assert order[part, :, lane].reshape(-1).tolist() == list(range(32 * part + 8 * lane, 32 * part + 8 * lane + 8))
+
+
+def steps_of(problem, config: Config, grid: int):
+    """As the source walks, in the sequence of all strips: the rows of h and of y of each block (warpgroup, where they are alone)."""
+    d, H = config.defines, problem.H
+    groups, total = d["WARPGROUPS"], rows.sequence(problem)
+    clusters = grid // d["SPLIT"]
+    found = []
+    for block in range(clusters):
+        if d["ORDER"] == rows.TILED:
+            height = 4 * groups
+            down = (max(H - 2, 1) + height - 3) // (height - 2)
+            for tile in range(block, total // H * down, clusters):
+                base, first = tile // down * H, tile % down * (height - 2)
+                h = [base + first + w for w in range(height) if first + w < H]
+                y = [
+                    base + first + w
+                    for w in range(height)
+                    if first + w < H and (w > 0 or first == 0) and (w < height - 1 or first + w == H - 1)
+                ]
+                found.append((h, y))
+            continue
+        first = block * config.tile_rows
+        last = min(first + config.tile_rows, total)
+        above = int(first % H != 0)
+        alone = d["ORDER"] == rows.RESIDENT
+        height = 4 if alone else 4 * groups
+        steps = (last - first + above + 1 + (2 * (groups - 1) if alone else 0) + height - 1) // height
+        if alone and d["SPLIT"] > 1:
+            steps = groups
+        for group in range(groups if alone else 1):
+            mine, start, lowest, highest = steps, first - above, first, last
+            if alone:
+                each, more = divmod(steps, groups)
+                mine = each + (group < more)
+                start = first - above + 4 * (group * each + min(group, more)) - 2 * group
+                lowest = start + 1 if group else first
+                highest = min(last, start + 4 * mine - 1)
+            h = [s for s in range(start, start + height * mine) if s < total]
+            y = [s - 1 for s in range(start, start + height * mine) if lowest < s <= highest]
+            found.append((h, y))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    N=st.integers(1, 9),
+    H=st.integers(1, 40),
+    W=st.integers(1, 40),
+    C=st.sampled_from([64, 96, 128, 256]),
+    sms=st.integers(1, 132),
+)
+def test_every_row_is_written_once_where_its_neighbours_are(N, H, W, C, sms):
+    problem = MBConvProblem(N=N, H=H, W=W, C=C, expansion=4)
+    device = DeviceLimits(
+        name="Hopper",
+        compute_capability=(9, 0),
+        multiprocessors=sms,
+        shared_bytes_per_block=232448,
+        shared_bytes_per_multiprocessor=233472,
+        l2_bytes=62914560,
+    )
+    config = rows.configure(problem, device)
+    (launch,) = rows.KERNEL.launches(problem, config, device)
+    assert launch.grid[0] <= sms
+    written = []
+    for h, y in steps_of(problem, config, launch.grid[0]):
+        have = set(h)
+        for row in y:
+            for neighbour in (row - 1, row + 1):
+                inside = neighbour // H == row // H and neighbour >= 0
+                assert not inside or neighbour in have
+            assert row in have
+        written += y
+    assert sorted(written) == list(range(rows.sequence(problem)))
+
+
+@pytest.mark.parametrize(("C", "e"), [(C, e) for C in (64, 96, 128, 256) for e in range(1, 9)])
+def test_fits_or_says_why(C, e):
+    problem, config = configured(C=C, expansion=e, N=128)
+    if isinstance(config, str):
+        assert config.count(".") <= 1
+        assert any(character.isdigit() for character in config)
+    else:
+        assert config.shared_bytes <= HOPPER.shared_bytes_per_block
+        assert config.defines["CHUNK"] * config.defines["SPLIT"] <= problem.hidden
+    if e == 4:
+        assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        ({"dtype": "bf16"}, "fp16, not bf16"),
+        ({"group_width": 1}, "not 3×3 in groups of 1"),
+        ({"stride": 2}, "with stride 2"),
+        ({"squeeze": 16}, "no squeeze-and-excitation"),
+        ({"out_channels": 128}, "as many channels"),
+        ({"C": 72}, "not 72"),
+    ],
+)
+def test_refuses(form, why):
+    _, config = configured(**form)
+    assert isinstance(config, str)
+    assert why in config
+
+
+def test_small_batches_are_split_among_clusters():
+    """One image of 256 channels is one tile or two: clusters share its hidden channels."""
+    splits = {N: configured(C=256, N=N)[1].defines["SPLIT"] for N in (1, 16, 128)}
+    assert splits[128] == 1
+    assert splits[1] >= splits[16] > 1

@@ -1,0 +1,92 @@
+"""Times of a fused kernel and of PyTorch's block: replays of CUDA graphs over rotated buffers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from perfmodel.hardware.catalog import load
+from perfmodel.validation.baselines import Baseline, baseline, torch_or_none
+from perfmodel.validation.checks import random_inputs
+from perfmodel.validation.compile import compiler_version
+from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.count import count
+from perfmodel.validation.fused.problem import Problem
+from perfmodel.validation.gpu import cupy_with_gpu, in_memory, this_device
+from perfmodel.validation.launch import FusedBlock
+from perfmodel.validation.timing import BURST_LAUNCHES, Mode, buffer_sets, replays
+
+
+def time_fused(problem: Problem, modes: Iterable[Mode]) -> Iterator[dict[str, Any]]:
+    """The fused kernel over rotated buffers, one line for each mode."""
+    cupy = cupy_with_gpu()
+    block = FusedBlock(problem, family_of(problem).draw(problem, 0))
+    sets = buffer_sets(problem.input_bytes + problem.output_bytes, block.device.l2_bytes)
+    inputs = [half for half, _ in itertools.islice(random_inputs(problem, 0), sets)]
+    with in_memory(f"{problem.name}: the outputs"):
+        pairs = [(x, cupy.empty(problem.output_shape, x.dtype)) for x in inputs]
+    launches = -(-BURST_LAUNCHES // sets) * sets
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()
+    placed = count(problem, block.config, load("h200"))
+    with stream:
+        for x, y in pairs[:4]:
+            block(x, y)
+        stream.synchronize()
+        graph = _graph([lambda x=x, y=y: block(x, y) for _ in range(launches // sets) for x, y in pairs], stream)  # type: ignore[misc]
+        for mode in modes:
+            timing = replays(lambda: graph.launch(stream), launches, mode, stream)
+            yield {
+                "kind": "time",
+                "case": problem.name,
+                "what": "fused",
+                "kernel": block.config.name,
+                "units": [code.unit.key(compiler_version()) for code in block.compiled],
+                "registers": [code.registers for code in block.compiled],
+                "spilled_bytes": [code.spilled_bytes for code in block.compiled],
+                "serialised": any(code.serialised for code in block.compiled),
+                "buffer_sets": sets,
+                "floor_s": placed.floor_s,
+                "waterline_s": placed.waterline_s,
+                **timing.record(),
+            }
+
+
+def time_baseline(problem: Problem, what: Baseline, modes: Iterable[Mode]) -> Iterator[dict[str, Any]]:
+    """PyTorch's block, graph replay, on buffers rotated likewise."""
+    cupy, torch = cupy_with_gpu(), torch_or_none()
+    with in_memory(f"{problem.name} in PyTorch: the tensors"):
+        block = baseline(what, problem, family_of(problem).draw(problem, 0))
+        sets = buffer_sets(problem.input_bytes + problem.output_bytes, this_device().l2_bytes)
+        inputs = [torch_input(problem) for _ in range(sets)]
+        launches = -(-BURST_LAUNCHES // sets) * sets
+        stream = torch.cuda.Stream()
+        with torch.no_grad(), torch.cuda.stream(stream):
+            for x in [*inputs[:3], inputs[0]]:
+                block(x)
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                kept = [block(x) for _ in range(launches // sets) for x in inputs]
+            for mode in modes:
+                timing = replays(graph.replay, launches, mode, cupy.cuda.Stream.from_external(stream))
+                yield {"kind": "time", "case": problem.name, "what": what, "buffer_sets": sets, **timing.record()}
+    del kept, graph
+    torch.cuda.empty_cache()
+
+
+def torch_input(problem: Problem) -> Any:
+    """A random N×C×H×W tensor in channels_last."""
+    torch = torch_or_none()
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[problem.dtype]
+    shape = (problem.N, problem.C, problem.H, problem.W)
+    return torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
+
+
+def _graph(launches: Iterable[Callable[[], Any]], stream: Any) -> Any:
+    """A CUDA graph of the launches."""
+    stream.begin_capture()
+    for launch in launches:
+        launch()
+    return stream.end_capture()

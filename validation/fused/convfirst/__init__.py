@@ -1,0 +1,1 @@
+"""ConvFirst: the spatial convolution sees the narrow input."""

@@ -1,0 +1,1 @@
+"""ConvNeXt: a 7×7 depthwise convolution and a layer norm, then the two products."""

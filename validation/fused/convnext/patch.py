@@ -1,0 +1,187 @@
+"""convnext_patch.cu: a warpgroup convolves 8×8 patches on the matrix unit while others normalise, expand and project them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
+from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
+from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
+from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
+from perfmodel.validation.fused.family import Buffers, Kernel
+from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias
+from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
+from perfmodel.validation.fused.tiles import reached
+
+NAME: Final = "convnext_patch"
+PATCH: Final = 8
+"""Rows and columns of output pixels."""
+SLAB: Final = 32
+"""Channels of a halo tile in shared memory."""
+HALO_BYTES: Final = 12800
+"""14×14 pixels of a slab, rounded up to whole periods of the swizzle."""
+CHANNELS: Final = (64, 96, 128)
+"""Those whose accumulators fit into registers beside the normalised patch."""
+WARPGROUPS: Final = {1: 3, 0: 2}
+"""That normalise, expand and project, with resident weights and without; one convolves and, for streamed weights, one fetches."""
+REGISTERS: Final = {1: 112, 0: 168}
+"""Of their threads."""
+CONV_REGISTERS: Final = {1: 176, 0: 152}
+"""Of those that convolve; with 24 of those that fetch they are the 512 of the four warps of a quarter of a multiprocessor."""
+CHUNKS: Final = {64: 32, 96: 64, 128: 32}
+"""Hidden channels at a time, by channels."""
+SLOTS: Final = {1: 6, 0: 5}
+"""Patches between the roles: two being written, one being read by each warpgroup, one more."""
+GROUPS: Final = (2, 1)
+"""Patches convolved at once: two fill the rows of the matrix instruction."""
+WIDE_ENTRIES: Final = 11
+NARROW_ENTRIES: Final = 13
+LARGEST_RESIDENT: Final = 64
+"""Channels whose accumulators fit 128 registers: as many threads as there are registers of that many, and none left to fetch."""
+LARGEST_RING: Final = 10
+SMALLEST_RING_BYTES: Final = 32768
+"""Less does not hide the time of a copy from the L2 cache."""
+
+
+def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
+    """As many patches at once as leave every multiprocessor with work; resident weights where they fit, else the longest ring."""
+    if why := hopper_only(problem, device):
+        return why
+    if problem.C not in CHANNELS:
+        return f"it has 64, 96 or 128 channels, not {problem.C}"
+    chunk = CHUNKS[problem.C]
+    if problem.hidden % chunk:
+        return f"its chunks of {chunk} hidden channels do not divide {problem.hidden}"
+    patches = problem.N * -(-problem.H // PATCH) * -(-problem.W // PATCH)
+    group = min(GROUPS, key=lambda size: (-(-patches // size // device.multiprocessors) * size, -size))
+    return arrange(problem, device, group=group, chunk=chunk)
+
+
+def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, group: int, chunk: int) -> Config | str:
+    """Resident weights if they fit, else the longest ring; the wide filter table if it leaves room."""
+    C = problem.C
+    item, items = C * chunk * ELEMENT_BYTES, 2 * problem.hidden // chunk
+    needed = 0
+    for resident, wide in ((1, 1), (0, 1), (0, 0)):
+        if resident and C > LARGEST_RESIDENT:
+            continue
+        slots = SLOTS[resident]
+        needed = 2 * group * HALO_BYTES + slots * 64 * (2 * C + 16) + table_bytes(C, wide) + 4 * C
+        needed += (problem.hidden + C) * ELEMENT_BYTES + 8 * (2 * slots + 2)
+        room = (device.shared_bytes_per_block - needed) // (item + 16)
+        ring = items if resident else min(LARGEST_RING, items - 1, room)
+        if room < ring or ring * item < SMALLEST_RING_BYTES:
+            continue
+        shared = needed + ring * (item + 16)
+        return Config(
+            kernel=NAME,
+            tile_rows=PATCH,
+            tile_columns=PATCH,
+            threads=128 * (WARPGROUPS[resident] + 2 - resident),
+            shared_bytes=shared,
+            blocks_per_multiprocessor=1,
+            constants=(
+                ("CHANNELS", C),
+                ("EXPANSION", problem.expansion),
+                ("WARPGROUPS", WARPGROUPS[resident]),
+                ("CHUNK", chunk),
+                ("GROUP", group),
+                ("SLOTS", slots),
+                ("RING_SLOTS", ring),
+                ("RESIDENT", resident),
+                ("WIDE", wide),
+                ("REGISTERS", REGISTERS[resident]),
+                ("CONV_REGISTERS", CONV_REGISTERS[resident]),
+                ("SHARED_BYTES", shared),
+            ),
+        )
+    needed += SMALLEST_RING_BYTES
+    return f"its patches, filters and a ring of {SMALLEST_RING_BYTES} B need {needed} of {device.shared_bytes_per_block} B of shared memory"
+
+
+def table_bytes(C: int, wide: int) -> int:
+    """Of the filters as the banded matrices' lanes read them."""
+    return C // 2 * WINDOW * (WIDE_ENTRIES * 16 if wide else NARROW_ENTRIES * 8)
+
+
+def halo_box(problem: ConvNeXtProblem) -> TensorBox:
+    """A patch with its halo, a slab of its channels."""
+    N, H, W, C = problem.input_shape
+    halo = PATCH + WINDOW - 1
+    return TensorBox(
+        dims=(C, W, H, N),
+        strides_bytes=(ELEMENT_BYTES * C, ELEMENT_BYTES * C * W, ELEMENT_BYTES * C * W * H),
+        box=(SLAB, halo, halo, 1),
+        swizzle_bytes=64,
+    )
+
+
+def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
+    """A persistent grid over groups of patches."""
+    N, H, W, _ = problem.input_shape
+    patches = N * -(-H // PATCH) * -(-W // PATCH)
+    return (
+        Launch(
+            grid=(min(device.multiprocessors, -(-patches // config.defines["GROUP"])), 1, 1),
+            block=(config.threads, 1, 1),
+            shared_bytes=config.shared_bytes,
+            operands=(
+                Operand(buffer="x", box=halo_box(problem)),
+                Operand(buffer="weights", index=0),
+                Operand(buffer="weights", index=1),
+                Operand(buffer="x"),
+                Operand(buffer="y"),
+            ),
+            arguments=(N, H, W),
+            dependent=True,
+        ),
+    )
+
+
+def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameters) -> Buffers:
+    """The stream of the two products' chunks in the order of consumption; filters and biases."""
+    half, C, chunk = np.float32(0.5), problem.C, config.defines["CHUNK"]
+    (expand_w, expand_b), (project_w, project_b) = parameters.folded_expansion(), parameters.folded_projection()
+    chunks = problem.hidden // chunk
+    expand = core_matrices(bits(expand_w * half, "fp16"), C, chunk).reshape(chunks, -1)
+    project = core_matrices(bits(project_w, "fp16"), chunk, C).reshape(chunks, -1)
+    blob = as_bytes(
+        bands(parameters.conv_w[..., 0], wide=bool(config.defines["WIDE"])),
+        parameters.conv_b.astype(np.float32),
+        lane_bias(expand_b * half, chunk),
+        lane_bias(project_b, C),
+    )
+    return as_bytes(np.stack([expand, project], 1)), blob
+
+
+def bands(filters: Floats, *, wide: bool) -> Bits:
+    """[C, 7, 7] → what a lane reads of the banded matrix of a filter's row, by the distance d of its input from its output.
+
+    T[d] = (w[d], w[d+4]), zero outside of the filter. Wide: [C/2][ky][d = -7 … 3][channel of the pair] (T[d], T[d+8]).
+    Narrow: [C/2][ky][d = -5 … 7][channel of the pair] T[d], as all others are zero.
+    """
+    C, window = filters.shape[0], filters.shape[2]
+    padded = np.zeros((C, window, 32), np.uint16)
+    padded[:, :, 8 : 8 + window] = bits(filters, "fp16")
+
+    def pairs(d: int) -> Bits:
+        return np.stack([padded[:, :, 8 + d], padded[:, :, 8 + d + 4]], -1)
+
+    if wide:
+        entries = np.stack([np.concatenate([pairs(d), pairs(d + 8)], -1) for d in range(-7, 4)], 2)
+    else:
+        entries = np.stack([pairs(d) for d in range(-5, 8)], 2)  # C, ky, d, halves
+    count, width = entries.shape[2:]
+    return np.ascontiguousarray(entries.reshape(C // 2, 2, window, count, width).transpose(0, 2, 3, 1, 4))
+
+
+def moved_bytes(problem: ConvNeXtProblem, config: Config) -> int:
+    """Each patch with its halo, x again for the sum, and the output."""
+    rows, columns = (reached(size, PATCH, kernel=WINDOW, stride=1) for size in (problem.H, problem.W))
+    del config
+    return ELEMENT_BYTES * problem.N * rows * columns * problem.C + problem.input_bytes + problem.output_bytes
+
+
+KERNEL: Final = Kernel(name=NAME, configure=configure, launches=launches, pack=pack, moved_bytes=moved_bytes)

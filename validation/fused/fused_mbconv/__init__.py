@@ -1,0 +1,1 @@
+"""FusedMBConv: a full 3×3 convolution expands."""

@@ -1,0 +1,1 @@
+"""MBConv: the spatial convolution sees the hidden tensor, in groups."""

@@ -1,0 +1,84 @@
+"""MBConv as the harness sees it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from perfmodel.validation.fused.family import Family, Kernel
+from perfmodel.validation.fused.mbconv import generic, rows
+from perfmodel.validation.fused.mbconv.problem import MBConvProblem
+from perfmodel.validation.fused.mbconv.reference import MBConvParameters, draw, reference, torch_block
+from perfmodel.validation.fused.problem import DTYPES
+
+SHAPES: Final = ((64, 56), (128, 28), (256, 14), (96, 56))
+BATCHES: Final = (128, 1, 16)
+KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (rows.KERNEL, generic.KERNEL)
+
+
+def cases() -> tuple[MBConvProblem, ...]:
+    """Width 8, e = 4, fp16; and at batch 128 the depthwise forms, stride 2 and squeeze-and-excitation, of the first two shapes."""
+    plain = [MBConvProblem(N=N, H=size, W=size, C=C, expansion=4) for C, size in SHAPES for N in BATCHES]
+    others: tuple[dict[str, Any], ...] = (
+        {"group_width": 1},
+        {"group_width": 1, "kernel": 5},
+        {"group_width": 1, "stride": 2, "out_channels": 128},
+        {"group_width": 1, "squeeze": 16},
+    )
+    return (*plain, *(MBConvProblem(N=128, H=56, W=56, C=64, expansion=4, **other) for other in others))
+
+
+def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
+    """Both widths, both kernel sizes, both strides, with and without squeeze-and-excitation, sizes that tiles do not divide, both types."""
+    ragged = ((3, 13, 13), (2, 20, 35), (1, 1, 1), (1, 3, 5), (5, 7, 1))
+    forms: tuple[dict[str, Any], ...] = ({}, {"group_width": 1}, {"group_width": 1, "kernel": 5})
+    found = []
+    for dtype in DTYPES:
+        for index, form in enumerate(forms):
+            for stride in (1, 2):
+                for squeeze in (None, 6):
+                    for C, expansion in ((64, 4), (24, 6), (40, 1)):
+                        sizes = ragged if C == 24 else ragged[index : index + 1]
+                        found += [
+                            MBConvProblem(
+                                N=N, H=H, W=W, C=C, expansion=expansion, dtype=dtype, stride=stride, squeeze=squeeze, **form
+                            )
+                            for N, H, W in sizes
+                        ]
+        found.append(MBConvProblem(N=2, H=13, W=13, C=96, expansion=4, dtype=dtype, out_channels=136))
+        found.append(MBConvProblem(N=1, H=9, W=9, C=264, expansion=2, dtype=dtype))
+    chosen: list[tuple[MBConvProblem, str | None]] = [(problem, None) for problem in found]
+    for C in rows.LAYOUTS:
+        for N, H, W in (*ragged, (7, 2, 29)):
+            plain = MBConvProblem(N=N, H=H, W=W, C=C, expansion=4)
+            chosen += [(plain, rows.NAME), (plain, generic.NAME)][: 2 if N == 3 else 1]
+        for expansion in range(1, 9):  # few blocks, which clusters share, and many
+            chosen += [(MBConvProblem(N=N, H=15, W=29, C=C, expansion=expansion), rows.NAME) for N in (1, 30)]
+    return tuple(chosen)
+
+
+def roundings(problem: MBConvProblem) -> int:
+    """Expansion, tanh, SiLU, convolution, tanh, SiLU, projection, residual; with squeeze-and-excitation the gate and its product."""
+    return 8 + (2 if problem.squeeze is not None else 0)
+
+
+def depth(problem: MBConvProblem) -> int:
+    """C + taps + eC; with squeeze-and-excitation also H·W + eC + squeeze."""
+    spatial = problem.kernel**2 * problem.group_width
+    _, H, W, _ = problem.hidden_shape
+    gate = 0 if problem.squeeze is None else H * W + problem.hidden + problem.squeeze
+    return problem.C + spatial + problem.hidden + gate
+
+
+FAMILY: Final = Family(
+    name="mbconv",
+    problem=MBConvProblem,
+    parameters=MBConvParameters,
+    kernels=KERNELS,
+    draw=draw,
+    reference=reference,
+    roundings=roundings,
+    depth=depth,
+    torch_block=torch_block,
+    cases=cases,
+    odd_cases=odd_cases,
+)

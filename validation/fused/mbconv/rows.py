@@ -1,0 +1,288 @@
+"""mbconv_rows.cu: a warp owns a row of a vertical strip; the hidden tensor passes from row to row in the layout of the accumulators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from perfmodel.validation.fused.choice import Offer, best
+from perfmodel.validation.fused.configuration import Config, Launch, pointers
+from perfmodel.validation.fused.family import Buffers, Kernel
+from perfmodel.validation.fused.mbconv.problem import MBConvProblem
+from perfmodel.validation.fused.mbconv.reference import MBConvParameters
+from perfmodel.validation.fused.packing import Bits, as_bytes, bits, core_matrices, lane_bias
+from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
+from perfmodel.validation.fused.tiles import reached
+
+NAME: Final = "mbconv_rows"
+STRIP: Final = 14
+"""Output columns of a strip: the 16 rows that a matrix instruction gives to a warp, less one column of halo on either side."""
+WARP_ROWS: Final = 16
+RESIDENT, STREAMED, TILED = 0, 1, 2
+"""ORDER of the source: warpgroups on their own with all weights, a chain of warpgroups, tiles with rows for their neighbours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a block is built."""
+
+    order: int
+    warpgroups: int
+    chunk: int
+    """Hidden channels at a time."""
+    slots: int
+    """Of the ring of weights; 0: as many as there are chunks."""
+    unroll: int
+    """Chunks that the source repeats in a row; 0: all."""
+    x_shared: bool
+    """Whether x lies in shared memory, not in registers."""
+    overlap: int
+    """OVERLAP of the source: what runs under the gathering of the convolved groups."""
+
+    @property
+    def rows(self) -> int:
+        """Of the hidden tensor, done at once."""
+        return 4 * self.warpgroups
+
+
+LAYOUTS: Final[dict[int, tuple[tuple[Layout, ...], ...]]] = {
+    64: (
+        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=0),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=0),),
+    ),
+    96: (
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=0),),
+    ),
+    128: (
+        (
+            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=16, x_shared=False, overlap=3),
+            Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0),
+        ),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=0),),
+    ),
+    256: ((Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=1),),),
+}
+"""By channels: what the registers of so many warpgroups hold beside C / 2 accumulators a thread. The model chooses within the first
+group of which one fits into shared memory."""
+SHARED_LAYOUTS: Final[dict[int, tuple[tuple[int, Layout], ...]]] = {
+    64: ((2, Layout(order=RESIDENT, warpgroups=3, chunk=32, slots=0, unroll=1, x_shared=False, overlap=2)),),
+    96: ((3, Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0)),),
+    128: tuple((split, LAYOUTS[128][0][1]) for split in (2, 4)),
+    256: (
+        (2, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=0)),
+        (4, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=1)),
+        (8, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=0)),
+    ),
+}
+"""For clusters of so many blocks that share the rows, each with a part of the hidden channels: the sums take registers, too."""
+
+
+def filter_bytes(chunk: int) -> int:
+    """Of a chunk: 16 more rows of the expansion for the bias, and the filters."""
+    return chunk * 32 + chunk // 16 * 2688
+
+
+def shared_bytes(C: int, hidden: int, layout: Layout, split: int) -> int:
+    """Ring, rows handed on, a row of zeros, x, biases, barriers, as the source lays them out."""
+    chunks, row = hidden // layout.chunk // split, layout.chunk * 32
+    half = C * layout.chunk * ELEMENT_BYTES
+    slots = chunks if layout.order == RESIDENT else layout.slots
+    near = chunks + 2 if layout.order == RESIDENT else slots + 1
+    far = chunks + slots + 1
+    if layout.order == TILED:
+        ring, handed = slots * half // 2 + 2 * filter_bytes(layout.chunk), 2 * layout.rows * row
+    else:
+        rings = layout.warpgroups * near if layout.order == RESIDENT else (layout.warpgroups - 1) * near + far
+        ring, handed = slots * (2 * half + filter_bytes(layout.chunk)), (layout.warpgroups * 4 + 2 * rings) * row
+    x = layout.rows * (C // 16) * 512 if layout.x_shared else 0
+    return ring + handed + row + x + ELEMENT_BYTES * (hidden + C) + 8 * (2 * slots + layout.warpgroups * near)
+
+
+def range_rows(problem: MBConvProblem, layout: Layout, blocks: int, one_step: bool) -> int:
+    """Output rows of a block: of the sequence of all strips' rows, or (TILED) of a tile."""
+    if layout.order == TILED:
+        return layout.rows - 2
+    if one_step:  # the row below the last, the row above the first; RESIDENT: for each warpgroup
+        return layout.rows - (2 * layout.warpgroups if layout.order == RESIDENT else 2)
+    return -(-sequence(problem) // blocks)
+
+
+def sequence(problem: MBConvProblem) -> int:
+    """Rows of all strips of all images."""
+    return problem.N * -(-problem.W // STRIP) * problem.H
+
+
+def down(problem: MBConvProblem, layout: Layout) -> int:
+    """TILED: tiles of a strip."""
+    return -(-max(problem.H - 2, 1) // (layout.rows - 2))
+
+
+def tiles(problem: MBConvProblem, layout: Layout, rows: int) -> int:
+    """Blocks (clusters) that there is work for."""
+    if layout.order == TILED:
+        return problem.N * -(-problem.W // STRIP) * down(problem, layout)
+    return -(-sequence(problem) // rows)
+
+
+def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
+    """The layout that fits, shared by as many blocks as the machine model finds fastest."""
+    if why := hopper_only(problem, device):
+        return why
+    if (problem.kernel, problem.group_width, problem.stride) != (3, 8, 1):
+        asked = f"{problem.kernel}×{problem.kernel} in groups of {problem.group_width} with stride {problem.stride}"
+        return f"it convolves 3×3 in groups of 8 with stride 1, not {asked}"
+    if problem.squeeze is not None or not problem.has_identity:
+        return "it has no squeeze-and-excitation, and as many channels come out as go in"
+    if problem.C not in LAYOUTS:
+        return f"it has 64, 96, 128 or 256 channels, not {problem.C}"
+    why = ""
+    for group in LAYOUTS[problem.C]:
+        made = [arrange(problem, device, layout, 1) for layout in group]
+        made += [arrange(problem, device, layout, split) for split, layout in SHARED_LAYOUTS[problem.C]]
+        if offers := [offer for offer in made if isinstance(offer, Offer)]:
+            return best(problem, offers, device)
+        why = str(made[0])
+    return why
+
+
+def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split: int) -> Offer | str:
+    """One layout, one number of blocks that share the rows."""
+    C, hidden, chunk = problem.C, problem.hidden, layout.chunk
+    chunks, left = divmod(hidden, chunk * split)
+    if left or C // 32 % split:
+        return f"chunks of {chunk} hidden channels do not divide {hidden} among {split}"
+    unroll = layout.unroll or chunks
+    if layout.order == STREAMED and chunks < layout.slots:
+        return f"a ring of {layout.slots} slots is more than {chunks} chunks of {chunk} hidden channels"
+    if chunks % unroll:
+        return f"{chunks} chunks of {chunk} hidden channels are no multiple of {unroll}"
+    needed = shared_bytes(C, hidden, layout, split)
+    if needed > device.shared_bytes_per_block:
+        return f"its weights and rows need {needed} of {device.shared_bytes_per_block} B of shared memory"
+    rows = range_rows(problem, layout, device.multiprocessors, split > 1)
+    count = tiles(problem, layout, rows)
+    if split > 1 and count * split > device.multiprocessors:
+        return f"{count} times {split} blocks are more than the multiprocessors"
+    slots = chunks if layout.order == RESIDENT else layout.slots
+    config = Config(
+        kernel=NAME,
+        tile_rows=rows,
+        tile_columns=STRIP,
+        threads=128 * (layout.warpgroups + (layout.order != RESIDENT)),
+        shared_bytes=needed,
+        blocks_per_multiprocessor=1,
+        constants=(
+            ("CHANNELS", C),
+            ("EXPANSION", problem.expansion),
+            ("ORDER", layout.order),
+            ("WARPGROUPS", layout.warpgroups),
+            ("CHUNK", chunk),
+            ("SLOTS", slots),
+            ("UNROLL", unroll),
+            ("X_SHARED", int(layout.x_shared)),
+            ("OVERLAP", layout.overlap),
+            ("SPLIT", split),
+            ("SHARED_BYTES", needed),
+        ),
+    )
+    # a tile as the machine sees it: a range goes on in the next strip; TILED, the outermost rows of the image need no neighbour
+    height = -(-problem.H // down(problem, layout)) if layout.order == TILED else min(rows, problem.H)
+    filled = height * min(STRIP, problem.W) / (layout.rows * WARP_ROWS * -(-(height + 2) // layout.rows))
+    operands = -(-(rows + 2) // layout.rows) * layout.warpgroups * 2 * C * hidden * ELEMENT_BYTES / split
+    return Offer(
+        config=config,
+        chunk=chunk,
+        tile=(height, min(STRIP, problem.W)),
+        filled=filled,
+        operand_bytes=operands,
+        blocks_per_tile=split,
+        macs_share=1 / split,
+        loaded_share=1 / split,
+    )
+
+
+def layout_of(config: Config) -> Layout:
+    """From the constants."""
+    found = config.defines
+    return Layout(
+        order=found["ORDER"],
+        warpgroups=found["WARPGROUPS"],
+        chunk=found["CHUNK"],
+        slots=found["SLOTS"],
+        unroll=found["UNROLL"],
+        x_shared=bool(found["X_SHARED"]),
+        overlap=found["OVERLAP"],
+    )
+
+
+def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
+    """A block (cluster) for each range of rows, or a persistent grid over tiles."""
+    N, H, W, _ = problem.input_shape
+    split = config.defines["SPLIT"]
+    clusters = min(device.multiprocessors // split, tiles(problem, layout_of(config), config.tile_rows))
+    return (
+        Launch(
+            grid=(clusters * split, 1, 1),
+            block=(config.threads, 1, 1),
+            shared_bytes=config.shared_bytes,
+            operands=pointers(weights=2),
+            arguments=(N, H, W, config.tile_rows),
+            dependent=True,
+        ),
+    )
+
+
+def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -> Buffers:
+    """The chunks in the order of consumption (expansion, its bias, filters, projection); the other biases."""
+    half, C, chunk, p = np.float32(0.5), problem.C, config.defines["CHUNK"], parameters
+    chunks = problem.hidden // chunk
+    order = lane_order(C)
+    bias = np.zeros((16, problem.hidden), np.float32)
+    bias[0] = p.expand_b * half
+    rows = (0, 2, 1) if config.defines["ORDER"] == TILED else (0, 1, 2)
+    stream = [
+        core_matrices(bits(p.expand_w * half, "fp16")[order], C, chunk),
+        core_matrices(bits(bias, "fp16"), 16, chunk),
+        group_pairs(bits(p.conv_w * half, "fp16")[:, rows, :, :]),
+        core_matrices(bits(p.project_w, "fp16")[:, order], chunk, C),
+    ]
+    blob = as_bytes(lane_bias(p.conv_b * half, chunk), bits(p.project_b, "fp16"))
+    return as_bytes(np.concatenate([part.reshape(chunks, -1) for part in stream], 1)), blob
+
+
+def lane_order(C: int) -> Bits:
+    """Channel at each column of a product: so that a lane's eight columns of 32 are eight neighbouring channels.
+
+    >>> lane_order(32)[:10].tolist()
+    [0, 1, 8, 9, 16, 17, 24, 25, 2, 3]
+    """
+    column = np.arange(C)
+    block, lane, pair = column % 32 // 8, column % 8 // 2, column % 2
+    return (column // 32 * 32 + 8 * lane + 2 * block + pair).astype(np.uint16)
+
+
+def group_pairs(conv_w: Bits) -> Bits:
+    """[pair of groups][first two rows of one, of the other; the third row of one, zeros, of the other]; a row is [kx][8 n][8 k]."""
+    w = conv_w.reshape(-1, 2, 8, 3, 3, 8).transpose(0, 1, 3, 4, 2, 5)  # pair, group, row, kx, n, k
+    zeros = np.zeros_like(w[:, 0, 0])
+    parts = [w[:, 0, 0], w[:, 0, 1], w[:, 1, 0], w[:, 1, 1], w[:, 0, 2], zeros, w[:, 1, 2]]
+    return np.ascontiguousarray(np.stack(parts, 1))
+
+
+def moved_bytes(problem: MBConvProblem, config: Config) -> int:
+    """A column on either side of every strip, the rows above and below every range. What is read again for the identity is in L2."""
+    rows, ranges = config.tile_rows, tiles(problem, layout_of(config), config.tile_rows)
+    columns = reached(problem.W, STRIP, kernel=3)
+    if config.defines["ORDER"] == TILED:
+        read = problem.N * columns * reached(problem.H, rows, kernel=3)
+    else:
+        width = columns / -(-problem.W // STRIP)
+        read = problem.N * columns * problem.H + round(width * sum(2 for start in range(ranges) if start * rows % problem.H))
+    return ELEMENT_BYTES * problem.C * read + problem.output_bytes
+
+
+KERNEL: Final = Kernel(name=NAME, configure=configure, launches=launches, pack=pack, moved_bytes=moved_bytes)

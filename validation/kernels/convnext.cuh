@@ -1,0 +1,113 @@
+// What the ConvNeXt kernels for Hopper share: the matrix instruction of the depthwise convolution, gelu, the layer norm.
+#pragma once
+#include "hopper.cuh"
+
+__device__ __forceinline__ void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// The row of a patch that is row g of the matrix instruction: two rows that are read together are two apart, as halo tiles of
+// 14 pixels of 64 bytes then meet no bank twice
+__device__ __forceinline__ int row_of(int g) { return (g & 4) | (g & 1) << 1 | (g >> 1 & 1); }
+__device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
+__device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
+__device__ __forceinline__ __half2 h2(uint32_t v) { return *reinterpret_cast<__half2*>(&v); }
+__device__ __forceinline__ uint32_t gelu2(float s0, float s1, uint32_t bias) {
+  const __half2 u = __hadd2(__floats2half2_rn(s0, s1), h2(bias));
+  const __half2 p = __hfma2(__hmul2(u, u), __float2half2_rn(0.27760736f), __float2half2_rn(1.60031434f));
+  __half2 z = __hmul2(u, p);
+  uint32_t t;
+  asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(*reinterpret_cast<uint32_t*>(&z)));
+  z = __hfma2(u, h2(t), u);
+  return *reinterpret_cast<uint32_t*>(&z);
+}
+// A operand of a patch: each row (pixel) to mean 0 and variance 1 over its 16*KB channels, which four lanes hold
+template <int KB> __device__ __forceinline__ void normalise(uint32_t (&a)[KB][4]) {
+  constexpr int C = 16 * KB;
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+    float sum = 0.f, squares = 0.f;
+#pragma unroll
+    for (int k = 0; k < KB; ++k)
+#pragma unroll
+      for (int i = row; i < 4; i += 2) {
+        const float2 v = __half22float2(h2(a[k][i]));
+        sum += v.x + v.y;
+      }
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    const float mean = sum * (1.f / C);
+#pragma unroll
+    for (int k = 0; k < KB; ++k)
+#pragma unroll
+      for (int i = row; i < 4; i += 2) {
+        const float2 v = __half22float2(h2(a[k][i]));
+        squares = fmaf(v.x - mean, v.x - mean, squares);
+        squares = fmaf(v.y - mean, v.y - mean, squares);
+      }
+    squares += __shfl_xor_sync(~0u, squares, 1);
+    squares += __shfl_xor_sync(~0u, squares, 2);
+    const float r = rsqrtf(squares * (1.f / C) + 1e-6f), shift = -mean * r;
+#pragma unroll
+    for (int k = 0; k < KB; ++k)
+#pragma unroll
+      for (int i = row; i < 4; i += 2) {
+        const float2 v = __half22float2(h2(a[k][i]));
+        a[k][i] = pack2(fmaf(v.x, r, shift), fmaf(v.y, r, shift));
+      }
+  }
+}
+// The same in place, for patches that registers do not hold: `row` is the lane's address for ldmatrix, 32 bytes for 16 channels
+template <int KB> __device__ __forceinline__ void normalise_in_place(uint32_t row) {
+  constexpr float share = 1.f / (16 * KB);
+  float mean[2] = {}, r[2] = {};
+  auto all = [&](float (&v)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      v[i] += __shfl_xor_sync(~0u, v[i], 1);
+      v[i] += __shfl_xor_sync(~0u, v[i], 2);
+    }
+  };
+  uint32_t a[4];
+#pragma unroll 4
+  for (int k = 0; k < KB; ++k) {
+    ldsm4(a, row + k * 32);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 v = __half22float2(h2(a[i]));
+      mean[i & 1] += v.x + v.y;
+    }
+  }
+  all(mean);
+  mean[0] *= share;
+  mean[1] *= share;
+#pragma unroll 4
+  for (int k = 0; k < KB; ++k) {
+    ldsm4(a, row + k * 32);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 v = __half22float2(h2(a[i]));
+      r[i & 1] = fmaf(v.x - mean[i & 1], v.x - mean[i & 1], r[i & 1]);
+      r[i & 1] = fmaf(v.y - mean[i & 1], v.y - mean[i & 1], r[i & 1]);
+    }
+  }
+  all(r);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) r[i] = rsqrtf(r[i] * share + 1e-6f);
+#pragma unroll 4
+  for (int k = 0; k < KB; ++k) {
+    ldsm4(a, row + k * 32);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 v = __half22float2(h2(a[i]));
+      a[i] = pack2((v.x - mean[i & 1]) * r[i & 1], (v.y - mean[i & 1]) * r[i & 1]);
+    }
+    stsm4(row + k * 32, a[0], a[1], a[2], a[3]);
+  }
+}
+__device__ __forceinline__ void lds64(uint32_t& r0, uint32_t& r1, uint32_t a) {
+  asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(r0), "=r"(r1) : "r"(a));
+}
+__device__ __forceinline__ void sts128(uint32_t a, const uint32_t (&v)[4]) {
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+}

@@ -1,0 +1,262 @@
+// Fused FusedMBConv residual block for Hopper (sm_90a): fp16 in and out, fp32 accumulation, NHWC, stride 1, inference.
+//
+//   h = silu(conv3x3(x, w1) + b1)              C -> eC, full convolution, zero padding
+//   y = h @ Wp + bp + x                        eC -> C
+//
+// A block (one per SM, persistent) owns tiles of 64*NWG consecutive pixels of the flattened N*H*W index, so that images of
+// any size fill it; NWG consumer warpgroups of 64 pixels and a producer warpgroup: warp 0 streams the weights (16 KB items in
+// the order of consumption through a ring), warp 1 loads tile and halo rows by bulk tensor copies (128-byte swizzle).
+// Organised like attention forward: for a chunk of HC hidden channels the convolution accumulates in registers over nine
+// taps x C input channels, silu turns the accumulators into the A operand of the projection, and h never leaves the registers.
+// A of the convolution comes from registers: ldmatrix reads the tile at the tap's shift, and a pixel whose tap lies outside
+// of the image reads a zero row (an address select per lane and tap), so no pixel is padding and no matrix row is wasted.
+// Fragments of the next item are read while the matrix unit works on this one.
+// Every weight is used for the pixels of CLUSTER blocks: each block fetches its share of an item and multicasts it.
+// SPLIT: for small batches the blocks of a cluster share one tile and each takes its part of the hidden channels; the
+// partial sums meet through distributed shared memory.
+//
+// W1, b1 are multiplied by 1/2, because silu(2h) = h + h*tanh(h).
+// Conditions: C of 64, 128, 256; N*H*W < 2^31. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK (hidden channels
+// at a time), BATCH (input channels whose fragments are read at a time), LEAD (rows before the tile: W + 1 rounded up to 8), BOX and BOXES (rows of a bulk copy; together at least LEAD +
+// 64*NWG + W + 1), BUFFERS (tiles in flight), RING_SLOTS, CLUSTER, SPLIT, REGISTERS (of a consumer), SHARED_BYTES.
+#include "hopper.cuh"
+#include "specialisation.h"
+
+namespace fmb {
+constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NWG = WARPGROUPS, BM = 64 * NWG, NH = C / 64, NS = RING_SLOTS;
+constexpr int MYHID = SPLIT ? HID / CLUSTER : HID, NCH = MYHID / HC;
+constexpr int LROWS = BOX * BOXES, ROWS = (LROWS + 8) / 8 * 8, HALF = ROWS * 128, TILE = NH * HALF;  // >= 1 zero row
+constexpr int ITEM = 16384;
+constexpr int KI = ITEM / 2 / HC, IC = 9 * C / KI;           // convolution: input channels of an item, items of a chunk
+constexpr int KB = BATCH, BPI = KI / KB;                     // channels whose fragments are read together, batches of an item
+constexpr int KP = ITEM / 2 / C, IP = HC / KP;               // projection: hidden channels of an item, items of a chunk
+constexpr int ITEMS = NCH * (IC + IP);
+constexpr int SHARES = SPLIT ? 1 : CLUSTER, SHARE = ITEM / SHARES;
+constexpr int OFF_TILE = 0, OFF_RING = BUFFERS * TILE, OFF_BE = OFF_RING + NS * ITEM;
+constexpr int OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
+constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 3 * BUFFERS);
+constexpr int PITCH = C * 4 + 32;                            // bytes of a row of partial sums: rows in different banks
+static_assert(SMEM <= SHARED_BYTES, "the launch reserves what the kernel lays out");
+static_assert(!SPLIT || BM * PITCH <= OFF_BE, "the partial sums take the place of tile and ring");
+static_assert(KI % 16 == 0 && KP % 16 == 0 && C % KI == 0 && 64 % KI == 0, "items hold whole k-steps of one slab");
+
+struct Ring {
+  int slot; uint32_t phase;
+  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
+};
+}  // namespace fmb
+
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(128 * (WARPGROUPS + 1), 1)
+KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ TensorMap y_map,
+            const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
+            const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
+  using namespace fmb;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = smem_u32(smem);
+  int tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3;
+  const int P = N * H * W, tiles = (P + BM - 1) / BM;
+  const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, xfull = wempty + 8 * NS, xempty = xfull + 8 * BUFFERS, left = xempty + 8 * BUFFERS;
+  const int rank = CLUSTER > 1 ? (int)cluster_rank() : 0;
+  // all blocks of a cluster take equally many tiles (beyond the last one: zeros in, nothing out)
+  const int first = SPLIT ? blockIdx.x / CLUSTER : blockIdx.x - rank, step = SPLIT ? tiles : gridDim.x, own = SPLIT ? 0 : rank;
+
+  if (tid == 0) {
+    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * SHARES); }
+    for (int i = 0; i < BUFFERS; ++i) { mbar_init(xfull + 8 * i, 1); mbar_init(xempty + 8 * i, NWG); mbar_init(left + 8 * i, NWG); }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); } else __syncthreads();
+  pdl_launch();
+
+  if (wg == NWG) {  // ------------------------------------------------------------------------------ producers
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if (warp == 0 && lane == 0) {
+      Ring r = {0, 0};
+      const unsigned char* src = wstream + (SPLIT ? (size_t)rank * ITEMS * ITEM : (size_t)rank * SHARE);
+      for (int tile = first; tile < tiles; tile += step)
+        for (int i = 0; i < ITEMS; ++i, r.next()) {
+          mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
+          mbar_expect(wfull + 8 * r.slot, ITEM);
+          if (SHARES > 1)
+            bulk_load_multicast(sm + OFF_RING + r.slot * ITEM + rank * SHARE, src + (size_t)i * ITEM, SHARE, wfull + 8 * r.slot, (1 << CLUSTER) - 1);
+          else
+            bulk_load(sm + OFF_RING + r.slot * ITEM, src + (size_t)i * ITEM, ITEM, wfull + 8 * r.slot);
+        }
+    } else if (warp == 1 && lane == 0) {
+      int n = 0;
+      pdl_wait();
+      for (int tile = first + own; tile - own < tiles; tile += step, ++n) {
+        const int b = n % BUFFERS;
+        mbar_wait(xempty + 8 * b, (n / BUFFERS & 1) ^ 1);
+        mbar_expect(xfull + 8 * b, NH * LROWS * 128);
+        for (int h = 0; h < NH; ++h)
+          for (int i = 0; i < BOXES; ++i)
+            tma_load2(sm + OFF_TILE + b * TILE + h * HALF + i * BOX * 128, &x_map, h * 64, tile * BM - LEAD + i * BOX, xfull + 8 * b);
+      }
+    }
+    if (SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }
+  } else {  // --------------------------------------------------------------------------------------- consumers
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    for (int i = tid; i < (HID * 2 + C * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BE + i * 16, blob + i, true);
+    for (int i = tid; i < BUFFERS * NH * (ROWS - LROWS) * 8; i += 128 * NWG) {  // zero rows of the tile buffers
+      int r = i / ((ROWS - LROWS) * 8), k = i % ((ROWS - LROWS) * 8);
+      *reinterpret_cast<uint4*>(smem + OFF_TILE + r * HALF + LROWS * 128 + k * 16) = make_uint4(0, 0, 0, 0);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    bar_sync(8, 128 * NWG);
+    pdl_wait();                                                                  // y may be the previous grid's input
+    const int m = wg * 64 + warp * 16 + (lane & 15);                             // ldmatrix: this lane's pixel
+    const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4) + (SPLIT ? rank * MYHID * 2 : 0);
+    const uint64_t dC = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
+    Ring rd = {0, 0};
+    // the slot's offset in a descriptor: uniform, yet opaque, or ptxas keeps (spills) the descriptors of all items
+    auto acquire = [&]() { mbar_wait(wfull + 8 * rd.slot, rd.phase); return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0); };
+    auto release = [&](int slot) {
+      if (SHARES > 1) {
+        if ((tid & 127) < SHARES) mbar_arrive_remote(map_rank(wempty + 8 * slot, tid & 127));
+      } else if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot);
+    };
+    int n = 0;
+    for (int tile = first + own; tile - own < tiles; tile += step, ++n) {
+      const int b = n % BUFFERS;
+      const uint32_t in = sm + OFF_TILE + b * TILE;
+      uint32_t inside = 0;                                                       // taps within the image
+      {
+        const int p = tile * BM + m, yy = p / W % H, xx = p % W;
+#pragma unroll
+        for (int t = 0; t < 9; ++t)
+          inside |= ((unsigned)(yy + t / 3 - 1) < (unsigned)H && (unsigned)(xx + t % 3 - 1) < (unsigned)W) << t;
+      }
+      mbar_wait(xfull + 8 * b, n / BUFFERS & 1);
+      float o[C / 2];
+#pragma unroll 1
+      for (int j = 0; j < NCH; ++j) {
+        float s[HC / 2];
+        uint32_t f[2][KB / 16][4], at = 0;
+        auto fragments = [&](uint32_t (&a)[KB / 16][4], int i) {                 // batch i: tap, then input channels
+          const int t = i / (C / KB), c = i % (C / KB) * KB;
+          if (c == 0) {
+            asm volatile("" : "+r"(inside));                                     // else ptxas keeps (spills) every address
+            const int r = inside >> t & 1 ? LEAD + m + (t / 3 - 1) * W + t % 3 - 1 : LROWS;
+            at = in + r * 128 + (((lane >> 4) ^ r) & 7) * 16;
+          }
+#pragma unroll
+          for (int k = 0; k < KB / 16; ++k) ldsm4(a[k], (at ^ ((c + 16 * k) % 64 * 2)) + (c + 16 * k) / 64 * HALF);
+        };
+        fragments(f[0], 0);
+        int before = 0;
+        uint64_t off = 0;
+#pragma unroll
+        for (int i = 0; i < IC * BPI; ++i) {
+          if (i % BPI == 0) off = acquire();
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < KB / 16; ++k)
+            Wgmma<HC>::rs(s, f[i & 1][k], dC + off + (i % BPI * (KB / 16) + k) * (2 * HC / 8 * 128 >> 4), i + k > 0);
+          wgmma_commit();
+          if (i > 0) {
+            wgmma_wait<1>();                                                     // batch i-1 is done
+            if (i % BPI == 0) release(before);
+          }
+          if (i % BPI == BPI - 1) {
+            before = rd.slot;
+            rd.next();
+          }
+          if (i + 1 < IC * BPI) fragments(f[(i + 1) & 1], i + 1);
+        }
+        wgmma_wait<0>();
+        release(before);
+        if (j == NCH - 1 && (tid & 127) == 0) mbar_arrive(left + 8 * b);
+        // ---- silu and projection, an item at a time
+        const int slot = rd.slot;
+        uint32_t p[HC / 16][4];
+#pragma unroll
+        for (int i = 0; i < IP; ++i) {
+#pragma unroll
+          for (int k = i * KP / 16; k < (i + 1) * KP / 16; ++k) {
+            uint32_t b0, b1;
+            asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(be + j * (HC * 2) + k * 8));
+            p[k][0] = silu2(s[8 * k + 0], s[8 * k + 1], b0);
+            p[k][1] = silu2(s[8 * k + 2], s[8 * k + 3], b0);
+            p[k][2] = silu2(s[8 * k + 4], s[8 * k + 5], b1);
+            p[k][3] = silu2(s[8 * k + 6], s[8 * k + 7], b1);
+          }
+          off = acquire();
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < KP / 16; ++k) Wgmma<C>::rs(o, p[i * KP / 16 + k], dP + off + k * (2 * C / 8 * 128 >> 4), (j > 0) | (i + k > 0));
+          wgmma_commit();
+          rd.next();
+        }
+        wgmma_wait<0>();
+#pragma unroll
+        for (int i = 0; i < IP; ++i) release(slot + i < NS ? slot + i : slot + i - NS);
+      }
+      if (SPLIT) {  // ---- partial sums in place of tile and ring; each block of the cluster finishes its share of the rows
+        bar_sync(8, 128 * NWG);
+        const uint32_t part = sm + (wg * 64 + warp * 16 + (lane >> 2)) * PITCH + q * 8;
+#pragma unroll
+        for (int i = 0; i < C / 8; ++i) {
+          asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32), "f"(o[4 * i]), "f"(o[4 * i + 1]) : "memory");
+          asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32 + 8 * PITCH), "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
+        }
+        cluster_arrive();
+        cluster_wait();
+        for (int i = tid; i < BM / CLUSTER * (C / 8); i += 128 * NWG) {
+          const int row = rank * (BM / CLUSTER) + i / (C / 8), col = i % (C / 8);
+          const size_t at = ((size_t)tile * BM + row) * (C * 2) + col * 16;
+          if (tile * BM + row >= P) continue;
+          float v[8] = {};
+#pragma unroll
+          for (int r = 0; r < CLUSTER; ++r) {
+            const uint32_t a = map_rank(sm + row * PITCH + col * 32, r);
+            const float4 lo = lds_remote(a), hi = lds_remote(a + 16);
+            v[0] += lo.x; v[1] += lo.y; v[2] += lo.z; v[3] += lo.w;
+            v[4] += hi.x; v[5] += hi.y; v[6] += hi.z; v[7] += hi.w;
+          }
+          const uint4 xr = *reinterpret_cast<const uint4*>(x + at);
+          uint4 yr;
+#pragma unroll
+          for (int h = 0; h < 4; ++h) {                                          // the bias lies as [h][column]
+            const uint32_t bias = *reinterpret_cast<const uint32_t*>(smem + OFF_BP + h * (C / 2) + col * 4);
+            (&yr.x)[h] = add2(add2(pack2(v[2 * h], v[2 * h + 1]), bias), (&xr.x)[h]);
+          }
+          *reinterpret_cast<uint4*>(y + at) = yr;
+        }
+      } else {
+        // ---- epilogue: + bias + residual in place (rows LEAD.. of the tile, once every warpgroup has left its convolution),
+        // then one bulk store per 64 channels
+        mbar_wait(left + 8 * b, n / BUFFERS & 1);
+        const int r = LEAD + m;
+        const uint32_t ctr = in + r * 128 + ((r & 7) ^ (lane >> 4)) * 16;
+        uint4 bq;                                            // bias: half2, [q][C/8 blocks]
+#pragma unroll
+        for (int i = 0; i < C / 16; ++i) {
+          uint32_t rx[4], ro[4], ad = (ctr ^ ((i & 3) * 32)) + (i >> 2) * HALF;
+          if ((i & 1) == 0) bq = lds128(sm + OFF_BP + q * (C / 2) + i * 8);
+          ldsm4(rx, ad);
+#pragma unroll
+          for (int h = 0; h < 4; ++h) {
+            const uint32_t bias = (&bq.x)[(i & 1) * 2 + (h >> 1)];
+            ro[h] = add2(add2(pack2(o[8 * i + 2 * h], o[8 * i + 2 * h + 1]), bias), rx[h]);
+          }
+          stsm4(ad, ro[0], ro[1], ro[2], ro[3]);
+        }
+        fence_async_proxy();
+        bar_sync(1 + wg, 128);
+        if ((tid & 127) == 0) {
+          for (int h = 0; h < NH; ++h) tma_store2(&y_map, h * 64, tile * BM + wg * 64, in + (LEAD + wg * 64) * 128 + h * HALF);
+          bulk_commit();
+          bulk_wait_read();
+          mbar_arrive(xempty + 8 * b);
+        }
+      }
+    }
+    if (!SPLIT && (tid & 127) == 0) bulk_wait_all();
+    if (SPLIT) { __syncwarp(); }
+  }
+  if (CLUSTER > 1) { __syncwarp(); cluster_arrive(); cluster_wait(); }            // others may still write here, or read
+}

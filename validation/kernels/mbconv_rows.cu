@@ -1,0 +1,530 @@
+// Fused MBConv residual block for Hopper (sm_90a), fp16 in/out, fp32 accumulation, NHWC, inference, stride 1:
+//
+//   h = silu(x @ We + be)                      C -> eC, pointwise; zero outside the image
+//   g = silu(grouped_conv3x3(h, w1) + b1)      eC -> eC, groups of 8 channels
+//   y = g @ Wp + bp + x                        eC -> C
+//
+// The image is cut into vertical strips of 14 columns. A warp owns one row of a strip with a column more on either side: 16
+// pixels, the M rows that a wgmma gives to a warp. So a convolution's shift by a row is another warp's registers and a shift
+// by a column another lane's; the hidden tensor never lies in shared memory pixel by pixel.
+//   S = x . We[chunk]            A (x) from registers, 64 pixels of four rows; silu -> h, packed as the A operand it is
+//   h of a row to the two rows that need it, through shared memory in the lanes' own layout (8 bytes a lane and group)
+//   E[kx] = sum over ky of h[row + ky] . w1[ky][kx]         n = 24: three kx of a group's 8 outputs; k16 = two rows of a group,
+//                                                           then the third row of two groups, one of which meets zeros
+//   c[x] = E[0][x-1] + E[1][x] + E[2][x+1]                  M rows i and i+8 of a lane are the pixels 2i and 2i+1: one of the
+//                                                           two neighbours is the lane's own, the other one shuffle away
+//   O += silu(c + b1) . Wp[chunk]                           A from registers
+// be enters as 16 more rows of We, which an A operand with a column of ones meets: zeros where a pixel is outside of the image.
+// We, be, w1, b1 are pre-multiplied by 1/2, because silu(2h) = h + h*tanh(h). The input channels of We and the output channels
+// of Wp are permuted so that a lane reads and writes 16 contiguous bytes of a pixel.
+//
+// Rows of all strips follow each other in one sequence, which a block walks downwards. A step computes h of 4*WARPGROUPS
+// consecutive rows and y of the rows one above them; the last two rows of h stay in shared memory for the next step: no row
+// is computed twice within a block.
+//   ORDER 0  weights resident; every warpgroup walks a range of its own
+//   ORDER 1  weights streamed chunk by chunk by a producer warp; the warpgroups walk one range, each below the one before
+//   ORDER 2  weights streamed; tiles of 4*WARPGROUPS rows whose first and last only serve their neighbours (no rows are kept,
+//            x lies in shared memory: for channel counts where the other orders do not fit)
+// SPLIT > 1, for small batches: a cluster of so many blocks shares the rows, each with a part of the hidden channels, and adds up
+// the partial sums through distributed shared memory.
+//
+// Conditions: stride 1, C a multiple of 32, chunks of CHUNK hidden channels divide eC / SPLIT; N*H*ceil(W/14) < 2^31.
+// Constants: KERNEL_NAME, CHANNELS, EXPANSION, ORDER, WARPGROUPS, CHUNK (hidden channels at a time), SLOTS (of the ring of
+// weights), UNROLL (chunks; a multiple of SLOTS makes the slots known to the compiler), X_SHARED, OVERLAP, SPLIT, SHARED_BYTES.
+#include "hopper.cuh"
+#include "specialisation.h"
+
+namespace rows {
+constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SPLIT, NP = HC / 16, NWG = WARPGROUPS, NS = SLOTS;
+// OVERLAP within a warpgroup.  0: pairs of groups one after the other;  1: the convolution of a pair runs under the gathering of
+// the pair before;  2: a chunk's two pairs are convolved at once;  3: and the next chunk's expansion runs under their gathering
+constexpr bool ALL = OVERLAP >= 2, EARLY = OVERLAP == 3, EAGER = OVERLAP != 1;
+constexpr int AHEAD = OVERLAP > 0, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
+constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
+constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG, VALID = 14;
+constexpr int WEB = C * HC * 2, PAIR = 2688, BIAS = HC * 32, MID = BIAS + NP * PAIR;
+constexpr int ITEM = 2 * WEB + MID;                                                  // one chunk's We | bias as 16 more rows of We | filters | Wp
+constexpr bool QUARTERS = ORDER == 2;                                                // the ring's slots hold half a We or half a Wp
+constexpr int SLOT = QUARTERS ? WEB / 2 : ITEM, FILTERS = QUARTERS ? 2 * MID : 0;
+constexpr int ROW = HC * 32;                                                         // bytes of one row's chunk of h
+// rows handed on: two within the step (double-buffered), two per chunk that the rows below read at once or a step later
+constexpr int NEAR = STREAMED ? NS + 1 : NCH + 2, FAR = STREAMED ? NCH + NS + 1 : NCH + 2;
+constexpr int EXCHANGE = TILED ? 2 * RT * ROW : NWG * 4 * ROW + (ALONE ? NWG * NEAR : (NWG - 1) * NEAR + FAR) * 2 * ROW;
+constexpr int OFF_RING = 0, OFF_F = OFF_RING + NS * SLOT, OFF_EX = OFF_F + FILTERS, OFF_ZERO = OFF_EX + EXCHANGE;
+constexpr int OFF_X = OFF_ZERO + ROW, OFF_B1 = OFF_X + (X_SHARED ? RT * (C / 16) * 512 : 0);
+constexpr int OFF_BP = OFF_B1 + HID * 2, OFF_BAR = OFF_BP + C * 2;
+constexpr int BIASES = OFF_BAR - OFF_B1;
+constexpr int SMEM = OFF_BAR + 8 * (2 * NS + NWG * NEAR);
+static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
+static_assert(NS == NCH || STREAMED, "resident weights have a slot each");
+static_assert(!ALL || (NP == 2 && !QUARTERS), "both pairs of a chunk at once");
+static_assert(HID % (HC * SPLIT) == 0 && (C / 32) % SPLIT == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
+
+struct Ring {                                                                        // position in the ring of weights
+  int slot;
+  uint32_t phase;
+  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
+};
+struct Row {                                                                         // of the sequence of all strips' rows
+  int y, left;                                                                       // row of the image, first column (with halo)
+  long pixel;                                                                        // index of the pixel (row, left)
+};
+__device__ __forceinline__ Row locate(int s, int strips, int H, int W) {
+  const int k = s / H, n = k / strips;
+  Row r;
+  r.y = s - k * H;
+  r.left = (k - n * strips) * VALID - 1;
+  r.pixel = ((long)n * H + r.y) * W + r.left;
+  return r;
+}
+__device__ __forceinline__ uint4 ldg128(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void cp_async4(uint32_t dst, const void* src, bool ok) {     // zero-fills when !ok
+  const int n = ok ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
+}
+__device__ __forceinline__ void sts64(uint32_t a, uint32_t v0, uint32_t v1) {
+  asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(a), "r"(v0), "r"(v1) : "memory");
+}
+__device__ __forceinline__ void lds64(uint32_t& v0, uint32_t& v1, uint32_t a) {
+  asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v0), "=r"(v1) : "r"(a) : "memory");
+}
+__device__ __forceinline__ uint32_t silu_packed(uint32_t h) {                         // of a pre-activation that is already halved
+  uint32_t t;
+  asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(h));
+  __half2 p = __hfma2(*reinterpret_cast<__half2*>(&h), *reinterpret_cast<__half2*>(&t), *reinterpret_cast<__half2*>(&h));
+  return *reinterpret_cast<uint32_t*>(&p);
+}
+typedef float Partial[12];                                                           // E of a group: [kx][pixel][two channels]
+// E of a group -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
+__device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const Partial& e, uint32_t b) {
+  const uint32_t left = __shfl_up_sync(~0u, pack2(e[2], e[3]), 4), right = __shfl_down_sync(~0u, pack2(e[8], e[9]), 4);
+  lo = silu_packed(add2(add2(pack2(e[4] + e[10], e[5] + e[11]), b), left));
+  hi = silu_packed(add2(add2(pack2(e[6] + e[0], e[7] + e[1]), b), right));
+}
+// two groups: k16 of two rows of one group, then of the third row of both
+__device__ __forceinline__ void convolve(Partial (&e)[2], const uint32_t (&f)[2][4], const uint32_t (&h)[4], uint64_t d) {
+  Wgmma<24>::rs(e[0], f[0], d, 0);
+  Wgmma<24>::rs(e[1], f[1], d + (768 >> 4), 0);
+  Wgmma<24>::rs(e[0], h, d + (1536 >> 4), 1);
+  Wgmma<24>::rs(e[1], h, d + (1920 >> 4), 1);
+}
+__device__ __forceinline__ void cluster_sync() { cluster_arrive(); cluster_wait(); }
+// o becomes the sum over the cluster, of the output channels of this rank; every block's partial sums pass through its shared memory
+__device__ __forceinline__ void reduce(float (&o)[C / 2], uint32_t buffer, int tid, int rank) {
+  bar_sync(8, CONSUMERS);                                                            // the last chunk's operands are no longer needed
+#pragma unroll
+  for (int i = 0; i < C / 8; ++i)
+    asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(buffer + (i * CONSUMERS + tid) * 16), "f"(o[4 * i]), "f"(o[4 * i + 1]),
+                 "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
+  cluster_sync();
+  constexpr int PART = C / 8 / SPLIT;
+#pragma unroll
+  for (int i = 0; i < PART; ++i) {
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int other = 0; other < SPLIT; ++other) {                                    // in the same order everywhere: repeatable
+      const float4 v = lds_remote(map_rank(buffer + ((rank * PART + i) * CONSUMERS + tid) * 16, other));
+      sum.x += v.x; sum.y += v.y; sum.z += v.z; sum.w += v.w;
+    }
+    o[4 * i] = sum.x; o[4 * i + 1] = sum.y; o[4 * i + 2] = sum.z; o[4 * i + 3] = sum.w;
+  }
+}
+}  // namespace rows
+
+extern "C" __global__ void
+#if SPLIT > 1
+__cluster_dims__(SPLIT, 1, 1)
+#endif
+__launch_bounds__(ORDER == 0 ? 128 * WARPGROUPS : 128 * WARPGROUPS + 128, 1)
+KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
+            const uint4* __restrict__ biases, int N, int H, int W, int block_rows) {
+  using namespace rows;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = smem_u32(smem);
+  int tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
+  const int strips = (W + VALID - 1) / VALID, total = N * strips * H;                 // rows of the sequence
+  const uint32_t full = sm + OFF_BAR, empty = full + 8 * NS, handed = empty + 8 * NS;
+  // SPLIT blocks of a cluster share the rows; each has a part of the hidden channels, and of the output channels in the end
+  const int rank = SPLIT > 1 ? (int)cluster_rank() : 0, block = (int)blockIdx.x / SPLIT, blocks = (int)gridDim.x / SPLIT;
+  stream += (long)rank * NCH * ITEM;
+  // this block's rows: outputs first .. last-1, steps of RT rows of h (ORDER 2: tiles)
+  const int down = (max(H - 2, 1) + RT - 3) / (RT - 2);                               // ORDER 2: tiles of a strip
+  const int first = block * block_rows, last = min(first + block_rows, total);
+  const int above = first % H != 0;
+  const int steps = TILED ? (N * strips * down - block + blocks - 1) / blocks
+                    : ALONE && SPLIT > 1 ? NWG                                       // one each: all of them meet in reduce
+                          : (last - first + above + 1 + (ALONE ? 2 * (NWG - 1) : 0) + (ALONE ? 4 : RT) - 1) / (ALONE ? 4 : RT);
+
+  if (tid == 0) {
+    for (int i = 0; i < NS; ++i) { mbar_init(full + 8 * i, 1); mbar_init(empty + 8 * i, NWG); }
+    for (int i = 0; ORDER == 1 && i < NWG * NEAR; ++i) mbar_init(handed + 8 * i, 2);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  pdl_launch();
+
+  if (STREAMED && wg == NWG) {  // ------------------------------------------------------------------------ producer
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if (warp == 0 && lane == 0) {
+      Ring r = {0, 1};
+      int j = 0;
+      for (int n = steps * NCH; n > 0; --n) {
+        const unsigned char* item = stream + (long)j * ITEM;
+        for (int part = 0; part < (QUARTERS ? 4 : 1); ++part, r.next()) {
+          const uint32_t bar = full + 8 * r.slot, to = sm + OFF_RING + r.slot * SLOT;
+          mbar_wait(empty + 8 * r.slot, r.phase);
+          if (!QUARTERS) {
+            mbar_expect(bar, ITEM);
+            bulk_load(to, item, ITEM, bar);
+          } else {                                                                   // We in two halves, the first with the filters; Wp in two
+            mbar_expect(bar, SLOT + (part == 0 ? MID : 0));
+            bulk_load(to, item + part * SLOT + (part < 2 ? 0 : MID), SLOT, bar);
+            if (part == 0) bulk_load(sm + OFF_F + (steps * NCH - n & 1) * MID, item + WEB, MID, bar);
+          }
+        }
+        if (++j == NCH) j = 0;
+      }
+    }
+  } else {  // -------------------------------------------------------------------------------------------- consumers
+#if ORDER != 0
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WARPGROUPS == 3 ? 160 : 240));
+#endif
+    if (!STREAMED && tid == 0)
+      for (int i = 0; i < NCH; ++i) {
+        mbar_expect(full + 8 * i, ITEM);
+        bulk_load(sm + OFF_RING + i * SLOT, stream + i * ITEM, ITEM, full + 8 * i);
+      }
+    for (int i = tid; i < BIASES / 16; i += CONSUMERS) cp_async16(sm + OFF_B1 + i * 16, biases + i, true);
+    cp_async_commit();
+    for (int i = tid; i < ROW / 8; i += CONSUMERS) sts64(sm + OFF_ZERO + i * 8, 0, 0);
+    cp_async_wait<0>();
+    bar_sync(8, CONSUMERS);
+    pdl_wait();                                                                      // x may be the previous grid's output
+
+    // ---- this warpgroup's steps and first row (ALONE: a part of the block's range)
+    int s0, mine = steps;
+    int out_first = first, out_last = last;
+    if (ALONE) {
+      const int each = steps / NWG, more = steps % NWG;
+      mine = each + (wg < more);
+      s0 = first - above + 4 * (wg * each + min(wg, more)) - 2 * wg;
+      if (wg > 0) out_first = s0 + 1;
+      out_last = min(last, s0 + 4 * mine - 1);
+    } else {
+      s0 = first - above + 4 * wg;
+    }
+    s0 += warp;
+    const int lx = 2 * (lane >> 2);                                                  // this lane's pixels: lx, lx + 1 of 16
+    auto position = [&](int t, int& s, bool& ok, bool& out) -> Row {                 // of this warp's row of h in step t
+      if (TILED) {
+        const int tile = block + t * blocks, k = tile / down, d = tile - k * down, w = 4 * wg + warp;
+        const int yy = d * (RT - 2) + w;
+        s = k * H + yy;
+        ok = yy < H;
+        out = ok && (w > 0 || d == 0) && (w < RT - 1 || yy == H - 1);
+        if (!ok) s = k * H;
+      } else {
+        s = s0 + (ALONE ? 4 : RT) * t;
+        ok = s < total;
+        out = s > out_first && s <= out_last;
+        if (!ok) return locate(0, strips, H, W);
+      }
+      return locate(s, strips, H, W);
+    };
+    const uint32_t xs = sm + OFF_X + (4 * wg + warp) * (C / 16) * 512 + lane * 16;   // X_SHARED: [k16][lane][4 registers]
+    uint4 raw[X_SHARED ? 1 : C / 16];                                                // x of the next step as loaded
+    auto load_x = [&](int t) {
+      int s; bool ok, out;
+      const Row r = position(t, s, ok, out);
+      const bool in0 = ok && (unsigned)(r.left + lx) < (unsigned)W, in1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W;
+      // outside of the image some other pixel is read; arrange_x replaces it by zero, so that h is silu(0) = 0 there
+      const unsigned char* p0 = (in0 ? x + (r.pixel + lx) * (C * 2) : x) + q * 16;
+      const unsigned char* p1 = (in1 ? x + (r.pixel + lx + 1) * (C * 2) : x) + q * 16;
+#pragma unroll
+      for (int m = 0; m < C / 32; ++m) {
+        if (X_SHARED) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {                                              // registers 2(i%2) of k16 2m + i/2
+            const uint32_t d = xs + (2 * m + (i >> 1)) * 512 + (i & 1) * 8;
+            cp_async4(d, p0 + m * 64 + i * 4, in0);
+            cp_async4(d + 4, p1 + m * 64 + i * 4, in1);
+          }
+        } else {
+          raw[X_SHARED ? 0 : 2 * m] = ldg128(p0 + m * 64);
+          raw[X_SHARED ? 0 : 2 * m + 1] = ldg128(p1 + m * 64);
+        }
+      }
+      if (X_SHARED) cp_async_commit();
+    };
+
+    auto prefetch_x = [&](int t) {
+      int s; bool ok, out;
+      const Row r = position(t, s, ok, out);
+      const int c = r.left + lx + (q & 1);
+      if (ok && (unsigned)c < (unsigned)W)
+        for (int m = q >> 1; m * 128 < C * 2; m += 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(x + (r.pixel + lx + (q & 1)) * (C * 2) + m * 128));
+    };
+
+    // ---- where rows are handed on
+    const uint32_t ex = sm + OFF_EX;
+    const uint32_t pairs = ex + wg * 4 * ROW;                                        // rows 0, 1 of the warpgroup, two buffers
+    const uint32_t kept = ex + NWG * 4 * ROW;                                        // rows 2, 3 of every warpgroup, a ring each
+    const int depth = ALONE || wg < NWG - 1 ? NEAR : FAR, up_wg = ALONE ? wg : wg == 0 ? NWG - 1 : wg - 1;
+    const int up_depth = ALONE || up_wg < NWG - 1 ? NEAR : FAR;
+    const bool later = ALONE || wg == 0;                                             // the rows above are those of the step before
+    const uint32_t own_base = kept + wg * NEAR * 2 * ROW, up_base = kept + up_wg * NEAR * 2 * ROW;
+    int own = 0, upper = later ? up_depth - NCH : 0;                                 // slots in the two rings
+    uint32_t up_phase = 0, odd = 0;
+
+    const uint64_t de = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dw = make_desc(sm + (QUARTERS ? OFF_F : OFF_RING + WEB) + BIAS, 384, 128);
+    const uint64_t db = make_desc(sm + OFF_F, HC / 8 * 128, 128);
+    const uint64_t dp = make_desc(sm + OFF_RING + (QUARTERS ? 0 : WEB + MID), C / 8 * 128, 128);
+    const uint32_t b1 = sm + OFF_B1 + rank * NCH * HC * 2 + q * (HC / 8 * 4);
+    uint32_t xf[X_SHARED ? 1 : C / 16][4];
+    uint32_t one[4] = {0, 0, 0, 0};                                                  // A operand of the bias: 1 for pixels in the image
+    auto arrange_x = [&](uint32_t keep0, uint32_t keep1) {                         // as loaded -> A operands
+      one[0] = q == 0 ? keep0 & 0x3C00 : 0;
+      one[1] = q == 0 ? keep1 & 0x3C00 : 0;
+      if (X_SHARED) { cp_async_wait<0>(); return; }
+#pragma unroll
+      for (int m = 0; m < C / 32; ++m) {
+        const uint4 a = raw[2 * m % (X_SHARED ? 1 : C / 16)], b = raw[(2 * m + 1) % (X_SHARED ? 1 : C / 16)];
+        uint32_t (&lo)[4] = xf[2 * m % (X_SHARED ? 1 : C / 16)], (&hi)[4] = xf[(2 * m + 1) % (X_SHARED ? 1 : C / 16)];
+        lo[0] = a.x & keep0; lo[1] = b.x & keep1; lo[2] = a.y & keep0; lo[3] = b.y & keep1;
+        hi[0] = a.z & keep0; hi[1] = b.z & keep1; hi[2] = a.w & keep0; hi[3] = b.w & keep1;
+      }
+    };
+    auto offset = [&](int slot) { return (uint64_t)(slot * (SLOT >> 4)); };
+    float s[HC / 2];
+    auto expand = [&](uint64_t d0, uint64_t d1, uint64_t d2) {                       // where We's two halves lie, and the bias
+      auto wgmma = [&](const uint32_t (&a)[4], int k) {
+        Wgmma<HC>::rs(s, a, (QUARTERS && k >= C / 32 ? d1 - (WEB / 2 >> 4) : d0) + k * (HC * 32 >> 4), k > 0);
+      };
+      if (X_SHARED) {                                                                // XB k16 at a time, two batches in flight
+        uint32_t a[DEEP][XB][4];
+#pragma unroll
+        for (int k = 0; k < C / 16; k += XB) {
+          if (k >= 2 * XB) wgmma_wait<1>();
+#pragma unroll
+          for (int i = 0; i < XB; ++i) {
+            const uint4 v = lds128(xs + (k + i) * 512);
+            uint32_t (&r)[4] = a[k / XB % DEEP][i];
+            r[0] = v.x; r[1] = v.y; r[2] = v.z; r[3] = v.w;
+          }
+          wgmma_fence();
+#pragma unroll
+          for (int i = 0; i < XB; ++i) wgmma(a[k / XB % DEEP][i], k + i);
+          if (k + XB == C / 16) Wgmma<HC>::rs(s, one, d2, 1);
+          wgmma_commit();
+        }
+      } else {
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < C / 16; ++k) wgmma(xf[X_SHARED ? 0 : k], k);
+        Wgmma<HC>::rs(s, one, d2, 1);
+        wgmma_commit();
+      }
+    };
+    Ring now = {0, 0};                                                               // of this chunk
+    int prev = 0, prev2 = 0;                                                         // slots of the chunks before
+    if (mine > 0) load_x(0);
+    for (int t = 0; t < mine; ++t) {
+      bool cut, top;                                                                 // row of h below the output row, or above it, is outside
+      {
+        int s; bool ok, out;
+        const Row r = position(t, s, ok, out);
+        const uint32_t keep0 = ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;  // is this lane's pixel in the image?
+        const uint32_t keep1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
+        cut = TILED ? r.y == H - 1 : r.y == 0;                                       // TILED: of the third row, F[1]
+        top = TILED ? r.y == 0 : (H == 1 || r.y == 1);                               // output row 0
+        arrange_x(keep0, keep1);
+      }
+      float o[C / 2];
+#pragma unroll 1
+      for (int j0 = 0; j0 < NCH; j0 += UNROLL)
+#pragma unroll
+      for (int u = 0; u < UNROLL; ++u) {
+        const int j = j0 + u;
+        if (!QUARTERS && UNROLL % NS == 0) now.slot = u % NS;                        // known to the compiler
+        // ---- expansion
+        uint32_t h[NP][4];
+        Ring second = now, third = now, fourth = now;                                // QUARTERS
+        if (QUARTERS) { second.next(); third = second; third.next(); fourth = third; fourth.next(); }
+        Ring after = QUARTERS ? fourth : now;                                        // the next chunk
+        after.next();
+        const uint64_t filters = odd * (MID >> 4);
+        if (!EARLY || j == 0) {
+          if (STREAMED || t == 0) mbar_wait(full + 8 * now.slot, now.phase);
+          if (QUARTERS) mbar_wait(full + 8 * second.slot, second.phase);
+          expand(de + offset(now.slot), de + offset(second.slot), QUARTERS ? db + filters : de + offset(now.slot) + (WEB >> 4));
+        }
+        if (EARLY && j > 0) wgmma_wait<1>();                                         // the previous projection may still run
+        else wgmma_wait<0>();
+        if (j == NCH - 1 && t + 1 < mine) load_x(t + 1);
+        if (j == NCH / 2 && t + 1 < mine) prefetch_x(t + 1);
+        // ---- h: to its neighbours, and as A operand
+        uint32_t st;
+        if (TILED) st = ex + (odd * RT + 4 * wg + warp) * ROW;
+        else st = warp < 2 ? pairs + (odd * 2 + warp) * ROW : own_base + (own * 2 + warp - 2) * ROW;
+        st += lane * 8;
+#pragma unroll
+        for (int g = 0; g < HC / 8; ++g) {
+          const uint32_t lo = silu_packed(pack2(s[4 * g], s[4 * g + 1])), hi = silu_packed(pack2(s[4 * g + 2], s[4 * g + 3]));
+          h[g >> 1][(g & 1) * 2] = lo;
+          h[g >> 1][(g & 1) * 2 + 1] = hi;
+          sts64(st + g * 256, lo, hi);
+        }
+        // ---- the two other rows
+        uint32_t f0, f1;
+        if (TILED) {
+          const int w = 4 * wg + warp;
+          f0 = top || w == 0 ? sm + OFF_ZERO : ex + (odd * RT + w - 1) * ROW;
+          f1 = cut || w == RT - 1 ? sm + OFF_ZERO : ex + (odd * RT + w + 1) * ROW;
+          bar_sync(8, CONSUMERS);
+        } else {
+          const uint32_t a0 = up_base + upper * 2 * ROW, a1 = pairs + odd * 2 * ROW;
+          f0 = warp < 2 ? a0 + warp * ROW : a1 + (warp - 2) * ROW;
+          f1 = warp == 0 ? a0 + ROW : warp < 3 ? a1 + (warp - 1) * ROW : own_base + own * 2 * ROW;
+          if (top) f0 = sm + OFF_ZERO;
+          if (cut) {                                                                 // by loads: two instructions to skip, not eight
+#pragma unroll
+            for (int p = 0; p < NP; ++p) {
+              const uint4 v = lds128(sm + OFF_ZERO + lane * 16);
+              h[p][0] = v.x; h[p][1] = v.y; h[p][2] = v.z; h[p][3] = v.w;
+            }
+          }
+          if (!ALONE && warp >= 2 && wg < NWG - 1) {
+            __syncwarp();
+            if (lane == 0) mbar_arrive(handed + 8 * (wg * NEAR + own));
+          }
+          bar_sync(1 + wg, 128);
+          if (!later && warp < 2) mbar_wait(handed + 8 * (up_wg * NEAR + upper), up_phase);
+        }
+        f0 += lane * 8;
+        f1 += lane * 8;
+        if (STREAMED && (tid & 127) == 0) {                                          // what all four warps have left
+          if (QUARTERS) {
+            mbar_arrive(empty + 8 * now.slot);
+            mbar_arrive(empty + 8 * second.slot);
+            if (j + t > 0) { mbar_arrive(empty + 8 * prev2); mbar_arrive(empty + 8 * prev); }
+          } else if (EARLY ? j + t * NCH > 1 : j + t > 0) {
+            mbar_arrive(empty + 8 * (EARLY ? prev2 : prev));
+          }
+        }
+        uint32_t b[HC / 8];
+#pragma unroll
+        for (int i = 0; i < HC / 32; ++i) {
+          const uint4 v = lds128(b1 + j * (HC * 2) + 16 * i);
+          b[4 * i] = v.x; b[4 * i + 1] = v.y; b[4 * i + 2] = v.z; b[4 * i + 3] = v.w;
+        }
+        // ---- convolution and projection, two groups at a time
+        Partial e[1 + AHEAD][2];
+        constexpr int FETCHED = EAGER ? NP : 1 + AHEAD;
+        uint32_t f[FETCHED][2][4], g[1 + AHEAD][4];
+        auto fetch = [&](int p) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            lds64(f[p % FETCHED][i][0], f[p % FETCHED][i][1], f0 + (2 * p + i) * 256);
+            lds64(f[p % FETCHED][i][2], f[p % FETCHED][i][3], f1 + (2 * p + i) * 256);
+          }
+        };
+        auto start = [&](int p) {
+          if (!EAGER) fetch(p);
+          wgmma_fence();
+          convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
+          wgmma_commit();
+        };
+        if (EAGER)
+#pragma unroll
+          for (int p = 0; p < NP; ++p) fetch(p);
+        if (ALL) {
+          wgmma_fence();
+#pragma unroll
+          for (int p = 0; p < NP; ++p) convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
+          wgmma_commit();
+          if (EARLY && j + 1 < NCH) {
+            if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
+            expand(de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
+            wgmma_wait<1>();
+          } else {
+            wgmma_wait<0>();
+          }
+#pragma unroll
+          for (int p = 0; p < NP; ++p)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) gather(g[p & AHEAD][2 * i], g[p & AHEAD][2 * i + 1], e[p & AHEAD][i], b[2 * p + i]);
+          wgmma_fence();
+#pragma unroll
+          for (int p = 0; p < NP; ++p) Wgmma<C>::rs(o, g[p & AHEAD], dp + offset(now.slot) + p * (C * 32 >> 4), (j > 0) | (p > 0));
+          wgmma_commit();
+        }
+        if (AHEAD && !ALL) start(0);
+#pragma unroll
+        for (int p = 0; p < (ALL ? 0 : NP); ++p) {
+          if (!AHEAD) start(p);
+          if (AHEAD && p + 1 < NP) start(p + 1);
+          if (AHEAD && p + 1 < NP) wgmma_wait<1>();                                  // pair p, and the projection of pair p-1
+          else wgmma_wait<0>();
+          if (QUARTERS && p == 0) mbar_wait(full + 8 * third.slot, third.phase);
+          if (QUARTERS && p == NP / 2) mbar_wait(full + 8 * fourth.slot, fourth.phase);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) gather(g[p & AHEAD][2 * i], g[p & AHEAD][2 * i + 1], e[p & AHEAD][i], b[2 * p + i]);
+          wgmma_fence();
+          Wgmma<C>::rs(o, g[p & AHEAD], dp + (!QUARTERS ? offset(now.slot) : p < NP / 2 ? offset(third.slot) : offset(fourth.slot) - (WEB / 2 >> 4)) + p * (C * 32 >> 4), (j > 0) | (p > 0));
+          wgmma_commit();
+        }
+        prev2 = QUARTERS ? third.slot : prev;
+        prev = QUARTERS ? fourth.slot : now.slot;
+        now = after;
+        odd ^= 1;
+        if (!TILED) {
+          if (++own == depth) own = 0;
+          if (++upper == up_depth) { upper = 0; up_phase ^= 1; }
+        }
+      }
+      // ---- + bias + residual, 16 bytes a lane
+      {
+        int s; bool ok, out;
+        const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;                        // read again: not kept in a register
+        Row r = position(t, s, ok, out);
+        if (!TILED && out) r = locate(s - 1, strips, H, W);
+        const bool put0 = out && lx > 0 && r.left + lx < W, put1 = out && lx < 14 && r.left + lx + 1 < W;
+        constexpr int OUT = C / 32 / SPLIT, MB = OUT < 4 ? OUT : 4;                // 32 channels each: loads in flight
+        const long at = (r.pixel + lx) * (C * 2) + q * 16 + rank * OUT * 64;
+#pragma unroll
+        for (int m0 = 0; m0 < OUT; m0 += MB) {
+          uint4 ra[MB], rb[MB];
+#pragma unroll
+          for (int m = 0; m < MB; ++m) {
+            ra[m] = ldg128(x + (put0 ? at + (m0 + m) * 64 : 0));
+            rb[m] = ldg128(x + (put1 ? at + C * 2 + (m0 + m) * 64 : 0));
+          }
+          if (m0 == 0) {
+            wgmma_wait<0>();
+            if (SPLIT > 1) reduce(o, sm, tid, rank);
+          }
+#pragma unroll
+          for (int mm = 0; mm < MB; ++mm) {
+            const int m = m0 + mm;
+            const uint4 bias = lds128(sm + OFF_BP + (rank * OUT + m) * 64 + q * 16);
+            uint4 a = ra[mm], b = rb[mm];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              const float* v = o + 4 * (4 * m + i);
+              (&a.x)[i] = add2(add2(pack2(v[0], v[1]), (&bias.x)[i]), (&a.x)[i]);
+              (&b.x)[i] = add2(add2(pack2(v[2], v[3]), (&bias.x)[i]), (&b.x)[i]);
+            }
+            if (put0) *reinterpret_cast<uint4*>(y + at + m * 64) = a;
+            if (put1) *reinterpret_cast<uint4*>(y + at + C * 2 + m * 64) = b;
+          }
+        }
+      }
+    }
+    if (SPLIT > 1) cluster_sync();                                                   // nobody leaves while others read its sums
+  }
+}

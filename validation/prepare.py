@@ -1,0 +1,76 @@
+"""What takes time but no GPU clock: every kernel and every torch.compile baseline compiled beforehand, on all cores, into the caches."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from perfmodel.validation.baselines import baseline, torch_or_none
+from perfmodel.validation.benchmarks import torch_input
+from perfmodel.validation.compile import compile_unit, unit_of
+from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.configuration import Config
+from perfmodel.validation.fused.family import remember
+from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
+from perfmodel.validation.gpu import in_memory
+
+LARGEST_POOL: Final = 16
+BASELINES_AT_ONCE: Final = 14
+"""Each holds a CUDA context and compiles in its own process (see `one_compiler_each`)."""
+
+
+def one_compiler_each() -> None:
+    """torch.compile starts a pool of compilers in each process unless told not to. Before torch's compiler is first imported."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
+def prepare_kernels(asked: Iterable[tuple[Problem, str | None]], device: DeviceLimits) -> int:
+    """Choose and compile every kernel that the problems need; for how many. One that is refused is left for whoever measures it."""
+    jobs = [(problem, only, device) for problem, only in dict.fromkeys(asked)]
+    served = 0
+    with _pool(min(LARGEST_POOL, os.cpu_count() or 1)) as pool:
+        for (problem, only, _), config in zip(jobs, pool.map(_compile_kernel, jobs), strict=True):
+            if config is not None:
+                remember(problem, device, only, config)
+                served += 1
+    return served
+
+
+def _compile_kernel(job: tuple[Problem, str | None, DeviceLimits]) -> Config | None:
+    problem, only, device = job
+    family = family_of(problem)
+    try:
+        config = family.choose(problem, device, only=only)
+        for launch in family.by_name[config.kernel].launches(problem, config, device):
+            compile_unit(unit_of(config, device.architecture, launch.constants))
+    except GpuError:
+        return None
+    return config
+
+
+def prepare_baselines(problems: Iterable[Problem]) -> int:
+    """Run torch.compile on every block once, so that the measuring process finds its code on disk; how many."""
+    problems = tuple(problems)
+    with _pool(min(BASELINES_AT_ONCE, len(problems))) as pool:
+        return sum(pool.map(_compile_baseline, problems))
+
+
+def _compile_baseline(problem: Problem) -> bool:
+    torch = torch_or_none()
+    if torch is None:
+        return False
+    try:
+        with torch.no_grad(), in_memory(f"{problem.name} in PyTorch: the tensors"):
+            baseline("compile", problem, family_of(problem).draw(problem, 0))(torch_input(problem))
+    except GpuError:
+        return False  # several at once may not fit the memory where one does; whoever measures it compiles it then
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return True
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    return concurrent.futures.ProcessPoolExecutor(max(1, workers), mp_context=multiprocessing.get_context("spawn"))
