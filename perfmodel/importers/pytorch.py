@@ -105,6 +105,8 @@ _MAIN: Final = frozenset({"conv", "conv_transpose", "linear", "batch_norm", "lay
 _NO_TENSOR: Final = frozenset(
     {"_assert_tensor_metadata", "_assert_scalar", "sym_size", "sym_constrain_range_for_size", "_assert_async"}
 )
+_ONCE: Final = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint"})
+"""Operations that run the one graph that is among their arguments, once, on the arguments behind it."""
 
 
 def torch_module() -> Any:
@@ -330,11 +332,13 @@ class _Reader:
         self._operand: dict[Any, Any] = {}
         self._torch = torch_module()
         self._steps: list[str] = []
+        self._aliases = Aliases()
 
     def read(self) -> Program:
         signature = self._exported.graph_signature
         kinds = {spec.arg.name: str(spec.kind.name) for spec in signature.input_specs}
         results: list[str] = []
+        self._aliases.add(self._exported.graph.nodes)
         for node in self._exported.graph.nodes:
             if node.op == "placeholder":
                 kind = kinds.get(node.name, "USER_INPUT")
@@ -433,7 +437,34 @@ class _Reader:
         else:
             self._unknown(node, arguments)
         if in_place:
-            self._operand[node.args[0]] = self._operand[node]  # later readers of the tensor see what was written into it
+            self._written(node, node.args[0], self._operand[node])
+
+    def _written(self, node: Any, target: Any, result: Any) -> None:
+        """Later readers of the tensor that `node` writes `result` into see it, by whatever view of the tensor they read."""
+        self._operand[target] = result
+        for other in self._aliases.read_after(node, target):
+            before = self._operand[other]
+            if self._aliases.same(other, target):
+                self._operand[other] = result
+            elif isinstance(before, str) and isinstance(result, str) and before != result:
+                name = f"{node.name}.{other.name}"
+                self._value(name, other.meta["val"])
+                whole = self._program.values[before].elements == self._program.values[result].elements
+                if whole:  # all of it was written, in another shape
+                    self._append("reshape", node, [result], (name,))
+                elif (place := self._place_of(target, other)) is not None:  # what it wrote between what was there already
+                    axis, start, end = place
+                    shape = self._shape(before)
+                    inputs = []
+                    for part, size in ((f"{name}.before", start), (result, end - start), (f"{name}.after", shape[axis] - end)):
+                        if size and part is not result:
+                            self._program.values[part] = Value(name=part, shape=(*shape[:axis], size, *shape[axis + 1 :]))
+                            self._append("slice", node, [before], (part,))
+                        inputs += [part] if size else []
+                    self._append("concat", node, inputs, (name,), axis=axis)
+                else:
+                    self._append("unknown", node, [before, result], (name,), operation=f"{node.target} into a part of a tensor")
+                self._operand[other] = name
 
     def _arguments(self, node: Any, schema: Any) -> dict[str, Any]:
         """All arguments by name, defaults included, with tensors as names of values."""
@@ -449,7 +480,10 @@ class _Reader:
         return bound
 
     def _python(self, node: Any) -> None:
-        """Functions of Python itself: picking from a tuple, arithmetic on sizes."""
+        """Functions of Python itself: picking from a tuple, arithmetic on sizes; and operations whose arguments are graphs."""
+        if isinstance(node.target, self._torch._ops.HigherOrderOperator):
+            self._of_graphs(node)
+            return
         arguments = [self._resolved(argument) for argument in node.args]
         if getattr(node.target, "__name__", "") == "getitem":
             self._operand[node] = arguments[0][arguments[1]]
@@ -459,6 +493,45 @@ class _Reader:
             self._unknown(node, {str(index): argument for index, argument in enumerate(arguments)})
             return
         self._operand[node] = value
+
+    def _place_of(self, view: Any, whole: Any) -> tuple[int, int, int] | None:
+        """Axis, start and end of a view that is a slice of a tensor along one axis; None for any other view."""
+        name = str(getattr(getattr(view.target, "_schema", None), "name", ""))
+        if name != "aten::slice" or view.args[0] is not whole:
+            return None
+        a = self._arguments(view, view.target._schema)
+        shape = whole.meta["val"].shape
+        axis = a["dim"] % len(shape)
+        start, end, _ = slice(a["start"], a["end"]).indices(int(shape[axis]))
+        return (axis, start, end) if a["step"] == 1 and start < end else None
+
+    def _of_graphs(self, node: Any) -> None:
+        """A part of the module under `autocast`, `no_grad` or the like is a graph of its own, which is read in its place.
+
+        What chooses among several graphs, or repeats one, is not understood.
+        """
+        graphs = [item for item in node.args if getattr(item, "op", "") == "get_attr"]
+        inner = getattr(node.graph.owning_module, str(graphs[0].target), None) if len(graphs) == 1 else None
+        if str(node.target) not in _ONCE or not isinstance(inner, self._torch.fx.GraphModule):
+            self._unknown(node, {str(index): self._resolved(argument) for index, argument in enumerate(node.args)})
+            return
+        given = list(node.args[node.args.index(graphs[0]) + 1 :])
+        inputs = dict(zip((part for part in inner.graph.nodes if part.op == "placeholder"), given, strict=True))
+        self._aliases.add(inner.graph.nodes)
+        for part in inner.graph.nodes:
+            if part.op == "placeholder":
+                self._operand[part] = self._resolved(inputs[part])
+            elif part.op == "get_attr":
+                self._operand[part] = part.target
+            elif part.op == "output":
+                self._operand[node] = self._resolved(part.args[0])
+            elif part.op == "call_function":
+                if not part.name.startswith(f"{node.name}_"):
+                    part._rename(f"{node.name}_{part.name}")  # names are unique in their own graph alone
+                self._call(part)
+        for part, outer in inputs.items():
+            if hasattr(outer, "op") and self._operand[part] != self._operand[outer]:
+                self._written(node, outer, self._operand[part])
 
     def _unknown(self, node: Any, arguments: dict[str, Any]) -> None:
         flat = self._torch.utils._pytree.tree_leaves(list(arguments.values()))
@@ -798,6 +871,52 @@ class _Reader:
 
     def _aten_unbind(self, node: Any, a: dict[str, Any]) -> None:
         self._parts(node, a, drop=True)
+
+
+class Aliases:
+    """Which nodes of a graph stand for the same memory: views of a tensor, and the results of what is written into it."""
+
+    def __init__(self) -> None:
+        self._place: dict[Any, int] = {}
+        self._base: dict[Any, Any] = {}
+        self._same: dict[Any, Any] = {}
+        self._group: dict[Any, list[Any]] = {}
+
+    def add(self, nodes: Any) -> None:
+        """Take in the nodes of a graph, in their order."""
+        for node in nodes:
+            self._place[node] = len(self._place)
+            source, written = self._source(node)
+            self._base[node] = node if source is None else self._base[source]
+            self._same[node] = self._same[source] if written else node
+            self._group.setdefault(self._base[node], []).append(node)
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Whether two nodes are one tensor, and not two views of it."""
+        return self._same[one] is self._same[other]
+
+    def read_after(self, node: Any, target: Any) -> list[Any]:
+        """What was made before `node` from the memory of `target`, into which it writes, and is read later (an input may be)."""
+        place = self._place[node]
+        return [
+            other
+            for other in self._group[self._base[target]]
+            if other is not target
+            and self._place[other] < place
+            and hasattr(other.meta.get("val"), "shape")
+            and (other.op == "placeholder" or any(self._place[user] > place for user in other.users))
+        ]
+
+    @staticmethod
+    def _source(node: Any) -> tuple[Any, bool]:
+        """The node whose memory a node's result lies in, if any, and whether it is that very tensor."""
+        if node.op != "call_function" or not node.args or not hasattr(node.args[0], "op"):
+            return None, False
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            return (node.args[0] if getattr(node.target, "__name__", "") == "getitem" else None), False
+        shared = [item.alias_info for item in schema.returns if item.alias_info is not None]
+        return (node.args[0], any(item.is_write for item in shared)) if shared else (None, False)
 
 
 def _spread(given: Any, rank: int) -> tuple[int, ...]:
