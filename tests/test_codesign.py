@@ -169,3 +169,7 @@ def test_the_command_prints_what_the_library_answers(capsys: pytest.CaptureFixtu
     assert cli.run(["design", "convfirst-net", *options, "--format", "csv"]) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith("widths,depths,macs,params,latency_s")
     assert cli.run(["design", "convfirst-net", "--hardware", "rtx4090", "--macs", "1M"]) == 3
+    assert cli.run(["design", "convfirst-net", *options, "--set", "dram_bandwidth=2x", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["designs"][0]["latency_s"] < answer.best.latency_s
+    assert cli.run(["design", "convfirst-net", "--member", "pico", "--batch", "4", "--set", "peak=2x"]) == 2
+    assert "leave out --batch, --set" in capsys.readouterr().err

@@ -68,6 +68,13 @@ def test_whole_division_and_its_rest_are_exact(left: int, right: int) -> None:
     assert evaluate(parse_number("a % b"), values)[0] == left % right
 
 
+@pytest.mark.parametrize(
+    "text", ["latency < 0.001", "bytes < 5M", "-latency > -1ms", "bytes / macs < 2B", "1us <= latency <= 1ms"]
+)
+def test_units_that_suit_or_are_none_are_accepted(text: str) -> None:
+    assert names_of(parse_condition(text)) <= {"latency", "bytes", "macs"}
+
+
 def test_units_are_factors() -> None:
     assert parse_number("0.1ms") == Number(0.1 * 1e-3)
     assert parse_number("2GiB") == Number(2 * 2.0**30)
@@ -103,6 +110,11 @@ def test_c_says_the_same() -> None:
         ("(channels > 3", "')' is expected"),
         ("min(channels > 3", "')' is expected"),
         ("channels > 3zz", "unknown unit 'zz'"),
+        ("latency < 1MB", "stands between a duration and bytes"),
+        ("latency[h200] < 1us + 2B", "stands between a duration and bytes"),
+        ("bytes < max(1ms, bytes)", "stands between a duration and bytes"),
+        ("channels < 2ms", "stands between a count and a duration"),
+        ("channels < 1e400", "the number at character 12 is too large"),
         ("channels ; 3", "cannot be read"),
         ("__import__('os').system('true') > 0", "cannot be read"),
         ("channels[0:3] > 1", "cannot be read"),

@@ -224,6 +224,27 @@ def test_the_figure_for_a_latency_gives_it(unknown: str) -> None:
     assert UnreachableError.exit_code == 3
 
 
+def test_the_figure_for_a_latency_has_kernels_of_its_own() -> None:
+    """Planned anew at each bandwidth: the least one is less than what the kernels of the real machine would need."""
+    subject = NetworkSubject(model="efficientnet_b0", device=RTX4090, batch=32, schedule="auto")
+    prediction = subject.prediction
+    wanted_s = 2 * prediction.latency_s
+    found = figure_for_latency(subject, "bandwidth", wanted_s)
+
+    def planned_s(factor: float) -> float:
+        return subject.on(what_if(RTX4090, [f"bandwidth={found.value / found.now * factor!r}x"])).prediction.latency_s
+
+    assert planned_s(1.0) <= wanted_s < planned_s(1 - 1e-4)
+    same_kernels_s = sum(
+        max(float(k.cost.ops) / prediction.peak.ops_per_s, float(k.cost.dram_bytes) / found.value) for k in prediction.kernels
+    )
+    assert same_kernels_s > wanted_s
+    with pytest.raises(UnreachableError, match=r"times as much it takes .* cut and tiled"):
+        figure_for_latency(subject, "bandwidth", 1e-6)
+    with pytest.raises(QuestionError, match="unbounded"):
+        figure_for_latency(subject, "bandwidth", 10.0)
+
+
 def test_the_least_local_memory_by_trying() -> None:
     subject = BlockSubject(kind="convfirst", channels=128, size=28, expansion=6, batch=128, device=H200, schedule="block")
     found = compute_bound(subject, "local_memory")
@@ -339,6 +360,14 @@ def test_group_width_ends_by_itself() -> None:
         (["solve", "bandwidth", "--model", "resnet50", "--hardware", "h200", "--latency", "1us"], 3, "alone takes"),
         (["solve", "channels", "--block", "convfirst", "--hardware", "h200", "--compute-bound"], 2, "is asked of"),
         (["solve", "channels", "--block", "convfirst", "--hardware", "h200", "--fused-gain", "5%"], 2, "is asked of batch"),
+        (["solve", "batch", "--block", "convfirst", "--hardware", "h200", "--fused-gain", "nan"], 2, "as in 5%"),
+        (["solve", "batch", "--model", "net.onnx", "--hardware", "h200", "--latency", "1ms"], 2, "plan take imported models"),
+        (["lift", "timm:resnet18", "--hardware", "h200"], 2, "plan take imported models"),
+        (
+            ["solve", "batch", "--model", "resnet18", "--hardware", "h200", "--params", "3M"],
+            3,
+            "fits 3.00 M parameters: the smallest",
+        ),
         (["solve", "batch", "--block", "convfirst", "--hardware", "h200", "--resolution", "9"], 2, "--resolution is for --model"),
         (["solve", "batch", "--model", "resnet50", "--hardware", "h200", "--channels", "9"], 2, "--channels is for --block"),
         (["solve", "kernel", "--block", "mbconv", "--hardware", "h200", "--latency", "1ms", "--step", "4"], 2, "has no step"),

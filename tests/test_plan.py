@@ -28,6 +28,7 @@ from perfmodel.design.convfirst_space import FAMILY_BATCH, TOLERANCE, WIDTH_STEP
 from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import HardwareError
+from perfmodel.hardware.what_if import what_if
 from perfmodel.kernel import NOT_FUSED
 from perfmodel.layers.catalog import BLOCKS
 from perfmodel.layers.dims import Shape
@@ -416,6 +417,11 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], tmp_pat
     assert [name for segment in record["segments"] for name in segment["kernels"]] == [
         kernel["name"] for kernel in record["prediction"]["kernels"]
     ]
+
+    twice = ["--set", "dram_bandwidth=2x", "--format", "json"]
+    assert cli.run(["plan", "mobilenetv3_small_100", "--hardware", "orin", "--batch", "8", *twice]) == 0
+    device = what_if(load("orin"), ["dram_bandwidth=2x"])
+    assert json.loads(capsys.readouterr().out)["latency_s"] == plan("mobilenetv3_small_100", device, batch=8).latency_s
 
     cut = tmp_path / "cut.json"
     cut.write_text(json.dumps([segment["layers"] for segment in record["segments"]]))

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from perfmodel.cli.options import Dtype, Format, Output, OutputFormat, emit, emit_tables
+from perfmodel.cli.options import Dtype, Format, Output, OutputFormat, Sets, emit, emit_tables, named_device
 from perfmodel.errors import PerfmodelError, shown
 
 _COUNT: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kMGT]?)")
@@ -16,6 +16,7 @@ _PREFIXES: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def convfirst_net(
+    ctx: typer.Context,
     hardware: Annotated[
         str | None, typer.Option("--hardware", metavar="DEV", help="A machine of the catalogue, or a TOML file.")
     ] = None,
@@ -38,6 +39,7 @@ def convfirst_net(
         str, typer.Option(metavar="MIN:MAX", help="Channels of the first stage; the next ones double them.")
     ] = "16:256",
     width_step: Annotated[int, typer.Option(help="Widths are multiples of it; itself a multiple of 16.")] = 16,
+    sets: Sets = None,
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
 ) -> None:
@@ -46,13 +48,12 @@ def convfirst_net(
     from perfmodel.report.codesign import answer_json, design_table, family_table, stage_table
 
     if member is not None or family:
-        if [
-            name
-            for name, value in (("--hardware", hardware), ("--macs", macs), ("--params", params), ("--like", like))
-            if value is not None
-        ]:
+        ours = ("member", "family", "fmt", "output")
+        given = [name for name in ctx.params if name not in ours and _is_given(ctx, name)]
+        if given:
             raise PerfmodelError(
-                "--member and --family are questions of their own; leave out --hardware, --macs, --params and --like"
+                "--member and --family are questions of their own; leave out "
+                + ", ".join("--" + ("set" if name == "sets" else name.replace("_", "-")) for name in given)
             )
         if member is not None and family:
             raise PerfmodelError("give --member or --family, not both")
@@ -66,7 +67,7 @@ def convfirst_net(
         if hardware is None:
             raise PerfmodelError("name a machine with --hardware, or a member of the shipped family with --member")
         answer = codesign.design_convfirst_net(
-            hardware,
+            named_device(hardware, sets),
             macs=_number("--macs", macs),
             params=_number("--params", params),
             like=like,
@@ -86,6 +87,11 @@ def convfirst_net(
         emit_tables([design_table(answer)], fmt, output)
     else:
         emit_tables([design_table(answer), stage_table(answer)], fmt, output)
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _progress(done: int, all_of: int) -> None:

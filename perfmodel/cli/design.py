@@ -24,7 +24,7 @@ from perfmodel.cli.options import (
     emit_tables,
     named_device,
 )
-from perfmodel.errors import PerfmodelError
+from perfmodel.errors import PerfmodelError, shown
 
 if TYPE_CHECKING:
     from perfmodel.design.subject import Subject
@@ -50,7 +50,7 @@ _GroupWidth = Annotated[int, typer.Option(min=1, help="Channels per group, of bl
 _Kernel = Annotated[int | None, typer.Option(help="Height and width of a block's spatial kernel; default: its usual.")]
 _Depth = Annotated[int | None, typer.Option(min=1, help="Blocks in a row; of a network: by the rule of its family.")]
 _Width = Annotated[int | None, typer.Option(min=1, help="Width of a network, by the rule of its family.")]
-_Schedule = Annotated[str, typer.Option("--schedule", help="eager, pointwise, layer or block.")]
+_Schedule = Annotated[str, typer.Option("--schedule", help="eager, pointwise, layer, block or auto.")]
 
 
 def _subject(
@@ -80,6 +80,7 @@ def _subject(
             raise PerfmodelError(f"--{name.replace('_', '-')} is for {needed}; leave it out")
     device = named_device(hardware, sets)
     if model is not None:
+        _of_the_catalogue(model)
         return NetworkSubject(
             model=model, device=device, batch=batch, dtype=dtype, schedule=check(schedule), depth=depth, **network
         )
@@ -251,6 +252,7 @@ def design_lift(
     from perfmodel.design.subject import NetworkSubject
     from perfmodel.report.design import lift_table
 
+    _of_the_catalogue(model)
     subject = NetworkSubject(
         model=model,
         device=named_device(hardware, sets),
@@ -262,6 +264,17 @@ def design_lift(
         layout=layout,
     )
     emit_tables([lift_table(subject, lift(subject))], fmt, output)
+
+
+def _of_the_catalogue(model: str) -> None:
+    """Raise where a model is one to import, which has no rule to build it anew with other choices."""
+    from perfmodel.importers.model import is_imported
+
+    if is_imported(model):
+        raise PerfmodelError(
+            f"design questions build a network anew, so they are asked of the catalogue's (see `perfmodel networks`), not of "
+            f"{shown(model)!r}; predict, compare and plan take imported models"
+        )
 
 
 def _budgets(given: dict[str, str | None]) -> dict[str, float]:
@@ -276,7 +289,10 @@ def _fraction(text: str) -> float:
     from perfmodel.design.grammar import amount
 
     value = text.strip()
-    return amount(value[:-1], (), "--fused-gain") / 100 if value.endswith("%") else amount(value, (), "--fused-gain")
+    try:
+        return amount(value[:-1], (), "--fused-gain") / 100 if value.endswith("%") else amount(value, (), "--fused-gain")
+    except PerfmodelError:
+        raise PerfmodelError(f"--fused-gain takes a positive share of the time, as in 5% or 0.05, not {shown(text)!r}") from None
 
 
 def print_answer(fmt: Format, output: Path | None, tables: Callable[[], list[Table]], data: Callable[[], dict[str, Any]]) -> None:

@@ -18,8 +18,10 @@ from perfmodel.cli.options import (
     Output,
     OutputFormat,
     Resolution,
+    Sets,
     emit,
     emit_tables,
+    named_device,
     named_network,
     named_schedule,
 )
@@ -38,6 +40,7 @@ def plan(
     partition: Annotated[
         str | None, typer.Option(metavar="FILE", help="Cost this cut instead: a JSON file with the layers of each kernel.")
     ] = None,
+    sets: Sets = None,
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
     plot: Annotated[Path | None, typer.Option(help="Also write the waterline plot to this file, schedule layer above.")] = None,
@@ -51,8 +54,9 @@ def plan(
         given = named_schedule(partition)
         if isinstance(given, str):
             raise PerfmodelError(f"--partition takes a JSON file with the layers of each kernel, not {partition!r}")
+    device = named_device(hardware, sets)
     network = named_network(model, batch, resolution, classes)
-    made = make_plan(network, hardware, dtype=dtype, autocast=autocast, longest=longest, partition=given)
+    made = make_plan(network, device, dtype=dtype, autocast=autocast, longest=longest, partition=given)
     if plot is not None:
         from perfmodel.plots.save import save
         from perfmodel.plots.waterline import waterline_figure

@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -59,6 +59,8 @@ class Number:
     """A number, its unit applied."""
 
     value: float
+    kind: str = field(default="", compare=False, repr=False)
+    """What its unit measures: "a duration", "bytes", or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,11 @@ Node: TypeAlias = Number | Text | Name | Apply
 _COMPARISONS: Final = ("<=", ">=", "==", "!=", "<", ">")
 _LOGIC: Final = ("and", "or", "not")
 _FUNCTIONS: Final = ("min", "max")
+_DURATIONS: Final = ("s", "ms", "us", "µs", "μs", "ns")
+_ALIKE: Final = (*_COMPARISONS, "+", "-", *_FUNCTIONS)
+"""What stands between quantities of one kind."""
+_QUANTITIES: Final[Mapping[str, str]] = MappingProxyType({"latency": "a duration", "bytes": "bytes"})
+"""Names that do not count; all others do, or have no unit."""
 
 
 def floor_divide(left: Array, right: Array) -> Array:
@@ -150,6 +157,12 @@ class _Token:
     text: str
     at: int
     value: float = 0.0
+    kind_of_unit: str = ""
+
+
+def _measures(unit: str) -> str:
+    """What a unit measures; prefixes alone measure nothing."""
+    return "a duration" if unit in _DURATIONS else "bytes" if unit.endswith("B") else ""
 
 
 def _tokens(source: str) -> Iterator[_Token]:
@@ -163,7 +176,10 @@ def _tokens(source: str) -> Iterator[_Token]:
             unit = match["unit"]
             if unit and unit not in UNITS:
                 raise GrammarError(f"'{shown(source)}': unknown unit '{shown(unit)}'; known: {', '.join(UNITS)}")
-            yield _Token("number", match[0].strip(), match.start("number"), float(match["number"]) * UNITS.get(unit, 1.0))
+            value = float(match["number"]) * UNITS.get(unit, 1.0)
+            if value == float("inf"):
+                raise GrammarError(f"'{shown(source)}': the number at character {match.start('number') + 1} is too large")
+            yield _Token("number", match[0].strip(), match.start("number"), value, _measures(unit))
         elif match["word"]:
             word = match["word"] if match["index"] is None else f"{match['word']}[{match['index']}]"
             yield _Token("sign" if word in _LOGIC else "word", word, match.start("word"))
@@ -251,7 +267,7 @@ class _Parser:
             self._wrong("a number or a name")
         self._at += 1
         if token.kind == "number":
-            return Number(token.value)
+            return Number(token.value, token.kind_of_unit)
         if token.kind == "text":
             return Text(token.text)
         if token.text in _FUNCTIONS and self._next("("):
@@ -277,6 +293,31 @@ def _check_types(source: str, node: Node) -> None:
             wanted = "conditions" if node.function in _LOGIC else "numbers"
             raise GrammarError(f"'{shown(source)}': '{node.function}' stands between {wanted}; put brackets around its operands")
         _check_types(source, operand)
+    if node.function in _ALIKE:
+        kinds = [_kind(operand) for operand in node.operands]
+        if len({kind for kind in kinds if kind}) > 1 and any(map(_has_unit, node.operands)):
+            raise GrammarError(
+                f"'{shown(source)}': '{node.function}' stands between {' and '.join(kinds)}; give both the same unit"
+            )
+
+
+def _kind(node: Node) -> str:
+    """What it measures, "" where a plain number or a product may be anything."""
+    match node:
+        case Number():
+            return node.kind
+        case Name(name):
+            return _QUANTITIES.get(name.partition("[")[0], "a count")
+        case Apply(function, operands) if function in ("+", "-", "negative", "min", "max"):
+            return next(filter(None, map(_kind, operands)), "")
+    return ""
+
+
+def _has_unit(node: Node) -> bool:
+    """Whether its kind is that of a number with a unit."""
+    return (isinstance(node, Number) and bool(node.kind)) or (
+        isinstance(node, Apply) and node.function in ("+", "-", "negative", "min", "max") and any(map(_has_unit, node.operands))
+    )
 
 
 def _parse(source: str, *, condition: bool) -> Node:
@@ -364,7 +405,6 @@ def in_c(node: Node, variables: Mapping[str, str]) -> str:
 
 
 _AMOUNT: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµμ]*)\s*")
-_DURATIONS: Final = ("s", "ms", "us", "µs", "μs", "ns")
 
 
 def amount(text: str, units: Sequence[str], what: str) -> float:

@@ -102,8 +102,8 @@ def solve(subject: Subject, unknown: str, budgets: Mapping[str, float], *, step:
     for name in budgets:
         if not fits(0, name):
             raise TooSmallError(
-                f"no {unknown} of {subject.name} fits {_shown(name, budgets[name])} of {name}: the smallest, {values[0]}, needs "
-                f"{_shown(name, _amount(smallest, name))}; allow at least that much"
+                f"no {unknown} of {subject.name} fits {shown_budget(name, budgets[name], of=True)}: the smallest, {values[0]}, needs "
+                f"{shown_budget(name, _amount(smallest, name))}; allow at least that much"
             )
     alone = {name: _largest(len(values), lambda place, name=name: fits(place, name)) for name in budgets}  # type: ignore[misc]
     place = min(alone.values())
@@ -120,7 +120,7 @@ def solve(subject: Subject, unknown: str, budgets: Mapping[str, float], *, step:
             highest = _amount(outcome(last) or smallest, next(iter(budgets)))
             raise QuestionError(
                 f"the query is unbounded: {subject.name} with {unknown} {values[last]}, the largest that is tried, needs "
-                f"{_shown(next(iter(budgets)), highest)} and still fits; give a smaller budget"
+                f"{shown_budget(next(iter(budgets)), highest)} and still fits; give a smaller budget"
             )
         notes.append(f"{values[last]} is the largest {unknown} that this design can have: no budget binds")
     rows = []
@@ -161,8 +161,12 @@ def _amount(outcome: Outcome, budget: str) -> float:
     return float(getattr(outcome, BUDGETS[budget][0]))
 
 
-def _shown(budget: str, amount: float) -> str:
-    return si(amount, BUDGETS[budget][1])
+def shown_budget(budget: str, amount: float, *, of: bool = False) -> str:
+    """An amount of a budget with its unit; with `of`, what it is an amount of, where the unit does not say that."""
+    unit = BUDGETS[budget][1]
+    if budget in ("macs", "params"):
+        return f"{si(amount, '').strip()} {unit}"
+    return si(amount, unit) + (f" of {budget}" if of else "")
 
 
 def _largest(count: int, fits: Callable[[int], bool]) -> int:

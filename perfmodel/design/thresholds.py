@@ -16,10 +16,11 @@ from perfmodel.design.blocks import Kind
 from perfmodel.design.closed_form import BANDWIDTH, PEAK
 from perfmodel.design.subject import BlockSubject, QuestionError, Subject, precision_of
 from perfmodel.errors import UnknownNameError
+from perfmodel.hardware.spec import HardwareError
 from perfmodel.hardware.what_if import what_if
 from perfmodel.layers import dims
 from perfmodel.prediction import Prediction
-from perfmodel.schedule import BLOCK, SCHEDULES
+from perfmodel.schedule import AUTO, BLOCK, SCHEDULES
 from perfmodel.sweep import block_expressions
 from perfmodel.units import si
 
@@ -63,8 +64,9 @@ def compute_bound(subject: Subject, unknown: str) -> Threshold:
     """The least bandwidth, highest peak or least local memory at which arithmetic holds the kernels that take most of the time.
 
     Of bandwidth and peak exactly: a kernel is memory-bound where its ops per byte lie below the machine's ratio r, so what most of the time
-    goes into changes at the one r for which Σ ops of the kernels above it = r · Σ bytes of those below it. Local memory by bisection over
-    bytes, each predicted anew. Raises QuestionError where nothing makes it compute-bound.
+    goes into changes at the one r for which Σ ops of the kernels above it = r · Σ bytes of those below it; fused
+    kernels stay as they are cut and tiled for the machine. Local memory by bisection over bytes, each predicted anew. Raises
+    QuestionError where nothing makes it compute-bound.
     """
     if unknown not in HARDWARE:
         raise UnknownNameError("figure of a machine", unknown, HARDWARE)
@@ -99,7 +101,8 @@ def compute_bound(subject: Subject, unknown: str) -> Threshold:
         goal="compute-bound: arithmetic holds the kernels that take at least half of the time",
         value=value,
         now=now,
-        formula=f"op:byte ratio at which Σ ops above it = ratio · Σ bytes below it: {ratio:.4g}; {unknown} = {rated}",
+        formula=f"op:byte ratio at which Σ ops above it = ratio · Σ bytes below it: {ratio:.4g}; {unknown} = {rated}"
+        + ("" if subject.schedule.lower() in SCHEDULES else f"; fused kernels as cut and tiled for {subject.device.slug}"),
         crossings=tuple(crossings),
         before=f"{at:.3g} × that of {subject.device.slug}, where memory holds {100 * held:.0f} % of the time; with {way} memory holds most",
     )
@@ -125,7 +128,8 @@ def balance(work: Sequence[tuple[float, float]]) -> float:
 
 def _local_memory(subject: Subject) -> Threshold:
     if subject.schedule.lower() != BLOCK:
-        raise QuestionError(f"local memory changes nothing on schedule {subject.schedule}; ask with --schedule block")
+        why = "is not solved for" if subject.schedule.lower() == AUTO else "changes nothing"
+        raise QuestionError(f"local memory {why} on schedule {subject.schedule}; ask with --schedule block")
     now = subject.device.require("chip.shared_memory_per_block_bytes")
 
     def predicted(local_bytes: float) -> Prediction:
@@ -160,7 +164,8 @@ def _local_memory(subject: Subject) -> Threshold:
 def figure_for_latency(subject: Subject, unknown: str, latency_s: float) -> Threshold:
     """The least bandwidth or peak with which the latency is within the budget, by root finding (scipy, Brent's method).
 
-    Raises QuestionError where the other figure alone takes longer, naming what it takes.
+    On schedules that fuse, every machine that is tried is predicted anew, for it may have other kernels; to one part in a million.
+    Raises UnreachableError where no such figure is enough, naming what the latency is then, and QuestionError where every one is.
     """
     if unknown not in ("bandwidth", "peak"):
         raise QuestionError(f"a latency cannot be solved for {unknown}; ask for bandwidth or peak, or for compute-bound")
@@ -170,23 +175,41 @@ def figure_for_latency(subject: Subject, unknown: str, latency_s: float) -> Thre
     work = [(float(k.cost.ops), float(k.cost.dram_bytes)) for k in prediction.kernels]
     peak, bandwidth = prediction.peak.ops_per_s, subject.device.memory.dram_bandwidth_bytes_per_s
 
+    same_kernels = subject.schedule.lower() in SCHEDULES
+    precise = 1e-14 if same_kernels else 1e-6
+
     def at(factor: float) -> float:
+        if not same_kernels:
+            return float(subject.on(what_if(subject.device, [f"{unknown}={factor!r}x"])).prediction.latency_s)
         rates = (peak, bandwidth * factor) if unknown == "bandwidth" else (peak * factor, bandwidth)
         return sum(max(ops / rates[0], moved / rates[1]) for ops, moved in work)
 
-    floor = at(1e30)
+    largest, floor = (1e30, at(1e30)) if same_kernels else _most(at)
     if floor >= latency_s:
+        if not same_kernels:
+            raise UnreachableError(
+                f"no {unknown} brings {subject.name} on {subject.device.slug} to {si(latency_s, 's')}: with {largest:.0f} times as much it "
+                f"takes {si(floor, 's')}, its kernels cut and tiled for that; allow at least that much"
+            )
         other = "arithmetic" if unknown == "bandwidth" else "memory"
         raise _unreachable(subject, unknown, latency_s, floor, other)
     high = 1.0
     while at(high) > latency_s:
-        high *= 2
+        high = min(2 * high, largest)
     low = high
-    while at(low) < latency_s:
-        low /= 2
-    factor = high if at(high) == latency_s else float(brentq(lambda x: at(x) - latency_s, low, high, xtol=1e-15, rtol=1e-14))
+    try:
+        while at(low) < latency_s:
+            low /= 2
+    except HardwareError:
+        raise QuestionError(
+            f"the query is unbounded: {subject.name} on {subject.device.slug} takes no longer than {si(latency_s, 's')} even with "
+            f"{2 * low:.3g} × the {unknown}, and with less no machine is described; give a smaller budget"
+        ) from None
+    factor = (
+        high if at(high) == latency_s else float(brentq(lambda x: at(x) - latency_s, low, high, xtol=precise / 10, rtol=precise))
+    )
     while at(factor) > latency_s:  # the root may lie a rounding error on the wrong side
-        factor *= 1 + 1e-14
+        factor *= 1 + precise
     now = bandwidth if unknown == "bandwidth" else peak
     return Threshold(
         subject=subject,
@@ -194,10 +217,21 @@ def figure_for_latency(subject: Subject, unknown: str, latency_s: float) -> Thre
         goal=f"latency of at most {si(latency_s, 's')}",
         value=factor * now,
         now=now,
-        formula="root of Σ max(ops / peak, bytes / bandwidth) = budget, by Brent's method",
+        formula="root of Σ max(ops / peak, bytes / bandwidth) = budget, by Brent's method"
+        + ("" if same_kernels else "; kernels cut and tiled anew for each machine tried"),
         crossings=(),
         before=f"{factor:.3g} × that of {subject.device.slug}; with 1 % less the latency is {si(at(factor * 0.99), 's')}",
     )
+
+
+def _most(latency_at: Callable[[float], float]) -> tuple[float, float]:
+    """The largest power of ten that a machine's figure may be multiplied by and still pass the check of its file; the latency there."""
+    for factor in (1e6, 1e5, 1e4, 1e3, 1e2, 1e1):
+        try:
+            return factor, latency_at(factor)
+        except HardwareError:
+            continue
+    return 1.0, latency_at(1.0)
 
 
 class UnreachableError(QuestionError):

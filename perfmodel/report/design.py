@@ -8,10 +8,11 @@ from typing import Any
 
 from perfmodel.design.lift import BATCH_FACTOR, StageLift
 from perfmodel.design.sensitivity import Sensitivity
-from perfmodel.design.solve import BUDGETS, Solution
+from perfmodel.design.solve import Solution, shown_budget
 from perfmodel.design.subject import Subject, precision_of
 from perfmodel.design.thresholds import HARDWARE, FusedRange, GroupCrossing, Threshold
 from perfmodel.report.table import Column, Table, count, duration, intensity, size
+from perfmodel.schedule import SCHEDULES
 from perfmodel.units import percent, si
 
 
@@ -32,10 +33,6 @@ def _hypothetical(subject: Subject) -> tuple[str, ...]:
     return tuple(f"assumed: {title} ({subject.device.slug} is no real machine)" for title in subject.device.hypothetical)
 
 
-def _shown(budget: str, amount: float) -> str:
-    return si(amount, BUDGETS[budget][1])
-
-
 def signed(fraction: float) -> str:
     """A change as a percentage with its sign."""
     return f"{'+' if fraction >= 0 else '−'}{percent(abs(fraction))}"
@@ -49,16 +46,15 @@ def solution_table(solution: Solution, *, latex: bool = False) -> Table:
     unknown = solution.unknown.replace("_", " ")
     here = next(row for row in solution.rows if row.value == solution.value)
     said = [_about(solution.subject, solution.unknown)]
-    budgets = " and ".join(f"{_shown(held.name, held.allowed)} of {held.name}" for held in solution.budgets)
+    budgets = " and ".join(shown_budget(held.name, held.allowed, of=True) for held in solution.budgets)
     counts = solution.subject.counts(solution.unknown)
     counted = f" ({counts})" if counts != solution.unknown else ""
     said.append(f"the largest {unknown} within {budgets} is {solution.value}{counted}")
     for held in solution.budgets:
         alone = "any" if held.largest is None else f"{held.largest}"
         binds = ", and binds" if held.name in solution.binding else ""
-        said.append(
-            f"{held.name}: {_shown(held.name, held.used)} of {_shown(held.name, held.allowed)} used; alone it would allow {alone}{binds}"
-        )
+        used = f"{shown_budget(held.name, held.used)} of {shown_budget(held.name, held.allowed)} used"
+        said.append(f"{held.name}: {used}; alone it would allow {alone}{binds}")
     rows = [
         (
             row.value,
@@ -79,7 +75,8 @@ def solution_table(solution: Solution, *, latex: bool = False) -> Table:
         if latex:
             after += form.text(latex=True).split("\n")
     elif solution.binding:
-        after.append("no closed form: the cost is no polynomial of degree 2 in it; found by halving, exactly")
+        exactly = ", exactly" if solution.subject.schedule.lower() in SCHEDULES else ""
+        after.append(f"no closed form: the cost is no polynomial of degree 2 in it; found by halving{exactly}")
     return Table(
         title="one step either way",
         before=tuple(said),

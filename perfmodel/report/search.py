@@ -24,7 +24,7 @@ def search_table(result: SearchResult, *, top: int = 20, extra: Iterable[str] = 
     seen = "all of them" if result.exhaustive else f"{result.evaluated} of them, chosen by an optimiser: the front of those seen"
     wanted = [f"{'max' if item.maximise else 'min'} {item.text}" for item in result.search.objectives]
     return Table(
-        title=f"Pareto front of {', '.join(wanted)}: {len(found)} designs"
+        title=f"Pareto front of {', '.join(wanted)}: {len(found)} design{'' if len(found) == 1 else 's'}"
         + (f", {len(shown)} of them evenly chosen" if len(shown) < len(found) else ""),
         before=(
             f"{space.size} designs, {seen}; {result.valid} exist, {result.feasible} meet "
