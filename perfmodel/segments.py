@@ -20,6 +20,8 @@ from perfmodel.layers.cost import OPS_PER_MAC
 from perfmodel.layers.element import element_bytes
 from perfmodel.layers.graph import Graph
 from perfmodel.layers.layer import Layer
+from perfmodel.layers.parameter import Parameter
+from perfmodel.layers.rearrange import View
 from perfmodel.least_time import Beyond, least_time
 from perfmodel.lowering import Access, Operation
 from perfmodel.machine.fused import Tiling, fused_programs
@@ -154,6 +156,12 @@ class Pieces:
             layer = self.graph.nodes[name].layer
             if not has_fused_form(layer):
                 return f"{name} ({layer.kind.replace('_', ' ')}) has no fused form"
+            for source in self.graph.nodes[name].inputs:
+                match self.graph.nodes[source].layer:
+                    case View():
+                        return f"{name} reads a part of a tensor ({source}), which no fused program does"
+                    case Parameter():
+                        return f"{name} reads a tensor of parameters ({source}), which no fused program does"
         return f"{kernel.name} has {len(kernel.writes)} results" if len(kernel.writes) != 1 else ""
 
     def _description(self, kernel: Kernel) -> tuple[object, ...]:
@@ -280,7 +288,9 @@ class Pieces:
         return stored | dict.fromkeys(self.root(mask).kernel.layers, leaving)
 
     def entering(self, source: str) -> Access:
-        """The tensor in DRAM that holds the output of a layer, or the network's input."""
+        """The tensor in DRAM that holds the output of a layer, of what it is a part of (a view), or the network's input."""
+        while isinstance(self.graph.nodes[source].layer, View):
+            source = self.graph.nodes[source].inputs[0]
         return self._stored[self._tensor_of.get(source, source)]
 
     # -- kernels -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import perfmodel
 from perfmodel.cli import run
 from perfmodel.errors import PerfmodelError
+from perfmodel.hardware.catalog import load
 from perfmodel.importers.program import ImportedModelError
 from perfmodel.layers.activation import Activation
 from perfmodel.layers.batch_norm import BatchNorm
@@ -288,6 +289,53 @@ def test_what_is_not_understood_is_listed_and_its_tensors_are_counted(tmp_path: 
     coverage = prediction.coverage
     assert (coverage.operations, coverage.unsupported_operations, coverage.macs_fraction) == (3, 1, None)
     assert coverage.bytes_fraction == pytest.approx(1 - kernel.cost.dram_bytes / prediction.cost.dram_bytes)
+
+
+def test_what_a_branch_reads_from_outside_of_it_is_not_lost(tmp_path: Path) -> None:
+    """An If reads a convolution's result by name, inside of its branches alone, and stands before it in the file."""
+
+    def branch(operation: str) -> onnx.GraphProto:
+        result = helper.make_tensor_value_info("q", TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(operation, ["a"], ["q"])], "branch", [], [result])
+
+    proto = model(
+        [
+            helper.make_node("If", ["which"], ["r"], then_branch=branch("Relu"), else_branch=branch("Sigmoid"), name="choice"),
+            helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+            helper.make_node("Conv", ["r", "v"], ["y"]),
+        ],
+        [weight("w", 8, 3, 3, 3), weight("v", 4, 8, 1, 1), numpy_helper.from_array(np.array(True), "which")],
+    )
+    proto.graph.value_info.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 8, 16, 16]))
+    network = imported(tmp_path, proto)
+    assert network.macs == 256 * (8 * 3 * 9 + 4 * 8)
+    assert [node.name for node in network.unsupported] == ["choice"]
+
+
+def test_a_table_is_read_where_the_input_says(tmp_path: Path) -> None:
+    proto = model([helper.make_node("Gather", ["table", "x"], ["y"])], [weight("table", 1000, 64)], shape=(2, 16))
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    (kernel,) = kernels(imported(tmp_path, proto).graph, Precision(), "layer", device=load("h200"))
+    assert kernel.cost.dram_bytes == 2 * 2 * 2 * 16 * 64  # fp16, read and written: no more of the table than is looked up
+
+
+def test_a_part_of_a_tensor_enters_a_fused_segment(tmp_path: Path) -> None:
+    """As in Res2Net: the sum of a convolution's result and of the next part goes into the next convolution."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["a"]),
+        helper.make_node("Split", ["a"], ["p0", "p1"], axis=1),
+        helper.make_node("Conv", ["p0", "w0"], ["r0"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["r0"], ["s0"]),
+        helper.make_node("Add", ["s0", "p1"], ["t"]),
+        helper.make_node("Conv", ["t", "w1"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    proto = model(nodes, [weight("w", 64, 3, 1, 1), weight("w0", 32, 32, 3, 3), weight("w1", 32, 32, 3, 3)], shape=(1, 3, 56, 56))
+    network = imported(tmp_path, proto)
+    fused = kernels(network.graph, Precision(), "auto", device=load("h200"))
+    assert sum(kernel.cost.macs for kernel in fused) == network.macs == 56 * 56 * (64 * 3 + 2 * 32 * 32 * 9)
+    made = {access.tensor for kernel in fused for access in kernel.writes} | {"input"}
+    assert {access.tensor for kernel in fused for access in kernel.reads if access.role == "activation"} <= made
 
 
 def test_the_command_line_says_what_is_covered_and_strict_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

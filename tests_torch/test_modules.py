@@ -9,17 +9,20 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import perfmodel
 from perfmodel.cli import run
 from perfmodel.errors import PerfmodelError
+from perfmodel.hardware.catalog import load
 from perfmodel.layers.activation import Activation
 from perfmodel.layers.attention import Attention
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.matmul import MatMul
 from perfmodel.layers.rearrange import Rearrange
 from perfmodel.network import Network
-from perfmodel.schedule import NAMES
+from perfmodel.precision import Precision
+from perfmodel.schedule import NAMES, kernels
 from tests_torch.modules import costs
 
 
@@ -198,6 +201,107 @@ def test_what_is_not_understood_is_listed() -> None:
     assert prediction.coverage.unsupported_operations == 1
 
 
+class Writing(nn.Module):
+    """Two convolutions, of which the second one's result goes into a tensor that is there already, in several ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        new = self.second(y)
+        match self.how:
+            case "halves of an empty tensor":
+                both = torch.zeros(x.shape[0], 16, *x.shape[2:], device=x.device)
+                both[:, :8] = y
+                both[:, 8:] = new
+                return both
+            case "sum into a part":
+                y[:, 2:6] += new[:, 2:6]
+            case "every second channel":
+                y[:, ::2] = new[:, ::2]
+            case "one element":
+                y[..., 0, 0] = new[..., 0, 0]
+            case "a view that was there before":
+                view = y.view(y.shape[0], -1)
+                functional.relu(y, inplace=True).mul_(new)
+                return view
+            case "a sum into the result of another write":
+                functional.relu(y, inplace=True).add_(new)
+            case "a write under autocast":
+                with torch.autocast("cpu", torch.bfloat16):
+                    y[:, :4] = new[:, :4]
+        return y
+
+
+@pytest.mark.parametrize(
+    ("how", "listed"),
+    [
+        ("halves of an empty tensor", 0),
+        ("sum into a part", 0),
+        ("every second channel", 1),
+        ("one element", 1),
+        ("a view that was there before", 0),
+        ("a sum into the result of another write", 0),
+        ("a write under autocast", 0),
+    ],
+)
+def test_what_is_written_into_a_tensor_is_not_lost(how: str, listed: int) -> None:
+    network = imported(Writing(how), 1, 3, 16, 16)
+    assert network.macs == 256 * 9 * (3 * 8 + 8 * 8)
+    assert (len(network.unsupported) > 0) == (listed > 0)
+    for schedule in NAMES:
+        assert (
+            sum(kernel.cost.macs for kernel in kernels(network.graph, Precision(), schedule, device=load("h200"))) == network.macs
+        )
+
+
+class Region(nn.Module):
+    """A convolution in a region that is exported as a graph of its own, between others."""
+
+    def __init__(self, region: str) -> None:
+        super().__init__()
+        self.region = region
+        self.first, self.inner, self.last = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        match self.region:
+            case "autocast":
+                with torch.autocast("cpu", torch.bfloat16):
+                    y = self.inner(x)
+            case "gradients":
+                with torch.enable_grad():
+                    y = self.inner(x)
+            case "checkpoint":
+                y = checkpoint(self.inner, x, use_reentrant=False)
+            case _:
+                y = torch.cond(x.sum() > 0, self.inner, lambda v: 2 * v, (x,))
+        return self.last(functional.relu(x + y))
+
+
+@pytest.mark.parametrize("region", ["autocast", "gradients", "checkpoint"])
+def test_a_region_with_a_graph_of_its_own_is_part_of_the_network(region: str) -> None:
+    network = imported(Region(region), 1, 8, 16, 16)
+    assert network.macs == 3 * 256 * 9 * 64
+    assert not network.unsupported
+
+
+def test_a_choice_between_two_graphs_is_listed() -> None:
+    network = imported(Region("cond"), 1, 8, 16, 16)
+    assert network.macs == 2 * 256 * 9 * 64
+    assert [node.layer.kind for node in network.unsupported] == ["unsupported"]
+
+
+def test_an_embedding_reads_what_the_input_names() -> None:
+    network = perfmodel.from_torch(nn.Sequential(nn.Embedding(1000, 64), nn.Linear(64, 10)), torch.zeros(4, 16, dtype=torch.long))
+    assert network.macs == 4 * 16 * 64 * 10
+    lookup, _ = kernels(network.graph, Precision(), "layer", device=load("h200"))
+    assert lookup.cost.dram_bytes == 2 * 2 * 4 * 16 * 64  # fp16, read and written: no more of the table than is looked up
+
+
 class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -314,7 +418,8 @@ def test_what_a_users_function_prints_does_not_spoil_the_answer(package: Path, c
         ("my_package_of_models:broken", "no such thing"),
         ("my_package_of_models:number", "torch.nn.Module"),
         ("my_package_of_models:leaves", "bye"),
-        ("my_package_of_models:Depends", "cannot export"),
+        ("my_package_of_models:Depends", "depends on the contents of a tensor"),
+        (":make_net", "before the colon"),
         ("my_package_of_models:make_nte", "make_net"),
         ("no_such_package:f", "no module no_such_package"),
         ("timm:resnet5", "resnet50"),

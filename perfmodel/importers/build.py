@@ -428,10 +428,10 @@ class _Builder:
         else:
             self._same(op, handle, axis=axis, strides=strides)
 
-    def _copy(self, op: Op, purpose: str, axis: int) -> None:
+    def _copy(self, op: Op, purpose: str, axis: int, source: str | None = None) -> None:
         shape = self._shape(op.output)
         layer = Rearrange(purpose=purpose, output=as_shape(shape, axis))
-        self._put(op, layer, self._tensor(str(op.inputs[0])), axis=axis, strides=contiguous(shape))
+        self._put(op, layer, self._tensor(str(op.inputs[0]) if source is None else source), axis=axis, strides=contiguous(shape))
 
     def _permute(self, op: Op) -> None:
         handle, order = self._handle(str(op.inputs[0])), op.attributes["order"]
@@ -513,7 +513,9 @@ class _Builder:
         self._copy(op, op.attributes["purpose"], self._handle(str(op.inputs[0])).axis)
 
     def _gather(self, op: Op) -> None:
-        self._copy(op, "gather", len(self._shape(op.output)) - 1)
+        """As many elements of a tensor as the result has are read; of a table of parameters, where the input says which."""
+        source = next(name for name in op.tensors if not self._program.is_parameter(name))
+        self._copy(op, "gather", len(self._shape(op.output)) - 1, source)
 
     def _constant(self, op: Op) -> None:
         for name in op.outputs:

@@ -9,7 +9,7 @@ from typing import Any
 from perfmodel.errors import PerfmodelError, shown
 from perfmodel.importers.blocks import find_blocks
 from perfmodel.importers.build import build as build_graph
-from perfmodel.importers.program import Program
+from perfmodel.importers.program import ImportedModelError, Program
 from perfmodel.importers.recognise import recognise
 from perfmodel.network import Network
 from perfmodel.networks import catalog
@@ -49,7 +49,14 @@ def network(model: str, *, batch: int | None = None, resolution: int | None = No
     module = pytorch.user_module(model)
 
     def resized(batch: int, resolution: int) -> Network:
-        exported = pytorch.export(module, [pytorch.image_like(module, batch, resolution)], name=model)
+        image = pytorch.image_like(module, batch, resolution)
+        try:
+            exported = pytorch.export(module, [image], name=model)
+        except ImportedModelError as error:
+            shape = "×".join(map(str, image.shape))
+            raise ImportedModelError(
+                f"{error} (it was given one image of {shape}; perfmodel.from_torch(module, example_inputs) takes any inputs)"
+            ) from None
         return network_of(exported.program(), batch, resolution, resized)
 
     return resized(images, size or 224)

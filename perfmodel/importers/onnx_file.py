@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from perfmodel.errors import PerfmodelError, shown
-from perfmodel.importers.onnx_nodes import Reader
+from perfmodel.importers.onnx_nodes import Reader, read_by
 from perfmodel.importers.program import MOST_OPERATIONS, ImportedModelError, MissingExtraError, Program
 
 EXTRA: Final = "onnx"
@@ -238,9 +238,10 @@ def _sort(path: Path, graph: Any) -> None:
     readers: dict[int, list[int]] = {}
     for index, node in enumerate(graph.node):
         before: set[int] = set()
-        for name in _read_by(node):
-            if name in known:
-                continue
+        own = set(node.input)
+        for name in read_by(node):
+            if name in known or (name not in made and name not in own):
+                continue  # what is made inside of a subgraph is no tensor of this graph
             if name not in made:
                 raise ImportedModelError(f"{_shown(path)}: node '{shown(node.name)}' reads '{shown(name)}', which nothing makes")
             before.add(made[name])
@@ -261,7 +262,7 @@ def _sort(path: Path, graph: Any) -> None:
         raise ImportedModelError(
             f"{_shown(path)}: node '{shown(graph.node[stuck].name)}' waits for itself; the graph has a cycle"
         )
-    if any(made[name] >= index for index, node in enumerate(graph.node) for name in node.input if name in made):
+    if any(made[name] >= index for index, node in enumerate(graph.node) for name in read_by(node) if name in made):
         nodes = [graph.node[index] for index in sorted(order, key=_ranks(order).__getitem__)]
         copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
@@ -270,8 +271,3 @@ def _sort(path: Path, graph: Any) -> None:
 
 def _ranks(order: list[int]) -> dict[int, int]:
     return {index: rank for rank, index in enumerate(order)}
-
-
-def _read_by(node: Any) -> Iterable[str]:
-    """What a node reads; what its subgraphs read from outside of them is left to the node, which is not understood."""
-    return [name for name in node.input if name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -231,7 +231,8 @@ class Reader:
         )
 
     def _unknown(self, node: Any) -> None:
-        tensors = [self._real(name) for name in node.input if name and self._real(name) in self._program.values]
+        names = dict.fromkeys(self._real(name) for name in read_by(node) if name)
+        tensors = [name for name in names if name in self._program.values]
         domain = f"{shown(node.domain)}." if node.domain else ""
         self._emit(node, "unknown", tensors, operation=f"{domain}{shown(node.op_type)}")
 
@@ -436,10 +437,10 @@ class Reader:
         elif index is not None and index.ndim == 1 and np.all(np.diff(index) == 1):
             self._emit(node, "slice", [x])
         else:
-            self._emit(node, "gather", [x])
+            self._emit(node, "gather", self._inputs(node))
 
     def _on_GatherND(self, node: Any, a: dict[str, Any]) -> None:
-        self._emit(node, "gather", [self._real(node.input[0])])
+        self._emit(node, "gather", self._inputs(node))
 
     _on_GatherElements = _on_GatherND
 
@@ -500,6 +501,18 @@ class Reader:
         self._known[name] = value
         dtype = self._onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         self._declare(name, dtype, value.shape, source)
+
+
+def read_by(node: Any) -> Iterator[str]:
+    """What a node reads, and what its subgraphs (of an If or a Loop) read, of which some may be their own."""
+    waiting = [node]
+    while waiting:
+        inner = waiting.pop()
+        yield from inner.input
+        for attribute in inner.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                waiting.extend(graph.node)
+                yield from (value.name for value in graph.output)
 
 
 _LEAVES: Final = frozenset({"Conv", "Gemm", "BatchNormalization", "LayerNormalization", "MatMul"})

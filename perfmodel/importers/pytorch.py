@@ -157,6 +157,8 @@ def user_module(reference: str) -> Any:
     """
     torch = torch_module()
     path, _, attribute = reference.partition(":")
+    if not path:
+        raise ImportedModelError(f"{shown(reference)}: write the module before the colon, as in my_package.models:make_net")
     import os
     import sys
 
@@ -298,7 +300,10 @@ def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
         with quiet(), torch.no_grad():
             exported = torch.export.export(module, tuple(inputs), strict=False)
     except Exception as error:
-        raise ImportedModelError(f"PyTorch cannot export {shown(name)}: {_first_line(error)}") from None
+        reason = _first_line(error)
+        if "DataDependent" in type(error).__name__:
+            reason = "which operations run depends on the contents of a tensor, which nobody knows here; leave the choice out"
+        raise ImportedModelError(f"PyTorch cannot export {shown(name)}: {reason}") from None
     finally:
         module.train(was_training)
     return Exported(name=name, exported=exported, trained=trained)
@@ -824,16 +829,16 @@ class _Reader:
         self._emit(node, "expand", [a["self"]])  # overlapping windows of one tensor: a view
 
     def _gather(self, node: Any, a: dict[str, Any]) -> None:
-        self._emit(node, "gather", [a[next(iter(a))]])
+        self._emit(node, "gather", [a["self"], a["index"]])
 
     _aten_index_select = _gather
     _aten_gather = _gather
 
     def _aten_embedding(self, node: Any, a: dict[str, Any]) -> None:
-        self._emit(node, "gather", [a["weight"]])
+        self._emit(node, "gather", [a["weight"], a["indices"]])
 
     def _aten_index(self, node: Any, a: dict[str, Any]) -> None:
-        self._emit(node, "gather", [a["self"]])
+        self._emit(node, "gather", _present(a["self"], *a["indices"]))
 
     def _aten_slice(self, node: Any, a: dict[str, Any]) -> None:
         self._emit(node, "slice", [a["self"]])
