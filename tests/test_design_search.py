@@ -176,12 +176,25 @@ def test_an_optimiser_finds_the_front_of_a_space_small_enough_to_know() -> None:
             ["channels != 8 and channels != 16", "channels != 24 and channels != 32", "channels != 48"],
             "any two are met by some, all by none",
         ),
+        (
+            ["channels != 8 and channels != 16", "macs > 1", "channels != 24 and channels != 32", "channels != 48"],
+            r"'channels != 8 and channels != 16', 'channels != 24 and channels != 32', 'channels != 48' contradict",
+        ),
     ],
 )
 def test_contradictions_are_named(constraints: list[str], said: str) -> None:
     with pytest.raises(SpaceError) as caught:
         run(Search.of(small(), ["min latency"], constraints))
     assert said in str(caught.value)
+
+
+def test_an_objective_without_a_value_is_named() -> None:
+    space = BlockSpace(blocks=("convfirst",), channels=(8, 16), sizes=(14,), devices=(load("h200"),))
+    with pytest.raises(
+        PerfmodelError, match=r"no design has a value to compare: of 2 designs .* 'latency / 0' is not finite"
+    ) as caught:
+        run(Search.of(space, ["max latency / 0"], ["channels >= 8"]))
+    assert "contradict" not in str(caught.value)
 
 
 def test_a_space_of_nothing_is_said() -> None:

@@ -361,6 +361,18 @@ def test_group_width_ends_by_itself() -> None:
         (["solve", "channels", "--block", "convfirst", "--hardware", "h200", "--compute-bound"], 2, "is asked of"),
         (["solve", "channels", "--block", "convfirst", "--hardware", "h200", "--fused-gain", "5%"], 2, "is asked of batch"),
         (["solve", "batch", "--block", "convfirst", "--hardware", "h200", "--fused-gain", "nan"], 2, "as in 5%"),
+        (["solve", "peak", "--block", "convfirst", "--hardware", "h200", "--fused-gain", "5%"], 2, "is asked of batch"),
+        (["solve", "batch", "--block", "mbconv", "--hardware", "t4", "--fused-gain", "5%", "--macs", "1G"], 2, "one at a time"),
+        (
+            ["solve", "group-width", "--block", "mbconv", "--hardware", "t4", "--compute-bound", "--macs", "1G"],
+            2,
+            "one at a time",
+        ),
+        (
+            ["solve", "batch", "--block", "mbconv", "--hardware", "t4", "--macs", "1G", "--batch", "5"],
+            2,
+            "--batch is what is asked for",
+        ),
         (["solve", "batch", "--model", "net.onnx", "--hardware", "h200", "--latency", "1ms"], 2, "plan take imported models"),
         (["lift", "timm:resnet18", "--hardware", "h200"], 2, "plan take imported models"),
         (

@@ -75,8 +75,7 @@ def _subject(
         raise PerfmodelError("ask about one thing: give either --model MODEL or --block KIND")
     other, needed = ((*choices,), "--block") if model is not None else ((*network,), "--model")
     for name in other:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if _is_given(ctx, name):
             raise PerfmodelError(f"--{name.replace('_', '-')} is for {needed}; leave it out")
     device = named_device(hardware, sets)
     if model is not None:
@@ -159,7 +158,15 @@ def design_solve(
     )
     name = unknown.lower().replace("-", "_")
     name = _ALIASES["model" if model is not None else "block"].get(name, name)
+    if _is_given(ctx, name):
+        raise PerfmodelError(f"--{name.replace('_', '-')} is what is asked for; leave it out")
     budgets = _budgets({"latency": latency, "memory": memory, "traffic": traffic, "macs": macs, "params": params})
+    if (budgets and (fused_gain is not None or (compute_bound and name not in HARDWARE))) or (
+        compute_bound and fused_gain is not None
+    ):
+        raise PerfmodelError("a budget, --compute-bound and --fused-gain are three questions; ask one at a time")
+    if name in HARDWARE and fused_gain is not None:
+        raise PerfmodelError(f"--fused-gain is asked of batch, not of {unknown}")
     if name in HARDWARE:
         if set(budgets) - {"latency"} or (budgets and compute_bound):
             raise PerfmodelError(f"{unknown} is solved for --latency or for --compute-bound, one of them; leave the others out")
@@ -264,6 +271,12 @@ def design_lift(
         layout=layout,
     )
     emit_tables([lift_table(subject, lift(subject))], fmt, output)
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option of that name was written on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _of_the_catalogue(model: str) -> None:

@@ -155,6 +155,7 @@ class Search:
 
     def conflict(self) -> str:
         """Why no design meets the constraints: which of them none meets, or which contradict each other."""
+        nothing = "no design meets the constraints"
         count = min(self.space.size, _DIAGNOSED)
         every = count == self.space.size
         index = np.arange(count) if every else np.sort(np.random.default_rng(1).integers(0, self.space.size, count))
@@ -168,19 +169,26 @@ class Search:
                     row[part] = found.valid & evaluate(constraint.node, found.values)
         of = f"of {self.space.size} designs" if every else f"of {count} designs drawn from {self.space.size}"
         if not meets[0].any():
-            return f"{of} none can be built (groups that do not divide channels, images too small); give the axes other values"
+            return f"{nothing}: {of} none can be built (groups that do not divide channels, images too small); give the axes other values"
         for row, constraint in zip(meets[1:], self.constraints, strict=True):
             if not row.any():
-                return f"{of} none meets '{constraint.text}' alone; loosen it"
+                return f"{nothing}: {of} none meets '{constraint.text}' alone; loosen it"
         rows = list(zip(meets[1:], self.constraints, strict=True))
         for place, (row, constraint) in enumerate(rows):
             for other, second in rows[place + 1 :]:
                 if not (row & other).any():
-                    return (
-                        f"'{constraint.text}' and '{second.text}' contradict each other: {of} each is met by some, both by none"
-                    )
-        names = "', '".join(constraint.text for constraint in self.constraints)
-        return f"'{names}' contradict each other: {of} any two are met by some, all by none"
+                    return f"{nothing}: '{constraint.text}' and '{second.text}' contradict each other: {of} each is met by some, both by none"
+        met = np.logical_and.reduce(meets)
+        if met.any():
+            names = "', '".join(objective.text for objective in self.objectives)
+            some = "meet every constraint, but there" if self.constraints else "can be built, but there"
+            return f"no design has a value to compare: {of} {np.count_nonzero(met)} {some} '{names}' is not finite; change the objective"
+        for pair in rows:  # leave out what the contradiction does not need
+            fewer = [other for other in rows if other is not pair]
+            if not np.logical_and.reduce([row for row, _ in fewer]).any():
+                rows = fewer
+        names = "', '".join(constraint.text for _, constraint in rows)
+        return f"{nothing}: '{names}' contradict each other: {of} any two are met by some, all by none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +344,7 @@ def run(
             if state is not None:
                 now.save(state, search)
     if not now.feasible:
-        raise SpaceError(f"no design meets the constraints: {search.conflict()}")
+        raise SpaceError(search.conflict())
     return SearchResult(
         search=search,
         front=now.front,
