@@ -319,7 +319,7 @@ def test_a_table_is_read_where_the_input_says(tmp_path: Path) -> None:
     assert kernel.cost.dram_bytes == 2 * 2 * 2 * 16 * 64  # fp16, read and written: no more of the table than is looked up
 
 
-def test_a_part_of_a_tensor_enters_a_fused_segment(tmp_path: Path) -> None:
+def test_schedule_auto_takes_a_network_that_adds_a_part_of_a_tensor(tmp_path: Path) -> None:
     """As in Res2Net: the sum of a convolution's result and of the next part goes into the next convolution."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
