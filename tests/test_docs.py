@@ -83,7 +83,7 @@ def test_figures_of_the_readme_and_changelog_are_those_recorded() -> None:
     assert sum(comparison.below_bound for comparison in comparisons) == 0
     below = sum(comparison.below_waterline for comparison in comparisons)
     readme, changelog = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md"))
-    assert f"of {rows} published ones, none lies below its bound" in readme
+    assert f"of {rows} published ones of networks in its catalogue, none lies below its bound" in readme
     assert f"of {rows} rows none lies below the bound, {below} lie below the" in changelog
     assert f"costs of {len(FORMULAS)} layers and {len(BLOCKS)} residual blocks" in changelog
     assert f"- {len(names())} machines" in changelog

@@ -177,14 +177,15 @@ class Search:
         for place, (row, constraint) in enumerate(rows):
             for other, second in rows[place + 1 :]:
                 if not (row & other).any():
-                    return f"{nothing}: '{constraint.text}' and '{second.text}' contradict each other: {of} each is met by some, both by none"
+                    pair = f"'{constraint.text}' and '{second.text}' contradict each other"
+                    return f"{nothing}: {pair}: {of} each is met by some, both by none"
         met = np.logical_and.reduce(meets)
         if met.any():
             names = "', '".join(objective.text for objective in self.objectives)
             some = "meet every constraint, but there" if self.constraints else "can be built, but there"
             return f"no design has a value to compare: {of} {np.count_nonzero(met)} {some} '{names}' is not finite; change the objective"
-        for pair in rows:  # leave out what the contradiction does not need
-            fewer = [other for other in rows if other is not pair]
+        for one in rows:  # leave out what the contradiction does not need
+            fewer = [other for other in rows if other is not one]
             if not np.logical_and.reduce([row for row, _ in fewer]).any():
                 rows = fewer
         names = "', '".join(constraint.text for _, constraint in rows)
