@@ -160,9 +160,11 @@ def conditions_sentence(results: Path = RESULTS) -> str:
     """Where and with what the recorded runs were made."""
     runs = [line for path in files(results) for line in read_lines(path) if line["kind"] == "run"]
     return "\n".join(
-        f"- {run['date']}: {run['device']}, driver {run['driver']}, NVRTC {run['cuda_compiler']}, CuPy {run['cupy']}, "
-        f"PyTorch {run['torch']}, revision {run['revision']}."
-        for run in runs
+        dict.fromkeys(
+            f"- {run['date']}: {run['device']}, driver {run['driver']}, NVRTC {run['cuda_compiler']}, CuPy {run['cupy']}, "
+            f"PyTorch {run['torch']}, revision {run['revision']}."
+            for run in runs
+        )
     )
 
 
