@@ -13,7 +13,7 @@ demo: setup
 	$(BIN)/perfmodel demo --output demo-output
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 test-torch: $(TORCH_VENV)/.installed
 	$(TORCH_BIN)/python -m pytest tests_torch --numprocesses 2 --quiet

@@ -358,7 +358,8 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
     started = tmp_path / "started"
     code = (
-        "import pathlib, sys, time, perfmodel.cli, perfmodel.prediction\n"
+        "import pathlib, signal, sys, time, perfmodel.cli, perfmodel.prediction\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background of a shell inherits it ignored
         f"def slow(*a, **k): pathlib.Path({str(started)!r}).touch(); time.sleep(60)\n"
         "perfmodel.prediction.predict = slow\n"
         "sys.exit(perfmodel.cli.run(['predict', 'resnet18', '--hardware', 't4']))"
