@@ -248,6 +248,16 @@ def test_padding_before_a_convolution_is_the_ideal_librarys_own(tmp_path: Path) 
     assert kernel.cost.read_activation_bytes == 2 * 3 * 256  # of the image, without a border
 
 
+@pytest.mark.parametrize(("weights", "groups"), [((8, 2, 3, 3), 1), ((8, 3, 3, 3), 0), ((0, 3, 3, 3), 1), ((8, 1, 3, 3), 3)])
+def test_a_convolution_that_does_not_fit_its_input_is_refused(tmp_path: Path, weights: tuple[int, ...], groups: int) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="stem", group=groups)
+    with pytest.raises(ImportedModelError) as caught:
+        imported(tmp_path, model([node], [weight("w", *weights)]))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "node 'stem' (Conv) cannot take" in text
+
+
 @pytest.mark.parametrize("automatic", ["SAME_UPPER", "SAME_LOWER"])
 def test_automatic_padding(tmp_path: Path, automatic: str) -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad=automatic, strides=[2, 2])

@@ -261,11 +261,19 @@ class Reader:
 
     def _on_Conv(self, node: Any, a: dict[str, Any]) -> None:
         x, weight = self._real(node.input[0]), self._real(node.input[1])
-        kernel = self._shape(weight)[2:]
+        size, filters, groups = self._shape(x), self._shape(weight), int(a.get("group", 1))
+        fits = groups > 0 and 0 not in filters and filters[0] % groups == 0 and size[1] == filters[1] * groups
+        if len(size) == len(filters) > 2 and not fits:
+            sizes = " with weights ".join("×".join(map(str, shape)) for shape in (size, filters))
+            raise ImportedModelError(
+                f"node '{shown(node.name or node.output[0])}' (Conv) cannot take {sizes} in {groups} groups; C must be the weights' "
+                "second size times the groups"
+            )
+        kernel = filters[2:]
         rank = len(kernel)
         stride = tuple(a.get("strides") or (1,) * rank)
         dilation = tuple(a.get("dilations") or (1,) * rank)
-        padding = self._padding(a, self._shape(x)[2:], kernel, stride, dilation)
+        padding = self._padding(a, size[2:], kernel, stride, dilation)
         self._emit(
             node,
             "conv",
@@ -273,7 +281,7 @@ class Reader:
             stride=stride,
             dilation=dilation,
             padding=padding,
-            groups=int(a.get("group", 1)),
+            groups=groups,
             zero_bias=len(node.input) > 2 and self._is_zero(node.input[2]),
         )
 
