@@ -288,9 +288,7 @@ class Pieces:
         return stored | dict.fromkeys(self.root(mask).kernel.layers, leaving)
 
     def entering(self, source: str) -> Access:
-        """The tensor in DRAM that holds the output of a layer, of what it is a part of (a view), or the network's input."""
-        while isinstance(self.graph.nodes[source].layer, View):
-            source = self.graph.nodes[source].inputs[0]
+        """The tensor in DRAM that holds the output of a layer, or the network's input; segments read no parts of tensors."""
         return self._stored[self._tensor_of.get(source, source)]
 
     # -- kernels -----------------------------------------------------------------------------------------------------
