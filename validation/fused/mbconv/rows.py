@@ -128,8 +128,8 @@ def tiles(problem: MBConvProblem, layout: Layout, rows: int) -> int:
     return -(-sequence(problem) // rows)
 
 
-def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
-    """The layout that fits, shared by as many blocks as the machine model finds fastest."""
+def unserved(problem: MBConvProblem, device: DeviceLimits) -> str | None:
+    """What keeps the Hopper kernels of this family from a problem of any number of channels; None: nothing."""
     if why := hopper_only(problem, device):
         return why
     if (problem.kernel, problem.group_width, problem.stride) != (3, 8, 1):
@@ -137,6 +137,13 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
         return f"it convolves 3×3 in groups of 8 with stride 1, not {asked}"
     if problem.squeeze is not None or not problem.has_identity:
         return "it has no squeeze-and-excitation, and as many channels come out as go in"
+    return None
+
+
+def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
+    """The layout that fits, shared by as many blocks as the machine model finds fastest."""
+    if why := unserved(problem, device):
+        return why
     if problem.C not in LAYOUTS:
         return f"it has 64, 96, 128 or 256 channels, not {problem.C}"
     why = ""
