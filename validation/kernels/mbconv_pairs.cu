@@ -33,6 +33,7 @@
 
 namespace pairs {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = 32, NCH = HID / HC, NWG = WARPGROUPS, NS = SLOTS;
+constexpr bool LATE = BUFFERS == 2;                                                  // a chunk's last projection comes in the next one
 constexpr int CONSUMERS = 128 * NWG, VALID = 14, GROUPS = HC / 8;
 constexpr int WEB = C * HC * 2, BIAS = HC * 16, FILTER = 4 * 384, FILTERS = GROUPS * FILTER + 384;
 constexpr int ITEM = 2 * WEB + BIAS + FILTERS;                                       // a chunk's We | bias | filters | Wp
@@ -46,17 +47,15 @@ constexpr int BIASES = OFF_BAR - OFF_B1;
 constexpr int SMEM = OFF_BAR + 12 * NS;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(NS == NCH || STREAMED, "resident weights have a slot each");
-static_assert((NCH - 1) % UNROLL == 0, "the last chunk is on its own");
 static_assert(HID % HC == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
 
 struct Row {                                                                         // of the input
-  long pixel;                                                                        // index of the pixel (row, left)
+  int pixel;                                                                         // index of the pixel (row, left)
   int left;                                                                          // first column (with halo)
   bool ok;
 };
 struct Pair {                                                                        // of output rows
-  int strip, p;                                                                      // of all images' strips; rows 2p, 2p + 1
-  bool out;
+  int n, column, p;                                                                  // image, strip; rows 2p, 2p + 1
 };
 __device__ __forceinline__ uint4 ldg128(const void* p) {
   uint4 v;
@@ -75,11 +74,11 @@ __device__ __forceinline__ uint32_t silu_packed(uint32_t h) {                   
   __half2 p = __hfma2(*reinterpret_cast<__half2*>(&h), *reinterpret_cast<__half2*>(&t), *reinterpret_cast<__half2*>(&h));
   return *reinterpret_cast<uint32_t*>(&p);
 }
-// E of one output row, from `e` on: [kx][pixel][two channels] -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
-__device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const float (&E)[24], int e, uint32_t b) {
+// E of one output row, from `e` on: [kx][pixel][two channels] -> c + b1 of pixels 2i, 2i+1
+__device__ __forceinline__ void combine(uint32_t& lo, uint32_t& hi, const float (&E)[24], int e, uint32_t b) {
   const uint32_t left = __shfl_up_sync(~0u, pack2(E[e + 2], E[e + 3]), 4), right = __shfl_down_sync(~0u, pack2(E[e + 8], E[e + 9]), 4);
-  lo = silu_packed(add2(add2(pack2(E[e + 4] + E[e + 10], E[e + 5] + E[e + 11]), b), left));
-  hi = silu_packed(add2(add2(pack2(E[e + 6] + E[e], E[e + 7] + E[e + 1]), b), right));
+  lo = add2(add2(pack2(E[e + 4] + E[e + 10], E[e + 5] + E[e + 11]), b), left);
+  hi = add2(add2(pack2(E[e + 6] + E[e], E[e + 7] + E[e + 1]), b), right);
 }
 __device__ __forceinline__ void keep(uint32_t& v, uint32_t mask) { asm volatile("and.b32 %0, %0, %1;" : "+r"(v) : "r"(mask)); }
 // how many have left a slot before this one
@@ -129,50 +128,43 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
 
   const int begin = ((int)blockIdx.x * NWG + wg) * range, end = min(begin + range, N * strips * high);
   const int lx = 2 * (lane >> 2);                                                    // this lane's pixels: lx, lx + 1 of 16
-  auto pair_of = [&](int t) -> Pair {                                                // of this warp in step t
-    const int u = begin - 1 + 4 * t + warp;
-    Pair r;
-    r.strip = (u + high) / high - 1;                                                 // u may be -1
-    r.p = u - r.strip * high;
-    r.out = u >= begin && u < end;
+  const int length = end - begin;                                                    // of the range's pairs; this warp's are 4t + warp - 1
+  auto advance = [&](Pair r, int by) -> Pair {                                       // no divisions: they cost more than the few rounds of the loop
+    for (r.p += by; r.p >= high; r.p -= high)
+      if (++r.column == strips) { r.column = 0; ++r.n; }
     return r;
   };
-  auto locate = [&](int strip, int row) -> Row {
-    const int n = strip / strips;
-    Row r;
-    r.left = (strip - n * strips) * VALID - 1;
-    r.pixel = ((long)n * H + row) * W + r.left;
-    r.ok = true;
-    return r;
-  };
-  auto row_of = [&](int t, int i) -> Row {                                           // of h: i = 0, 1 of this warp's
-    const Pair pair = pair_of(t);
-    const bool next = i == 1 && pair.p == high - 1;                                  // the next strip's first
-    const int strip = pair.strip + next, row = next ? 0 : 2 * pair.p + 1 + i;
-    const bool ok = begin - 1 + 4 * t + warp < end && strip >= 0 && strip < N * strips && row < H;
-    Row r = locate(ok ? strip : 0, ok ? row : 0);
-    r.ok = ok;
-    return r;
+  auto row_of = [&](Pair r, int t, int i) -> Row {                                   // of h: i = 0, 1 of this warp's
+    int row = 2 * r.p + 1 + i;
+    if (i == 1 && r.p == high - 1) {                                                 // the next strip's first
+      row = 0;
+      if (++r.column == strips) { r.column = 0; ++r.n; }
+    }
+    Row found;
+    found.ok = 4 * t + warp - 1 < length && r.n >= 0 && r.n < N && row < H;
+    found.left = r.column * VALID - 1;
+    found.pixel = found.ok ? (r.n * H + row) * W + found.left : 0;
+    return found;
   };
   const uint32_t xs = sm + OFF_X + wg * 2 * TILE;                                    // X_SHARED: [row][k8][8 pixels of M][8 channels]
   constexpr int XR = X_SHARED ? 1 : C / 16;
   uint4 raw[2][XR];                                                                  // x of the next step as loaded
-  auto load_x = [&](int t) {
+  auto load_x = [&](Pair pair, int t) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const Row r = row_of(t, i);
+      const Row r = row_of(pair, t, i);
       if (X_SHARED) {
         const int px = lane >> 1;
         const bool in = r.ok && (unsigned)(r.left + px) < (unsigned)W;
-        const unsigned char* src = (in ? x + (r.pixel + px) * (C * 2) : x) + (lane & 1) * 16;
+        const unsigned char* src = (in ? x + (long)(r.pixel + px) * (C * 2) : x) + (lane & 1) * 16;
         const uint32_t to = xs + i * TILE + (lane & 1) * 1024 + warp * 256 + (px & 1) * 128 + (px >> 1) * 16;
 #pragma unroll
         for (int m = 0; m < C / 16; ++m) cp_async16(to + m * 2048, src + m * 32, in);
       } else {
         const bool in0 = r.ok && (unsigned)(r.left + lx) < (unsigned)W, in1 = r.ok && (unsigned)(r.left + lx + 1) < (unsigned)W;
         // outside of the image some other pixel is read; arrange_x replaces it by zero, so that h is silu(0) = 0 there
-        const unsigned char* p0 = (in0 ? x + (r.pixel + lx) * (C * 2) : x) + q * 16;
-        const unsigned char* p1 = (in1 ? x + (r.pixel + lx + 1) * (C * 2) : x) + q * 16;
+        const unsigned char* p0 = (in0 ? x + (long)(r.pixel + lx) * (C * 2) : x) + q * 16;
+        const unsigned char* p1 = (in1 ? x + (long)(r.pixel + lx + 1) * (C * 2) : x) + q * 16;
 #pragma unroll
         for (int m = 0; m < C / 32; ++m) {
           raw[i][2 * m % XR] = ldg128(p0 + m * 64);
@@ -182,21 +174,21 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     }
     if (X_SHARED) cp_async_commit();
   };
-  auto prefetch_x = [&](int t) {
+  auto prefetch_x = [&](Pair pair, int t) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const Row r = row_of(t, i);
+      const Row r = row_of(pair, t, i);
       const int c = lx + (q & 1);
       if (r.ok && (unsigned)(r.left + c) < (unsigned)W)
-        for (int m = q >> 1; m * 128 < C * 2; m += 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(x + (r.pixel + c) * (C * 2) + m * 128));
+        for (int m = q >> 1; m * 128 < C * 2; m += 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(x + (long)(r.pixel + c) * (C * 2) + m * 128));
     }
   };
   uint32_t xf[2][XR][4];
   uint32_t one[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};                                 // A operands of the bias: 1 for pixels in the image
-  auto arrange_x = [&](int t) {                                                      // as loaded -> A operands
+  auto arrange_x = [&](Pair pair, int t) {                                                    // as loaded -> A operands
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const Row r = row_of(t, i);
+      const Row r = row_of(pair, t, i);
       const uint32_t keep0 = r.ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;
       const uint32_t keep1 = r.ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
       one[i][0] = q == 0 ? keep0 & 0x3C00 : 0;
@@ -220,6 +212,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   const uint32_t b1 = sm + OFF_B1 + q * 16;
   const uint32_t near = sm + OFF_NEAR + wg * NEAR + lane * 16, far = sm + OFF_FAR + wg * FAR + lane * 16;
   float s[2][HC / 2], o[2][C / 2], e[BUFFERS][24];
+  uint32_t c[2][4], a[2][4];                                                         // a pair of groups, two output rows: before silu, and after
   // descriptors: the address (in 16 bytes) from a shuffle, which the compiler neither hoists nor takes for one that differs by lane
   uint32_t ring, xt;
   auto address = [&] {
@@ -245,28 +238,27 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   Slot now = {0, 0};                                                                 // of this chunk
   uint32_t odd = 0;
   int put = 0;                                                                       // FAR's slot to write; the next is what was written a step before
-  load_x(0);
-  arrange_x(0);
+  Pair pair;                                                                         // the first one's is the pair before the range: its rows of h serve the next
+  {
+    const int u = begin - 1 + warp, strip = (u + high) / high - 1;                   // u may be -1
+    pair.p = u - strip * high;
+    pair.n = (strip + strips) / strips - 1;
+    pair.column = strip - pair.n * strips;
+  }
+  load_x(pair, 0);
+  arrange_x(pair, 0);
   address();
   mbar_wait(full, 0);
   expand(0, 0);
   expand(1, 0);
   wgmma_wait<0>();
   for (int t = 0; t < steps; ++t) {
-    const Pair pair = pair_of(t);
     const uint32_t top = pair.p == 0 ? 0 : ~0u, bottom = pair.p == high - 1 ? 0 : ~0u;
-    auto chunk = [&](int j, const bool last) __attribute__((always_inline)) {
-      if (UNROLL == NCH - 1 && NCH % NS == 0) now.slot = j % NS;                     // known to the compiler
+    auto chunk = [&](int j, const bool first, const bool last) __attribute__((always_inline)) {
       Slot after = now;
       after.next();
       address();
-      if (!EARLY && j > 0) {
-        if (STREAMED || t == 0) mbar_wait(full + 8 * now.slot, now.phase);
-        expand(0, now.slot);
-        expand(1, now.slot);
-        wgmma_wait<0>();
-      }
-      if (j == NCH / 2 && t + 1 < steps) prefetch_x(t + 1);
+      if (first && t + 1 < steps) prefetch_x(advance(pair, 4), t + 1);
       // ---- h, and to the warp below
       uint32_t h[GROUPS][4];
 #pragma unroll
@@ -278,18 +270,19 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         }
         if (warp < 3) sts128(near + (odd * 3 + warp) * UNIT + g * 512, h[g]);
       }
-      if (STREAMED) wgmma_wait<0>();                                                 // the projection before
+      if (STREAMED && !LATE) wgmma_wait<0>();                                        // the projection before
       bar_sync(1 + wg, 128);
-      if (X_SHARED && last) load_x(t + 1);                                           // all four warps' last expansion is done
-      if (STREAMED && (tid & 127) == 0 && (j > 0 || t > 0)) {                        // the last to leave a slot fills it again
-        const int slot = now.slot == 0 ? NS - 1 : now.slot - 1;
-        constexpr int ahead = NS - 1;                                                // chunks from this one to that which comes there
+      if (X_SHARED && last) load_x(advance(pair, 4), t + 1);                                           // all four warps' last expansion is done
+      if (STREAMED && (tid & 127) == 0 && (LATE ? j + t * NCH > 1 : j + t > 0)) {    // the last to leave a slot fills it again
+        constexpr int behind = LATE ? 2 : 1, ahead = NS - behind;                    // chunks from the one that was there, to that which comes
+        const int slot = now.slot < behind ? now.slot + ahead : now.slot - behind;
         if (leave(gone + 4 * slot) % NWG == NWG - 1 && t * NCH + j + ahead < steps * NCH) fill(slot, (j + ahead) % NCH);
       }
       const int got = put + 1 == NCH + 1 ? 0 : put + 1;
       const uint32_t above = warp > 0 ? near + (odd * 3 + warp - 1) * UNIT : far + got * UNIT;
       uint32_t f[2][4];
       lds(f[0], above);
+      if (BUFFERS == 2) lds(f[1], above + 512);
       if (warp == 3)                                                                 // who reads its slot has passed this barrier
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) sts128(far + put * UNIT + g * 512, h[g]);
@@ -300,67 +293,79 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       uint32_t b[4];
       lds(b, b1 + j * 64);
       // ---- convolution, gathering and projection
-      uint32_t a[2][4];                                                              // of a pair of groups, for both output rows
       auto own = [&](int g) { Wgmma<48>::rs(e[g % BUFFERS], h[g], desc(now.slot, OFF_FILTERS + g * FILTER + 768, 384, 128), 0); };
       auto rest = [&](int g) {
         keep(f[g % 2][0], top);
         keep(f[g % 2][1], top);
-        wgmma_fence();
         Wgmma<48>::rs(e[g % BUFFERS], f[g % 2], desc(now.slot, OFF_FILTERS + g * FILTER, 384, 128), 1);
-        wgmma_commit();
       };
-      auto gathered = [&](int g) {
+      auto combined = [&](int g) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) gather(a[i][g % 2 * 2], a[i][g % 2 * 2 + 1], e[g % BUFFERS], 12 * (1 - i), b[g]);
+        for (int i = 0; i < 2; ++i) combine(c[i][g % 2 * 2], c[i][g % 2 * 2 + 1], e[g % BUFFERS], 12 * (1 - i), b[g]);
       };
-      auto project = [&](int g) {
+      auto activated = [&](int k0, int k1) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+          for (int k = k0; k < k1; ++k) a[i][k] = silu_packed(c[i][k]);
+      };
+      auto project = [&](int slot, int pair, int acc) {
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < 2; ++i) Wgmma<C>::rs(o[i], a[i], desc(now.slot, OFF_WP + g / 2 * C * 32, C / 8 * 128, 128), (j > 0) | (g > 1));
+        for (int i = 0; i < 2; ++i) Wgmma<C>::rs(o[i], a[i], desc(slot, OFF_WP + pair * C * 32, C / 8 * 128, 128), acc);
         wgmma_commit();
       };
       if (BUFFERS == 2) {
-        lds(f[1], above + 512);
         wgmma_fence();
         own(0);
         own(1);
         rest(0);
         rest(1);
-        if (EARLY && !last) {
+        wgmma_commit();
+        if (!last) {
           if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
           expand(0, after.slot);
-          wgmma_wait<2>();
-        } else {
-          wgmma_wait<1>();
         }
+        if (!first) {                                                                // of the chunk before
+          activated(0, 4);
+          project(now.slot == 0 ? NS - 1 : now.slot - 1, 1, 1);
+        }
+        if (!first && !last) wgmma_wait<2>();
+        else if (!first || !last) wgmma_wait<1>();
+        else wgmma_wait<0>();
         lds(f[0], above + 1024);
-        gathered(0);
+        lds(f[1], above + 1536);
+        combined(0);
+        combined(1);
         wgmma_fence();
         own(2);
-        rest(2);
-        if (EARLY && !last) {
-          expand(1, after.slot);
-          wgmma_wait<3>();
-        } else {
-          wgmma_wait<1>();
-        }
-        lds(f[1], above + 1536);
-        gathered(1);
-        project(1);
-        if (!X_SHARED && last) load_x(t + 1);
-        wgmma_fence();
         own(3);
+        rest(2);
         rest(3);
-        wgmma_wait<1>();                                                             // group 2, and the projection, whose operands are used again
-        gathered(2);
-        wgmma_wait<0>();
-        gathered(3);
-        project(3);
+        wgmma_commit();
+        if (!last) expand(1, after.slot);
+        if (last) wgmma_wait<1>();                                                   // the projection before: its operands are used again
+        else wgmma_wait<2>();
+        activated(0, 4);
+        project(now.slot, 0, !first);
+        if (!X_SHARED && last) load_x(advance(pair, 4), t + 1);
+        if (last) wgmma_wait<1>();
+        else wgmma_wait<2>();
+        combined(2);
+        combined(3);
+        if (last) {
+          wgmma_wait<0>();
+          activated(0, 4);
+          project(now.slot, 1, 1);
+        } else {
+          wgmma_wait<1>();                                                           // the next expansion
+        }
       } else {
         wgmma_fence();
         own(0);
         rest(0);
-        if (EARLY && !last) {
+        wgmma_commit();
+        if (!last) {
           if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
           expand(0, after.slot);
           wgmma_wait<1>();
@@ -368,42 +373,48 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           wgmma_wait<0>();
         }
         lds(f[1], above + 512);
-        gathered(0);
+        combined(0);
         wgmma_fence();
         own(1);
         rest(1);
-        if (EARLY && !last) {
+        wgmma_commit();
+        activated(0, 2);
+        if (last) wgmma_wait<0>();
+        else {
           expand(1, after.slot);
           wgmma_wait<1>();
-        } else {
-          wgmma_wait<0>();
         }
         lds(f[0], above + 1024);
-        gathered(1);
-        project(1);
-        if (!X_SHARED && last) load_x(t + 1);
+        combined(1);
         wgmma_fence();
         own(2);
         rest(2);
-        wgmma_wait<0>();
+        wgmma_commit();
+        activated(2, 4);
+        project(now.slot, 0, !first);
+        wgmma_wait<1>();
         lds(f[1], above + 1536);
-        gathered(2);
+        combined(2);
         wgmma_fence();
         own(3);
         rest(3);
+        wgmma_commit();
+        wgmma_wait<1>();                                                             // the projection: its operands are used again
+        activated(0, 2);
+        if (!X_SHARED && last) load_x(advance(pair, 4), t + 1);
         wgmma_wait<0>();
-        gathered(3);
-        project(3);
+        combined(3);
+        activated(2, 4);
+        project(now.slot, 1, 1);
       }
       now = after;
     };
+    chunk(0, true, false);
 #pragma unroll 1
-    for (int j0 = 0; j0 < NCH - 1; j0 += UNROLL)
-#pragma unroll
-      for (int u = 0; u < UNROLL; ++u) chunk(j0 + u, false);
-    chunk(NCH - 1, true);
+    for (int j = 1; j < NCH - 1; ++j) chunk(j, false, false);
+    chunk(NCH - 1, false, true);
     // ---- the next step's first expansion under bias + residual, 16 bytes a lane
-    arrange_x(t + 1);
+    arrange_x(advance(pair, 4), t + 1);
     if (t + 1 < steps) {
       if (STREAMED) mbar_wait(full + 8 * now.slot, now.phase);
       expand(0, STREAMED ? now.slot : 0);
@@ -414,12 +425,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int row = 2 * pair.p + i;
-      const bool out = pair.out && row < H;
-      const Row r = locate(out ? pair.strip : 0, out ? row : 0);
-      const bool put0 = out && lx > 0 && r.left + lx < W, put1 = out && lx < 14 && r.left + lx + 1 < W;
+      const int row = 2 * pair.p + i, left = pair.column * VALID - 1, k = 4 * t + warp - 1;
+      const bool out = k >= 0 && k < length && row < H;
+      const bool put0 = out && lx > 0 && left + lx < W, put1 = out && lx < 14 && left + lx + 1 < W;
       constexpr int OUT = C / 32;
-      const long at = (r.pixel + lx) * (C * 2) + q * 16;
+      const long at = (long)((pair.n * H + row) * W + left + lx) * (C * 2) + q * 16;
 #pragma unroll
       for (int m0 = 0; m0 < OUT; m0 += 2) {
         uint4 ra[2], rb[2];
@@ -445,5 +455,6 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
     }
     wgmma_wait<0>();
+    pair = advance(pair, 4);
   }
 }

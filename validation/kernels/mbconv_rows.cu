@@ -69,8 +69,16 @@ struct Row {                                                                    
   int y, left;                                                                       // row of the image, first column (with halo)
   long pixel;                                                                        // index of the pixel (row, left)
 };
-__device__ __forceinline__ Row locate(int s, int strips, int H, int W) {
-  const int k = s / H, n = k / strips;
+struct Divisor {                                                                     // of whole numbers below 2^31
+  int d;
+  uint32_t reciprocal;                                                               // (2^32 - 1) / d: the quotient or one less
+  __device__ __forceinline__ int operator()(int v) const {
+    const int k = __umulhi(v, reciprocal);
+    return k + (v - k * d >= d);
+  }
+};
+__device__ __forceinline__ Row locate(int s, Divisor by_strips, Divisor by_rows, int W) {
+  const int H = by_rows.d, strips = by_strips.d, k = by_rows(s), n = by_strips(k);
   Row r;
   r.y = s - k * H;
   r.left = (k - n * strips) * VALID - 1;
@@ -140,7 +148,7 @@ __cluster_dims__(SPLIT, 1, 1)
 #endif
 __launch_bounds__(ORDER == 0 ? 128 * WARPGROUPS : 128 * WARPGROUPS + 128, 1)
 KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
-            const uint4* __restrict__ biases, int N, int H, int W, int block_rows) {
+            const uint4* __restrict__ biases, int N, int H, int W, int block_rows, uint32_t reciprocal_rows, uint32_t reciprocal_strips) {
   using namespace rows;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
@@ -149,6 +157,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
   const int strips = (W + VALID - 1) / VALID, total = N * strips * H;                 // rows of the sequence
   const uint32_t full = sm + OFF_BAR, empty = full + 8 * NS, handed = empty + 8 * NS;
+  const Divisor by_rows = {H, reciprocal_rows}, by_strips = {strips, reciprocal_strips};
   // SPLIT blocks of a cluster share the rows; each has a part of the hidden channels, and of the output channels in the end
   const int rank = SPLIT > 1 ? (int)cluster_rank() : 0, block = (int)blockIdx.x / SPLIT, blocks = (int)gridDim.x / SPLIT;
   stream += (long)rank * NCH * ITEM;
@@ -162,7 +171,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(full + 8 * i, 1); mbar_init(empty + 8 * i, NWG); }
-    for (int i = 0; ORDER == 1 && i < NWG * NEAR; ++i) mbar_init(handed + 8 * i, 2);
+    for (int i = 0; ORDER == 1 && i < NWG * NEAR; ++i) mbar_init(handed + 8 * i, 64);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
@@ -232,9 +241,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         s = s0 + (ALONE ? 4 : RT) * t;
         ok = s < total;
         out = s > out_first && s <= out_last;
-        if (!ok) return locate(0, strips, H, W);
+        if (!ok) return locate(0, by_strips, by_rows, W);
       }
-      return locate(s, strips, H, W);
+      return locate(s, by_strips, by_rows, W);
     };
     const uint32_t xs = sm + OFF_X + (4 * wg + warp) * (C / 16) * 512 + lane * 16;   // X_SHARED: [k16][lane][4 registers]
     uint4 raw[X_SHARED ? 1 : C / 16];                                                // x of the next step as loaded
@@ -398,10 +407,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
               h[p][0] = v.x; h[p][1] = v.y; h[p][2] = v.z; h[p][3] = v.w;
             }
           }
-          if (!ALONE && warp >= 2 && wg < NWG - 1) {
-            __syncwarp();
-            if (lane == 0) mbar_arrive(handed + 8 * (wg * NEAR + own));
-          }
+          if (!ALONE && warp >= 2 && wg < NWG - 1) mbar_arrive(handed + 8 * (wg * NEAR + own));  // every lane for what it wrote
           bar_sync(1 + wg, 128);
           if (!later && warp < 2) mbar_wait(handed + 8 * (up_wg * NEAR + upper), up_phase);
         }
@@ -492,7 +498,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         int s; bool ok, out;
         const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;                        // read again: not kept in a register
         Row r = position(t, s, ok, out);
-        if (!TILED && out) r = locate(s - 1, strips, H, W);
+        if (!TILED && out) r = locate(s - 1, by_strips, by_rows, W);
         const bool put0 = out && lx > 0 && r.left + lx < W, put1 = out && lx < 14 && r.left + lx + 1 < W;
         constexpr int OUT = C / 32 / SPLIT, MB = OUT < 4 ? OUT : 4;                // 32 channels each: loads in flight
         const long at = (r.pixel + lx) * (C * 2) + q * 16 + rank * OUT * 64;

@@ -11,8 +11,8 @@
 //
 // The matrix unit is what this shape needs most, and it is given a queue that does not run empty. Per chunk of 64 hidden channels:
 //   h = silu(S), handed on; barrier
-//   for each of four pairs of groups:  project the pair before;  convolve;  a quarter of the next chunk's expansion (x from shared memory
-//                                      as A operand, so it needs no registers);  wait for the convolution;  gather
+//   for each of four pairs of groups:  convolve;  a part of the next chunk's expansion (x from shared memory
+//                                      as A operand, so it needs no registers);  silu and projection of the pair before;  gather the convolved
 // be is one more row of We, which an A operand with a column of ones meets: zeros where a pixel is outside of the image.
 // We, be, w1, b1 are pre-multiplied by 1/2, because silu(2h) = h + h*tanh(h). Wp's output channels are permuted so that a lane
 // writes 16 contiguous bytes of a pixel.
@@ -20,7 +20,7 @@
 // chunk j+1; and, into two buffers in turn, the halves of We(j+2) and Wp(j+1) that the next chunk's first pairs need.
 //
 // Conditions: stride 1, C a multiple of 64, at most 256.
-// Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, SHARED_BYTES.
+// Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CLUSTER (blocks that share what they load), SHARED_BYTES.
 #include "hopper.cuh"
 #include "specialisation.h"
 
@@ -34,7 +34,7 @@ constexpr int OFF_LATE = 4 * HALF;                                              
 constexpr int OFF_F = 6 * HALF, OFF_EX = OFF_F + 2 * MID, OFF_ZERO = OFF_EX + 2 * RT * ROW, OFF_X = OFF_ZERO + ROW;
 constexpr int OFF_B1 = OFF_X + NWG * TILE, OFF_BP = OFF_B1 + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int BIASES = OFF_BAR - OFF_B1;
-constexpr int SMEM = OFF_BAR + 24;
+constexpr int SMEM = OFF_BAR + 32;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(HID % HC == 0 && C % 64 == 0, "whole chunks, in quarters");
 
@@ -55,15 +55,19 @@ __device__ __forceinline__ uint32_t silu_packed(uint32_t h) {                   
   __half2 p = __hfma2(*reinterpret_cast<__half2*>(&h), *reinterpret_cast<__half2*>(&t), *reinterpret_cast<__half2*>(&h));
   return *reinterpret_cast<uint32_t*>(&p);
 }
-// E of a group, [kx][pixel][two channels] -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
-__device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const float (&e)[12], uint32_t b) {
+// E of a group, [kx][pixel][two channels] -> c + b1 of pixels 2i, 2i+1
+__device__ __forceinline__ void combine(uint32_t& lo, uint32_t& hi, const float (&e)[12], uint32_t b) {
   const uint32_t left = __shfl_up_sync(~0u, pack2(e[2], e[3]), 4), right = __shfl_down_sync(~0u, pack2(e[8], e[9]), 4);
-  lo = silu_packed(add2(add2(pack2(e[4] + e[10], e[5] + e[11]), b), left));
-  hi = silu_packed(add2(add2(pack2(e[6] + e[0], e[7] + e[1]), b), right));
+  lo = add2(add2(pack2(e[4] + e[10], e[5] + e[11]), b), left);
+  hi = add2(add2(pack2(e[6] + e[0], e[7] + e[1]), b), right);
 }
 }  // namespace tiles
 
-extern "C" __global__ void __launch_bounds__(128 * WARPGROUPS, 1)
+extern "C" __global__ void
+#if CLUSTER > 1
+__cluster_dims__(CLUSTER, 1, 1)
+#endif
+__launch_bounds__(128 * WARPGROUPS, 1)
 KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
             const uint4* __restrict__ biases, int N, int H, int W) {
   using namespace tiles;
@@ -73,26 +77,36 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
   const int strips = (W + VALID - 1) / VALID, down = (max(H - 2, 1) + RT - 3) / (RT - 2);  // of an image; tiles of a strip
-  const int steps = (N * strips * down - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
-  const uint32_t soon = sm + OFF_BAR, late = soon + 16;                             // what has come: for the first pairs, for the last
+  const int total = N * strips * down, steps = (total + (int)gridDim.x - 1) / (int)gridDim.x;  // the same for all blocks of a cluster
+  const uint32_t rank = CLUSTER > 1 ? cluster_rank() : 0;
+  const uint32_t soon = sm + OFF_BAR, late = soon + 16, left = late + 8;                             // what has come: for the first pairs, for the last
 
   if (tid == 0) {
     for (int i = 0; i < 3; ++i) mbar_init(soon + 8 * i, 1);
+    mbar_init(left, CLUSTER);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  __syncthreads();
+  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); }
+  else __syncthreads();
   pdl_launch();
 
-  // We's and Wp's parts of a chunk, in this order, to where two halves lie together
+  // halves of We and Wp of a chunk, in this order, to where two lie together; filters of a chunk.  Each block of a cluster waits for all that
+  // comes (expect) and loads a part of it for all of them
+  auto copy = [&](uint32_t to, const unsigned char* from, int bytes, uint32_t bar) {
+    if (CLUSTER > 1) bulk_load_multicast(to, from, bytes, bar, (1 << CLUSTER) - 1);
+    else bulk_load(to, from, bytes, bar);
+  };
   auto load = [&](uint32_t to, uint32_t bar, int we, int wp, int half, int filters, int buffer) {
-    mbar_expect(bar, (we >= 0 ? HALF : 0) + (wp >= 0 ? HALF : 0) + (filters >= 0 ? MID : 0));
-    if (we >= 0) bulk_load(to, stream + we * ITEM + half * HALF, HALF, bar);
-    if (wp >= 0) bulk_load(to + HALF, stream + wp * ITEM + WEB + MID + half * HALF, HALF, bar);
-    if (filters >= 0) bulk_load(sm + OFF_F + buffer * MID, stream + filters * ITEM + WEB, MID, bar);
+    if (we >= 0 && rank == 0) copy(to, stream + we * ITEM + half * HALF, HALF, bar);
+    if (wp >= 0 && rank == CLUSTER - 1) copy(to + HALF, stream + wp * ITEM + WEB + MID + half * HALF, HALF, bar);
+    if (filters >= 0 && rank == half % CLUSTER) copy(sm + OFF_F + buffer * MID, stream + filters * ITEM + WEB, MID, bar);
   };
   if (tid == 0) {                                                                    // what a chunk before the first would have left
+    mbar_expect(soon + 8, HALF);
     load(sm + 2 * HALF, soon + 8, 0, -1, 0, -1, 0);
+    mbar_expect(late, HALF + MID);
     load(sm + OFF_LATE, late, 0, -1, 1, 0, 0);
+    mbar_expect(soon, 2 * HALF);
     load(sm, soon, 1 % NCH, 0, 0, -1, 0);
   }
   for (int i = tid; i < BIASES / 16; i += CONSUMERS) cp_async16(sm + OFF_B1 + i * 16, biases + i, true);
@@ -112,10 +126,10 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     const int tile = (int)blockIdx.x + t * (int)gridDim.x, k = tile / down, d = tile - k * down, n = k / strips;
     Place r;
     r.row = d * (RT - 2) + w;
-    r.ok = r.row < H;
+    r.ok = tile < total && r.row < H;
     r.out = r.ok && (w > 0 || d == 0) && (w < RT - 1 || r.row == H - 1);
     r.left = (k - n * strips) * VALID - 1;
-    r.pixel = ((long)n * H + (r.ok ? r.row : 0)) * W + r.left;
+    r.pixel = (r.ok ? ((long)n * H + r.row) * W : 0) + r.left;
     return r;
   };
   const uint32_t xs = sm + OFF_X + wg * TILE;                                      // [k8][8 pixels of M][8 channels]
@@ -136,22 +150,28 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       for (int m = q >> 1; m * 128 < C * 2; m += 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(x + (r.pixel + c) * (C * 2) + m * 128));
   };
 
-  const uint64_t dx = make_desc(xs, 1024, 128);
-  const uint64_t de = make_desc(sm, HC / 8 * 128, 128), dp = make_desc(sm, C / 8 * 128, 128);
-  const uint64_t db = make_desc(sm + OFF_F, 0, 128), dw = make_desc(sm + OFF_F + BIAS, 384, 128);
+  // descriptors: addresses (in 16 bytes) from a shuffle, which the compiler neither hoists nor takes for some that differ by lane
+  uint32_t ring, here, mids[2], xa;                                                // weights; this chunk's first halves; filters of this and the next; x
+  auto address = [&](int odd) {
+    ring = __shfl_sync(~0u, sm >> 4, 0);
+    here = __shfl_sync(~0u, sm + odd * 2 * HALF >> 4, 0);
+    mids[0] = __shfl_sync(~0u, sm + OFF_F + odd * MID >> 4, 0);
+    mids[1] = __shfl_sync(~0u, sm + OFF_F + (odd ^ 1) * MID >> 4, 0);
+    xa = __shfl_sync(~0u, xs >> 4, 0);
+  };
+  auto desc = [](uint32_t at, int lbo, int sbo) { return (uint64_t)at | (uint64_t)(lbo >> 4) << 16 | (uint64_t)(sbo >> 4) << 32; };
   const uint32_t b1 = sm + OFF_B1 + q * (HC / 2), ex = sm + OFF_EX;
   uint32_t one[4] = {0, 0, 0, 0};                                                  // A operand of the bias: 1 for pixels in the image
   float s[HC / 2], o[C / 2], e[2][12];
   int n = 0;                                                                       // of chunks so far
-  auto half = [](int place) { return (uint64_t)(place * (HALF >> 4)); };
-  auto expand = [&](int part, int place, int filters) {                        // a quarter; the bias with the last
+  auto expand = [&](int part, uint32_t we, uint32_t filters) {                     // a quarter; the bias with the last
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < PART; ++i) {
       const int k = part * PART + i;
-      Wgmma<HC>::ss(s, dx + (k * 2048 >> 4), de + half(place) + (k % (C / 32) * HC * 32 >> 4), k > 0);
+      Wgmma<HC>::ss(s, desc(xa + (k * 2048 >> 4), 1024, 128), desc(we + (k % (C / 32) * HC * 32 >> 4), HC / 8 * 128, 128), k > 0);
     }
-    if (part == NP - 1) Wgmma<HC>::rs(s, one, db + filters * (MID >> 4), 1);
+    if (part == NP - 1) Wgmma<HC>::rs(s, one, desc(filters, 0, 128), 1);
     wgmma_commit();
   };
   load_x(0);
@@ -168,12 +188,14 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       bar_sync(1 + wg, 128);                                                       // all four warps' x is the product's
       mbar_wait(soon + 8 * (n + 1 & 1), n >> 1 & 1);
       mbar_wait(late, n & 1);
+      address(n + 1 & 1);
 #pragma unroll
-      for (int part = 0; part < NP; ++part) expand(part, part < NP / 2 ? 2 * (n + 1 & 1) : 4, n & 1);
+      for (int part = 0; part < NP; ++part) expand(part, part < NP / 2 ? here : ring + (OFF_LATE >> 4), mids[1]);
       wgmma_wait<0>();
     }
     auto chunk = [&](int j, const bool last) __attribute__((always_inline)) {
       const int odd = n & 1;
+      address(odd);
       // ---- h: to its neighbours, and as A operand
       uint32_t h[NP][4];
       const uint32_t st = ex + (odd * RT + w) * ROW + lane * 8;
@@ -189,14 +211,24 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       wgmma_wait<0>();                                                             // the last projection of the chunk before
       bar_sync(8, CONSUMERS);
       if (tid == 0) {                                                              // all have left what the chunk before used
-        const int j1 = j + 1 < NCH ? j + 1 : 0, j2 = j1 + 1 < NCH ? j1 + 1 : 0;
-        load(sm + OFF_LATE, late, j1, j, 1, j1, odd ^ 1);
-        if (n + 1 < steps * NCH) load(sm + (odd ^ 1) * 2 * HALF, soon + 8 * (odd ^ 1), j2, j1, 0, -1, 0);
+        mbar_expect(late, 2 * HALF + MID);
+        if (n + 1 < steps * NCH) mbar_expect(soon + 8 * (odd ^ 1), 2 * HALF);
+        if (CLUSTER > 1)
+          for (int i = 0; i < CLUSTER; ++i) mbar_arrive_remote(map_rank(left, i));
       }
+      auto refill = [&] {
+        if (tid == 0) {
+          const int j1 = j + 1 < NCH ? j + 1 : 0, j2 = j1 + 1 < NCH ? j1 + 1 : 0;
+          if (CLUSTER > 1) mbar_wait(left, n & 1);
+          load(sm + OFF_LATE, late, j1, j, 1, j1, odd ^ 1);
+          if (n + 1 < steps * NCH) load(sm + (odd ^ 1) * 2 * HALF, soon + 8 * (odd ^ 1), j2, j1, 0, -1, 0);
+        }
+      };
+      if (CLUSTER == 1) refill();
       if (last && t + 1 < steps) load_x(t + 1);                                    // all four warps' last expansion is done
       if (j == NCH / 2 && t + 1 < steps) prefetch_x(t + 1);
       // ---- convolution and projection, two groups at a time
-      uint32_t f[2][4], g[4];
+      uint32_t f[2][4], c[4], g[4];                                                // rows above and below; before silu and after
       auto fetch = [&](int p) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -204,41 +236,58 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           lds64(f[i][2], f[i][3], f1 + (2 * p + i) * 256);
         }
       };
-      auto project = [&](int p) {
+      auto project = [&](int p) {                                                  // operands of the pair before are free
+#pragma unroll
+        for (int i = 0; i < 4; ++i) g[i] = silu_packed(c[i]);
         if (p == 0) mbar_wait(soon + 8 * odd, n + 1 >> 1 & 1);
-        if (p == NP / 2) mbar_wait(late, n + 1 & 1);
         wgmma_fence();
-        Wgmma<C>::rs(o, g, dp + half(p < NP / 2 ? 2 * odd + 1 : 5) + (p % (NP / 2) * C * 32 >> 4), (j > 0) | (p > 0));
+        Wgmma<C>::rs(o, g, desc((p < NP / 2 ? here : ring + (OFF_LATE >> 4)) + (HALF + p % (NP / 2) * C * 32 >> 4), C / 8 * 128, 128), (j > 0) | (p > 0));
+        wgmma_commit();
       };
       fetch(0);
 #pragma unroll
       for (int p = 0; p < NP; ++p) {
-        if (p > 0) project(p - 1);
-        const uint64_t d = dw + odd * (MID >> 4) + p * (PAIR >> 4);
+        const uint32_t d = mids[0] + (BIAS + p * PAIR >> 4);
         wgmma_fence();
-        Wgmma<24>::rs(e[0], f[0], d, 0);                                           // k16: the rows above and below of one group
-        Wgmma<24>::rs(e[1], f[1], d + (768 >> 4), 0);
-        Wgmma<24>::rs(e[0], h[p], d + (1536 >> 4), 1);                             // its own row of two groups, one of which meets zeros
-        Wgmma<24>::rs(e[1], h[p], d + (1920 >> 4), 1);
+        Wgmma<24>::rs(e[0], f[0], desc(d, 384, 128), 0);                           // k16: the rows above and below of one group
+        Wgmma<24>::rs(e[1], f[1], desc(d + (768 >> 4), 384, 128), 0);
+        Wgmma<24>::rs(e[0], h[p], desc(d + (1536 >> 4), 384, 128), 1);             // its own row of two groups, one of which meets zeros
+        Wgmma<24>::rs(e[1], h[p], desc(d + (1920 >> 4), 384, 128), 1);
         wgmma_commit();
+        if (CLUSTER > 1 && p == 0) refill();                                       // under this: the others have left by now
+        if (p == NP - 1) mbar_wait(late, n + 1 & 1);
         if (!last && p != NP / 2) {                                                // 1, 1, 0, 2 quarters: the second half comes late
           if (p == 0) mbar_wait(soon + 8 * odd, n + 1 >> 1 & 1);
-          if (p == NP - 1) expand(2, 4, odd ^ 1);
-          expand(p, p < NP / 2 ? 2 * odd : 4, odd ^ 1);
-          if (p == NP - 1) wgmma_wait<2>();
+          if (p == NP - 1) expand(2, ring + (OFF_LATE >> 4), mids[1]);
+          expand(p, p < NP / 2 ? here : ring + (OFF_LATE >> 4), mids[1]);
+        }
+        // what was issued since: quarters of the expansion, a projection
+        if (p == 0) {
+          if (last) wgmma_wait<0>();
           else wgmma_wait<1>();
+        } else if (p == 1) {
+          project(0);
+          if (last) wgmma_wait<1>();
+          else wgmma_wait<2>();
+        } else if (p == 2) {
+          wgmma_wait<1>();
+          project(1);
+          wgmma_wait<1>();
         } else {
-          wgmma_wait<0>();
+          if (last) wgmma_wait<1>();
+          else wgmma_wait<3>();
+          project(2);
+          if (last) wgmma_wait<1>();
+          else wgmma_wait<3>();
         }
         uint32_t b[2];
         lds64(b[0], b[1], b1 + j * (HC * 2) + p * 8);
         if (p + 1 < NP) fetch(p + 1);
-        gather(g[0], g[1], e[0], b[0]);
-        gather(g[2], g[3], e[1], b[1]);
+        combine(c[0], c[1], e[0], b[0]);
+        combine(c[2], c[3], e[1], b[1]);
       }
+      wgmma_wait<0>();                                                             // the projection before, the next chunk's expansion
       project(NP - 1);
-      wgmma_commit();
-      if (!last) wgmma_wait<1>();
       ++n;
     };
 #pragma unroll 1
@@ -273,4 +322,5 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
     }
   }
+  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); }                             // nobody leaves while others write to it
 }

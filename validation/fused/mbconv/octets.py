@@ -27,11 +27,15 @@ FILTER_BYTES: Final = CHUNK * 16 + CHUNK // 16 * 2688
 """Of a chunk: a row of the expansion for the bias, and the filters of pairs of groups."""
 
 
+CLUSTER: Final = 2
+"""Blocks that share what they load of the weights."""
+
+
 def shared_bytes(hidden: int) -> int:
     """Six halves of matrices, filters twice, rows handed on twice, a row of zeros, x, biases, barriers, as the source lays them out."""
     row = CHUNK * 32
     weights = 6 * CHANNELS * CHUNK + 2 * FILTER_BYTES
-    return weights + (2 * ROWS + 1) * row + WARPGROUPS * CHANNELS * 128 + ELEMENT_BYTES * (hidden + CHANNELS) + 24
+    return weights + (2 * ROWS + 1) * row + WARPGROUPS * CHANNELS * 128 + ELEMENT_BYTES * (hidden + CHANNELS) + 32
 
 
 def down(problem: MBConvProblem) -> int:
@@ -44,7 +48,7 @@ def tiles(problem: MBConvProblem) -> int:
     return problem.N * -(-problem.W // STRIP) * down(problem)
 
 
-def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
+def configure(problem: MBConvProblem, device: DeviceLimits, cluster: int = CLUSTER) -> Config | str:
     """The one tile."""
     if why := unserved(problem, device):
         return why
@@ -64,6 +68,7 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
             ("CHANNELS", CHANNELS),
             ("EXPANSION", problem.expansion),
             ("WARPGROUPS", WARPGROUPS),
+            ("CLUSTER", cluster),
             ("SHARED_BYTES", needed),
         ),
     )
@@ -72,9 +77,11 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
 def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
     """A persistent grid over tiles."""
     N, H, W, _ = problem.input_shape
+    cluster = config.defines["CLUSTER"]
+    blocks = min(max(device.multiprocessors // cluster, 1), -(-tiles(problem) // cluster)) * cluster
     return (
         Launch(
-            grid=(min(device.multiprocessors, tiles(problem)), 1, 1),
+            grid=(blocks, 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=pointers(weights=2),

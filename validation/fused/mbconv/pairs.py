@@ -42,8 +42,6 @@ class Layout:
     """Of the convolved groups; with two the next one's convolution runs under the gathering of one."""
     early: bool
     """Whether the next chunk's expansion runs under the gathering."""
-    unroll: int = 1
-    """Chunks that the source repeats in a row, of all but the last; 0: all."""
 
 
 LAYOUTS: Final[dict[int, tuple[Layout, ...]]] = {
@@ -107,7 +105,6 @@ def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout) -> Off
             ("X_SHARED", int(layout.x_shared)),
             ("BUFFERS", layout.buffers),
             ("EARLY", int(layout.early)),
-            ("UNROLL", layout.unroll or chunks - 1),
             ("SHARED_BYTES", needed),
         ),
     )

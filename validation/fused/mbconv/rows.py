@@ -237,10 +237,20 @@ def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tu
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=pointers(weights=2),
-            arguments=(N, H, W, config.tile_rows),
+            arguments=(N, H, W, config.tile_rows, reciprocal(H), reciprocal(-(-W // STRIP))),
             dependent=True,
         ),
     )
+
+
+def reciprocal(divisor: int) -> int:
+    """(2³² − 1) / divisor, in the bits of a signed number as arguments have them.
+
+    >>> reciprocal(1), reciprocal(56)
+    (-1, 76695844)
+    """
+    found = (2**32 - 1) // divisor
+    return found - 2**32 if found >= 2**31 else found
 
 
 def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -> Buffers:
