@@ -37,9 +37,10 @@
 namespace rows {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SPLIT, NP = HC / 16, NWG = WARPGROUPS, NS = SLOTS;
 // OVERLAP within a warpgroup.  0: pairs of groups one after the other;  1: the convolution of a pair runs under the gathering of
-// the pair before;  2: a chunk's two pairs are convolved at once;  3: and the next chunk's expansion runs under their gathering
-constexpr bool ALL = OVERLAP >= 2, EARLY = OVERLAP == 3, EAGER = OVERLAP != 1;
-constexpr int AHEAD = OVERLAP > 0, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
+// the pair before;  2: a chunk's two pairs are convolved at once;  3: and the next chunk's expansion runs under their gathering;
+// 4: the convolution of a group runs under the gathering of the group before;  5: and so does the next chunk's expansion
+constexpr bool ALL = OVERLAP == 2 || OVERLAP == 3, EARLY = OVERLAP == 3 || OVERLAP == 5, EAGER = OVERLAP != 1, SINGLE = OVERLAP >= 4;
+constexpr int AHEAD = OVERLAP > 0 && !SINGLE, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
 constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
 constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG, VALID = 14;
 constexpr int WEB = C * HC * 2, PAIR = 2688, BIAS = HC * 32, MID = BIAS + NP * PAIR;
@@ -57,7 +58,7 @@ constexpr int BIASES = OFF_BAR - OFF_B1;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + NWG * NEAR);
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(NS == NCH || STREAMED, "resident weights have a slot each");
-static_assert(!ALL || (NP == 2 && !QUARTERS), "both pairs of a chunk at once");
+static_assert(!(ALL || SINGLE) || (NP == 2 && !QUARTERS), "a chunk of two pairs of groups");
 static_assert(HID % (HC * SPLIT) == 0 && (C / 32) % SPLIT == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
 
 struct Ring {                                                                        // position in the ring of weights
@@ -469,9 +470,46 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           for (int p = 0; p < NP; ++p) Wgmma<C>::rs(o, g[p & AHEAD], dp + offset(now.slot) + p * (C * 32 >> 4), (j > 0) | (p > 0));
           wgmma_commit();
         }
+        if (SINGLE) {
+          auto begin = [&](int i) {                                                  // a group
+            const uint64_t d = dw + (QUARTERS ? filters : offset(now.slot)) + (i >> 1) * (PAIR >> 4);
+            wgmma_fence();
+            Wgmma<24>::rs(e[0][i & 1], f[i >> 1][i & 1], d + ((i & 1) * 768 >> 4), 0);
+            Wgmma<24>::rs(e[0][i & 1], h[i >> 1], d + (1536 + (i & 1) * 384 >> 4), 1);
+            wgmma_commit();
+          };
+          auto finish = [&](int i) { gather(g[0][2 * (i & 1)], g[0][2 * (i & 1) + 1], e[0][i & 1], b[i]); };
+          auto project = [&](int p) {
+            wgmma_fence();
+            Wgmma<C>::rs(o, g[0], dp + offset(now.slot) + p * (C * 32 >> 4), (j > 0) | (p > 0));
+            wgmma_commit();
+          };
+          const bool early = EARLY && j + 1 < NCH;
+          begin(0);
+          begin(1);
+          if (early) {
+            if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
+            expand(de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
+            wgmma_wait<2>();
+          } else {
+            wgmma_wait<1>();
+          }
+          finish(0);
+          begin(2);
+          if (early) wgmma_wait<2>();
+          else wgmma_wait<1>();
+          finish(1);
+          project(0);
+          begin(3);
+          wgmma_wait<1>();                                                           // the projection, too: its operands are used again
+          finish(2);
+          wgmma_wait<0>();
+          finish(3);
+          project(1);
+        }
         if (AHEAD && !ALL) start(0);
 #pragma unroll
-        for (int p = 0; p < (ALL ? 0 : NP); ++p) {
+        for (int p = 0; p < (ALL || SINGLE ? 0 : NP); ++p) {
           if (!AHEAD) start(p);
           if (AHEAD && p + 1 < NP) start(p + 1);
           if (AHEAD && p + 1 < NP) wgmma_wait<1>();                                  // pair p, and the projection of pair p-1
