@@ -216,6 +216,14 @@ template <> struct Wgmma<256> {
 };
 
 // --------------------------------------------------------------------------------------------- register helpers
+struct Divisor {                                                                     // of whole numbers below 2^31
+  int d;
+  uint32_t reciprocal;                                                               // (2^32 - 1) / d: the quotient or one less
+  __device__ __forceinline__ int operator()(int v) const {
+    const int k = __umulhi(v, reciprocal);
+    return k + (v - k * d >= d);
+  }
+};
 __device__ __forceinline__ uint32_t pack2(float lo, float hi) {
   __half2 h = __floats2half2_rn(lo, hi);
   return *reinterpret_cast<uint32_t*>(&h);

@@ -22,7 +22,7 @@
 // consecutive rows and y of the rows one above them; the last two rows of h stay in shared memory for the next step: no row
 // is computed twice within a block.
 //   ORDER 0  weights resident; every warpgroup walks a range of its own
-//   ORDER 1  weights streamed chunk by chunk by a producer warp; the warpgroups walk one range, each below the one before
+//   ORDER 1  weights streamed chunk by chunk, by whichever warpgroup is the last to leave a slot; the warpgroups walk one range, each below the one before
 //   ORDER 2  weights streamed; tiles of 4*WARPGROUPS rows whose first and last only serve their neighbours (no rows are kept,
 //            x lies in shared memory: for channel counts where the other orders do not fit)
 // SPLIT > 1, for small batches: a cluster of so many blocks shares the rows, each with a part of the hidden channels, and adds up
@@ -40,6 +40,7 @@ constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SP
 // the pair before;  2: a chunk's two pairs are convolved at once;  3: and the next chunk's expansion runs under their gathering;
 // 4: the convolution of a group runs under the gathering of the group before;  5: and so does the next chunk's expansion
 constexpr bool ALL = OVERLAP == 2 || OVERLAP == 3, EARLY = OVERLAP == 3 || OVERLAP == 5, EAGER = OVERLAP != 1, SINGLE = OVERLAP >= 4;
+constexpr bool UNDER = OVERLAP >= 4 && SPLIT == 1 && (C != 96 || !EARLY);            // the next step's first expansion under bias and residual
 constexpr int AHEAD = OVERLAP > 0 && !SINGLE, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
 constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
 constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG, VALID = 14;
@@ -70,14 +71,6 @@ struct Row {                                                                    
   int y, left;                                                                       // row of the image, first column (with halo)
   long pixel;                                                                        // index of the pixel (row, left)
 };
-struct Divisor {                                                                     // of whole numbers below 2^31
-  int d;
-  uint32_t reciprocal;                                                               // (2^32 - 1) / d: the quotient or one less
-  __device__ __forceinline__ int operator()(int v) const {
-    const int k = __umulhi(v, reciprocal);
-    return k + (v - k * d >= d);
-  }
-};
 __device__ __forceinline__ Row locate(int s, Divisor by_strips, Divisor by_rows, int W) {
   const int H = by_rows.d, strips = by_strips.d, k = by_rows(s), n = by_strips(k);
   Row r;
@@ -106,6 +99,12 @@ __device__ __forceinline__ uint32_t silu_packed(uint32_t h) {                   
   asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(h));
   __half2 p = __hfma2(*reinterpret_cast<__half2*>(&h), *reinterpret_cast<__half2*>(&t), *reinterpret_cast<__half2*>(&h));
   return *reinterpret_cast<uint32_t*>(&p);
+}
+// how many have left a slot before this one
+__device__ __forceinline__ uint32_t leave(uint32_t a) {
+  uint32_t n;
+  asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], 1;" : "=r"(n) : "r"(a) : "memory");
+  return n;
 }
 typedef float Partial[12];                                                           // E of a group: [kx][pixel][two channels]
 // E of a group -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
@@ -147,7 +146,7 @@ extern "C" __global__ void
 #if SPLIT > 1
 __cluster_dims__(SPLIT, 1, 1)
 #endif
-__launch_bounds__(ORDER == 0 ? 128 * WARPGROUPS : 128 * WARPGROUPS + 128, 1)
+__launch_bounds__(ORDER == 2 ? 128 * WARPGROUPS + 128 : 128 * WARPGROUPS, 1)
 KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
             const uint4* __restrict__ biases, int N, int H, int W, int block_rows, uint32_t reciprocal_rows, uint32_t reciprocal_strips) {
   using namespace rows;
@@ -171,44 +170,44 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
                           : (last - first + above + 1 + (ALONE ? 2 * (NWG - 1) : 0) + (ALONE ? 4 : RT) - 1) / (ALONE ? 4 : RT);
 
   if (tid == 0) {
-    for (int i = 0; i < NS; ++i) { mbar_init(full + 8 * i, 1); mbar_init(empty + 8 * i, NWG); }
+    for (int i = 0; i < NS; ++i) {
+      mbar_init(full + 8 * i, 1);
+      if (TILED) mbar_init(empty + 8 * i, NWG);
+      else sts64(empty + 8 * i, 0, 0);                                               // a count
+    }
     for (int i = 0; ORDER == 1 && i < NWG * NEAR; ++i) mbar_init(handed + 8 * i, 64);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
   pdl_launch();
 
-  if (STREAMED && wg == NWG) {  // ------------------------------------------------------------------------ producer
+  auto fill = [&](int slot, int chunk) {
+    mbar_expect(full + 8 * slot, ITEM);
+    bulk_load(sm + OFF_RING + slot * ITEM, stream + chunk * ITEM, ITEM, full + 8 * slot);
+  };
+  if (TILED && wg == NWG) {  // --------------------------------------------------------------------------- producer
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == 0 && lane == 0) {
       Ring r = {0, 1};
       int j = 0;
       for (int n = steps * NCH; n > 0; --n) {
         const unsigned char* item = stream + (long)j * ITEM;
-        for (int part = 0; part < (QUARTERS ? 4 : 1); ++part, r.next()) {
-          const uint32_t bar = full + 8 * r.slot, to = sm + OFF_RING + r.slot * SLOT;
+        for (int part = 0; part < 4; ++part, r.next()) {                             // We in two halves, the first with the filters; Wp in two
+          const uint32_t bar = full + 8 * r.slot;
           mbar_wait(empty + 8 * r.slot, r.phase);
-          if (!QUARTERS) {
-            mbar_expect(bar, ITEM);
-            bulk_load(to, item, ITEM, bar);
-          } else {                                                                   // We in two halves, the first with the filters; Wp in two
-            mbar_expect(bar, SLOT + (part == 0 ? MID : 0));
-            bulk_load(to, item + part * SLOT + (part < 2 ? 0 : MID), SLOT, bar);
-            if (part == 0) bulk_load(sm + OFF_F + (steps * NCH - n & 1) * MID, item + WEB, MID, bar);
-          }
+          mbar_expect(bar, SLOT + (part == 0 ? MID : 0));
+          bulk_load(sm + OFF_RING + r.slot * SLOT, item + part * SLOT + (part < 2 ? 0 : MID), SLOT, bar);
+          if (part == 0) bulk_load(sm + OFF_F + (steps * NCH - n & 1) * MID, item + WEB, MID, bar);
         }
         if (++j == NCH) j = 0;
       }
     }
   } else {  // -------------------------------------------------------------------------------------------- consumers
-#if ORDER != 0
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WARPGROUPS == 3 ? 160 : 240));
+#if ORDER == 2
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
 #endif
-    if (!STREAMED && tid == 0)
-      for (int i = 0; i < NCH; ++i) {
-        mbar_expect(full + 8 * i, ITEM);
-        bulk_load(sm + OFF_RING + i * SLOT, stream + i * ITEM, ITEM, full + 8 * i);
-      }
+    if (!TILED && tid == 0)
+      for (int i = 0; i < NS; ++i) fill(i, i);
     for (int i = tid; i < BIASES / 16; i += CONSUMERS) cp_async16(sm + OFF_B1 + i * 16, biases + i, true);
     cp_async_commit();
     for (int i = tid; i < ROW / 8; i += CONSUMERS) sts64(sm + OFF_ZERO + i * 8, 0, 0);
@@ -247,8 +246,8 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       return locate(s, by_strips, by_rows, W);
     };
     const uint32_t xs = sm + OFF_X + (4 * wg + warp) * (C / 16) * 512 + lane * 16;   // X_SHARED: [k16][lane][4 registers]
-    uint4 raw[X_SHARED ? 1 : C / 16];                                                // x of the next step as loaded
-    auto load_x = [&](int t) {
+    typedef uint4 Raw[X_SHARED ? 1 : C / 16];                                        // x of the next step as loaded
+    auto load_x = [&](Raw& raw, int t) {
       int s; bool ok, out;
       const Row r = position(t, s, ok, out);
       const bool in0 = ok && (unsigned)(r.left + lx) < (unsigned)W, in1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W;
@@ -291,13 +290,24 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     int own = 0, upper = later ? up_depth - NCH : 0;                                 // slots in the two rings
     uint32_t up_phase = 0, odd = 0;
 
-    const uint64_t de = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dw = make_desc(sm + (QUARTERS ? OFF_F : OFF_RING + WEB) + BIAS, 384, 128);
+    uint64_t de = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dw = make_desc(sm + (QUARTERS ? OFF_F : OFF_RING + WEB) + BIAS, 384, 128);
     const uint64_t db = make_desc(sm + OFF_F, HC / 8 * 128, 128);
-    const uint64_t dp = make_desc(sm + OFF_RING + (QUARTERS ? 0 : WEB + MID), C / 8 * 128, 128);
+    uint64_t dp = make_desc(sm + OFF_RING + (QUARTERS ? 0 : WEB + MID), C / 8 * 128, 128);
+    auto address = [&] {                                                             // anew for each chunk, or the compiler keeps all that follow from them
+      if (UNROLL <= 4) return;
+      const uint32_t ring = __shfl_sync(~0u, sm + OFF_RING >> 4, 0);
+      de = (uint64_t)ring | make_desc(0, HC / 8 * 128, 128);
+      dw = (uint64_t)(ring + (WEB + BIAS >> 4)) | make_desc(0, 384, 128);
+      dp = (uint64_t)(ring + (WEB + MID >> 4)) | make_desc(0, C / 8 * 128, 128);
+    };
     const uint32_t b1 = sm + OFF_B1 + rank * NCH * HC * 2 + q * (HC / 8 * 4);
     uint32_t xf[X_SHARED ? 1 : C / 16][4];
     uint32_t one[4] = {0, 0, 0, 0};                                                  // A operand of the bias: 1 for pixels in the image
-    auto arrange_x = [&](uint32_t keep0, uint32_t keep1) {                         // as loaded -> A operands
+    auto arrange_x = [&](Raw& raw, int t) {                                          // as loaded -> A operands
+      int s; bool ok, out;
+      const Row r = position(t, s, ok, out);
+      const uint32_t keep0 = ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;  // is this lane's pixel in the image?
+      const uint32_t keep1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
       one[0] = q == 0 ? keep0 & 0x3C00 : 0;
       one[1] = q == 0 ? keep1 & 0x3C00 : 0;
       if (X_SHARED) { cp_async_wait<0>(); return; }
@@ -310,8 +320,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
     };
     auto offset = [&](int slot) { return (uint64_t)(slot * (SLOT >> 4)); };
-    float s[HC / 2];
-    auto expand = [&](uint64_t d0, uint64_t d1, uint64_t d2) {                       // where We's two halves lie, and the bias
+    auto expand = [&](float (&s)[HC / 2], uint64_t d0, uint64_t d1, uint64_t d2) {                     // where We's two halves lie, and the bias
       auto wgmma = [&](const uint32_t (&a)[4], int k) {
         Wgmma<HC>::rs(s, a, (QUARTERS && k >= C / 32 ? d1 - (WEB / 2 >> 4) : d0) + k * (HC * 32 >> 4), k > 0);
       };
@@ -341,25 +350,36 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
     };
     Ring now = {0, 0};                                                               // of this chunk
-    int prev = 0, prev2 = 0;                                                         // slots of the chunks before
-    if (mine > 0) load_x(0);
+    int prev = NS - 1, prev2 = NS - 2;                                               // slots of the chunks before
+    float s_kept[HC / 2];
+    if (mine > 0) {
+      Raw raw;
+      load_x(raw, 0);
+      arrange_x(raw, 0);
+      if (UNDER) {
+        mbar_wait(full, 0);
+        address();
+        expand(s_kept, de, 0, de + (WEB >> 4));
+        wgmma_wait<0>();
+      }
+    }
     for (int t = 0; t < mine; ++t) {
       bool cut, top;                                                                 // row of h below the output row, or above it, is outside
       {
         int s; bool ok, out;
         const Row r = position(t, s, ok, out);
-        const uint32_t keep0 = ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;  // is this lane's pixel in the image?
-        const uint32_t keep1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
         cut = TILED ? r.y == H - 1 : r.y == 0;                                       // TILED: of the third row, F[1]
         top = TILED ? r.y == 0 : (H == 1 || r.y == 1);                               // output row 0
-        arrange_x(keep0, keep1);
       }
-      float o[C / 2];
+      float o[C / 2], s_anew[HC / 2];
+      float (&s)[HC / 2] = UNDER ? s_kept : s_anew;
+      Raw raw;
 #pragma unroll 1
       for (int j0 = 0; j0 < NCH; j0 += UNROLL)
 #pragma unroll
       for (int u = 0; u < UNROLL; ++u) {
         const int j = j0 + u;
+        address();
         if (!QUARTERS && UNROLL % NS == 0) now.slot = u % NS;                        // known to the compiler
         // ---- expansion
         uint32_t h[NP][4];
@@ -368,14 +388,15 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         Ring after = QUARTERS ? fourth : now;                                        // the next chunk
         after.next();
         const uint64_t filters = odd * (MID >> 4);
-        if (!EARLY || j == 0) {
+        if (!(EARLY && u > 0) && !(UNDER && j == 0)) {
           if (STREAMED || t == 0) mbar_wait(full + 8 * now.slot, now.phase);
           if (QUARTERS) mbar_wait(full + 8 * second.slot, second.phase);
-          expand(de + offset(now.slot), de + offset(second.slot), QUARTERS ? db + filters : de + offset(now.slot) + (WEB >> 4));
+          expand(s, de + offset(now.slot), de + offset(second.slot), QUARTERS ? db + filters : de + offset(now.slot) + (WEB >> 4));
         }
-        if (EARLY && j > 0) wgmma_wait<1>();                                         // the previous projection may still run
-        else wgmma_wait<0>();
-        if (j == NCH - 1 && t + 1 < mine) load_x(t + 1);
+        if (EARLY && u > 0) wgmma_wait<1>();                                         // the previous projection may still run
+        else if (!UNDER || j > 0) wgmma_wait<0>();
+        const bool more = j == NCH - 1 && t + 1 < mine;
+        if (!SINGLE && more) load_x(raw, t + 1);
         if (j == NCH / 2 && t + 1 < mine) prefetch_x(t + 1);
         // ---- h: to its neighbours, and as A operand
         uint32_t st;
@@ -419,8 +440,10 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             mbar_arrive(empty + 8 * now.slot);
             mbar_arrive(empty + 8 * second.slot);
             if (j + t > 0) { mbar_arrive(empty + 8 * prev2); mbar_arrive(empty + 8 * prev); }
-          } else if (EARLY ? j + t * NCH > 1 : j + t > 0) {
-            mbar_arrive(empty + 8 * (EARLY ? prev2 : prev));
+          } else if (EARLY ? j + t * NCH > 1 : j + t > 0) {                          // the last to leave a slot fills it again
+            constexpr int ahead = NS - (EARLY ? 2 : 1);                              // chunks from this one to that which comes there
+            const int slot = EARLY ? prev2 : prev;
+            if (leave(empty + 8 * slot) % NWG == NWG - 1 && t * NCH + j + ahead < steps * NCH) fill(slot, (j + ahead) % NCH);
           }
         }
         uint32_t b[HC / 8];
@@ -431,7 +454,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         }
         // ---- convolution and projection, two groups at a time
         Partial e[1 + AHEAD][2];
-        constexpr int FETCHED = EAGER ? NP : 1 + AHEAD;
+        constexpr int FETCHED = SINGLE ? 1 : EAGER ? NP : 1 + AHEAD;
         uint32_t f[FETCHED][2][4], g[1 + AHEAD][4];
         auto fetch = [&](int p) {
 #pragma unroll
@@ -446,7 +469,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
           wgmma_commit();
         };
-        if (EAGER)
+        if (EAGER && !SINGLE)
 #pragma unroll
           for (int p = 0; p < NP; ++p) fetch(p);
         if (ALL) {
@@ -454,9 +477,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
 #pragma unroll
           for (int p = 0; p < NP; ++p) convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
           wgmma_commit();
-          if (EARLY && j + 1 < NCH) {
+          if (EARLY && u + 1 < UNROLL) {
             if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
-            expand(de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
+            expand(s, de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
             wgmma_wait<1>();
           } else {
             wgmma_wait<0>();
@@ -471,10 +494,14 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           wgmma_commit();
         }
         if (SINGLE) {
-          auto begin = [&](int i) {                                                  // a group
+          auto fetch = [&](int i) {                                                  // of a group
+            lds64(f[0][i & 1][0], f[0][i & 1][1], f0 + i * 256);
+            lds64(f[0][i & 1][2], f[0][i & 1][3], f1 + i * 256);
+          };
+          auto begin = [&](int i) {
             const uint64_t d = dw + (QUARTERS ? filters : offset(now.slot)) + (i >> 1) * (PAIR >> 4);
             wgmma_fence();
-            Wgmma<24>::rs(e[0][i & 1], f[i >> 1][i & 1], d + ((i & 1) * 768 >> 4), 0);
+            Wgmma<24>::rs(e[0][i & 1], f[0][i & 1], d + ((i & 1) * 768 >> 4), 0);
             Wgmma<24>::rs(e[0][i & 1], h[i >> 1], d + (1536 + (i & 1) * 384 >> 4), 1);
             wgmma_commit();
           };
@@ -484,28 +511,34 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             Wgmma<C>::rs(o, g[0], dp + offset(now.slot) + p * (C * 32 >> 4), (j > 0) | (p > 0));
             wgmma_commit();
           };
-          const bool early = EARLY && j + 1 < NCH;
+          const bool early = EARLY && u + 1 < UNROLL;                                // from one repetition to the next ptxas would serialise it
+          fetch(0);
+          fetch(1);
           begin(0);
           begin(1);
           if (early) {
             if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
-            expand(de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
+            expand(s, de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
             wgmma_wait<2>();
           } else {
             wgmma_wait<1>();
           }
+          fetch(2);
           finish(0);
           begin(2);
           if (early) wgmma_wait<2>();
           else wgmma_wait<1>();
+          fetch(3);
           finish(1);
           project(0);
+          if (UNDER && more) load_x(raw, t + 1);                                     // into registers that the expansion has left
           begin(3);
           wgmma_wait<1>();                                                           // the projection, too: its operands are used again
           finish(2);
           wgmma_wait<0>();
           finish(3);
           project(1);
+          if (!UNDER && more) load_x(raw, t + 1);
         }
         if (AHEAD && !ALL) start(0);
 #pragma unroll
@@ -531,29 +564,40 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           if (++upper == up_depth) { upper = 0; up_phase ^= 1; }
         }
       }
-      // ---- + bias + residual, 16 bytes a lane
+      // ---- the next step's first expansion under bias + residual, 16 bytes a lane
+      if (UNDER) {
+        arrange_x(raw, t + 1);
+        if (t + 1 < mine) {
+          if (STREAMED) mbar_wait(full + 8 * now.slot, now.phase);
+          address();
+          expand(s, de + offset(now.slot), 0, de + offset(now.slot) + (WEB >> 4));
+          wgmma_wait<1>();
+        } else {
+          wgmma_wait<0>();
+        }
+      }
       {
         int s; bool ok, out;
         const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;                        // read again: not kept in a register
         Row r = position(t, s, ok, out);
         if (!TILED && out) r = locate(s - 1, by_strips, by_rows, W);
         const bool put0 = out && lx > 0 && r.left + lx < W, put1 = out && lx < 14 && r.left + lx + 1 < W;
-        constexpr int OUT = C / 32 / SPLIT, MB = OUT < 4 ? OUT : 4;                // 32 channels each: loads in flight
+        constexpr int OUT = C / 32 / SPLIT, MB = OUT == 3 ? 2 : OUT < 4 ? OUT : 4;  // 32 channels each: loads in flight
         const long at = (r.pixel + lx) * (C * 2) + q * 16 + rank * OUT * 64;
 #pragma unroll
         for (int m0 = 0; m0 < OUT; m0 += MB) {
           uint4 ra[MB], rb[MB];
 #pragma unroll
-          for (int m = 0; m < MB; ++m) {
+          for (int m = 0; m < MB && m0 + m < OUT; ++m) {
             ra[m] = ldg128(x + (put0 ? at + (m0 + m) * 64 : 0));
             rb[m] = ldg128(x + (put1 ? at + C * 2 + (m0 + m) * 64 : 0));
           }
           if (m0 == 0) {
-            wgmma_wait<0>();
+            if (!UNDER) wgmma_wait<0>();
             if (SPLIT > 1) reduce(o, sm, tid, rank);
           }
 #pragma unroll
-          for (int mm = 0; mm < MB; ++mm) {
+          for (int mm = 0; mm < MB && m0 + mm < OUT; ++mm) {
             const int m = m0 + mm;
             const uint4 bias = lds128(sm + OFF_BP + (rank * OUT + m) * 64 + q * 16);
             uint4 a = ra[mm], b = rb[mm];
@@ -566,8 +610,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             if (put0) *reinterpret_cast<uint4*>(y + at + m * 64) = a;
             if (put1) *reinterpret_cast<uint4*>(y + at + C * 2 + m * 64) = b;
           }
+
         }
       }
+      if (UNDER) wgmma_wait<0>();
+      else arrange_x(raw, t + 1);
     }
     if (SPLIT > 1) cluster_sync();                                                   // nobody leaves while others read its sums
   }

@@ -69,7 +69,7 @@ __cluster_dims__(CLUSTER, 1, 1)
 #endif
 __launch_bounds__(128 * WARPGROUPS, 1)
 KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
-            const uint4* __restrict__ biases, int N, int H, int W) {
+            const uint4* __restrict__ biases, int N, int H, int W, uint32_t reciprocal_down, uint32_t reciprocal_strips) {
   using namespace tiles;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
@@ -77,6 +77,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
   const int strips = (W + VALID - 1) / VALID, down = (max(H - 2, 1) + RT - 3) / (RT - 2);  // of an image; tiles of a strip
+  const Divisor by_down = {down, reciprocal_down}, by_strips = {strips, reciprocal_strips};
   const int total = N * strips * down, steps = (total + (int)gridDim.x - 1) / (int)gridDim.x;  // the same for all blocks of a cluster
   const uint32_t rank = CLUSTER > 1 ? cluster_rank() : 0;
   const uint32_t soon = sm + OFF_BAR, late = soon + 16, left = late + 8;                             // what has come: for the first pairs, for the last
@@ -123,7 +124,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     bool ok, out;
   };
   auto place = [&](int t) -> Place {                                               // of this warp's row in step t
-    const int tile = (int)blockIdx.x + t * (int)gridDim.x, k = tile / down, d = tile - k * down, n = k / strips;
+    const int tile = (int)blockIdx.x + t * (int)gridDim.x, k = by_down(tile), d = tile - k * down, n = by_strips(k);
     Place r;
     r.row = d * (RT - 2) + w;
     r.ok = tile < total && r.row < H;
@@ -174,25 +175,25 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     if (part == NP - 1) Wgmma<HC>::rs(s, one, desc(filters, 0, 128), 1);
     wgmma_commit();
   };
-  load_x(0);
-  for (int t = 0; t < steps; ++t) {
-    uint32_t above, below;                                                         // where a row of zeros is, if not among the tile's
-    {
-      const Place r = place(t);
-      one[0] = q == 0 && r.ok && (unsigned)(r.left + lx) < (unsigned)W ? 0x3C00 : 0;
-      one[1] = q == 0 && r.ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? 0x3C00 : 0;
-      above = r.row == 0 || w == 0;
-      below = r.row == H - 1 || w == RT - 1;
-      cp_async_wait<0>();
-      fence_async_proxy();
-      bar_sync(1 + wg, 128);                                                       // all four warps' x is the product's
-      mbar_wait(soon + 8 * (n + 1 & 1), n >> 1 & 1);
-      mbar_wait(late, n & 1);
-      address(n + 1 & 1);
+  auto start = [&](int t) {                                                        // the first chunk's expansion
+    const Place r = place(t);
+    one[0] = q == 0 && r.ok && (unsigned)(r.left + lx) < (unsigned)W ? 0x3C00 : 0;
+    one[1] = q == 0 && r.ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? 0x3C00 : 0;
+    cp_async_wait<0>();
+    fence_async_proxy();
+    bar_sync(1 + wg, 128);                                                         // all four warps' x is the product's
+    mbar_wait(soon + 8 * (n + 1 & 1), n >> 1 & 1);
+    mbar_wait(late, n & 1);
+    address(n + 1 & 1);
 #pragma unroll
-      for (int part = 0; part < NP; ++part) expand(part, part < NP / 2 ? here : ring + (OFF_LATE >> 4), mids[1]);
-      wgmma_wait<0>();
-    }
+    for (int part = 0; part < NP; ++part) expand(part, part < NP / 2 ? here : ring + (OFF_LATE >> 4), mids[1]);
+  };
+  load_x(0);
+  start(0);
+  wgmma_wait<0>();
+  for (int t = 0; t < steps; ++t) {
+    const int row = place(t).row;
+    const bool above = row == 0 || w == 0, below = row == H - 1 || w == RT - 1;      // a row of zeros, not the tile's
     auto chunk = [&](int j, const bool last) __attribute__((always_inline)) {
       const int odd = n & 1;
       address(odd);
@@ -293,7 +294,13 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
 #pragma unroll 1
     for (int j = 0; j < NCH - 1; ++j) chunk(j, false);
     chunk(NCH - 1, true);
-    // ---- + bias + residual, 16 bytes a lane
+    // ---- the next tile's first expansion under bias + residual, 16 bytes a lane
+    if (t + 1 < steps) {
+      start(t + 1);
+      wgmma_wait<NP>();
+    } else {
+      wgmma_wait<0>();
+    }
     const Place r = place(t);
     const bool put0 = r.out && lx > 0 && r.left + lx < W, put1 = r.out && lx < 14 && r.left + lx + 1 < W;
     const long to = (r.pixel + lx) * (C * 2) + q * 16;
@@ -305,7 +312,6 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         ra[m] = ldg128(x + (put0 ? to + (m0 + m) * 64 : 0));
         rb[m] = ldg128(x + (put1 ? to + C * 2 + (m0 + m) * 64 : 0));
       }
-      if (m0 == 0) wgmma_wait<0>();
 #pragma unroll
       for (int mm = 0; mm < 4; ++mm) {
         const int m = m0 + mm;
@@ -321,6 +327,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         if (put1) *reinterpret_cast<uint4*>(y + to + C * 2 + m * 64) = v1;
       }
     }
+    wgmma_wait<0>();
   }
   if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); }                             // nobody leaves while others write to it
 }

@@ -11,7 +11,7 @@ from perfmodel.validation.fused.configuration import Config, Launch, pointers
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters
-from perfmodel.validation.fused.mbconv.rows import STRIP, group_pairs, lane_order, unserved
+from perfmodel.validation.fused.mbconv.rows import STRIP, group_pairs, lane_order, reciprocal, unserved
 from perfmodel.validation.fused.packing import as_bytes, bits, core_matrices, lane_bias
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits
 from perfmodel.validation.fused.tiles import reached
@@ -85,7 +85,7 @@ def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tu
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=pointers(weights=2),
-            arguments=(N, H, W),
+            arguments=(N, H, W, reciprocal(down(problem)), reciprocal(-(-W // STRIP))),
             dependent=True,
         ),
     )

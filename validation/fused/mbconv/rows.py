@@ -179,7 +179,7 @@ def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split:
         kernel=NAME,
         tile_rows=rows,
         tile_columns=STRIP,
-        threads=128 * (layout.warpgroups + (layout.order != RESIDENT)),
+        threads=128 * (layout.warpgroups + (layout.order == TILED)),
         shared_bytes=needed,
         blocks_per_multiprocessor=1,
         constants=(
