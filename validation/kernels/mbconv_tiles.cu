@@ -20,7 +20,7 @@
 // chunk j+1; and, into two buffers in turn, the halves of We(j+2) and Wp(j+1) that the next chunk's first pairs need.
 //
 // Conditions: stride 1, C a multiple of 64, at most 256.
-// Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CLUSTER (blocks that share what they load), SHARED_BYTES.
+// Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, SHARED_BYTES.
 #include "hopper.cuh"
 #include "specialisation.h"
 
@@ -34,7 +34,7 @@ constexpr int OFF_LATE = 4 * HALF;                                              
 constexpr int OFF_F = 6 * HALF, OFF_EX = OFF_F + 2 * MID, OFF_ZERO = OFF_EX + 2 * RT * ROW, OFF_X = OFF_ZERO + ROW;
 constexpr int OFF_B1 = OFF_X + NWG * TILE, OFF_BP = OFF_B1 + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int BIASES = OFF_BAR - OFF_B1;
-constexpr int SMEM = OFF_BAR + 32;
+constexpr int SMEM = OFF_BAR + 24;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(HID % HC == 0 && C % 64 == 0, "whole chunks, in quarters");
 
@@ -63,11 +63,7 @@ __device__ __forceinline__ void combine(uint32_t& lo, uint32_t& hi, const float 
 }
 }  // namespace tiles
 
-extern "C" __global__ void
-#if CLUSTER > 1
-__cluster_dims__(CLUSTER, 1, 1)
-#endif
-__launch_bounds__(128 * WARPGROUPS, 1)
+extern "C" __global__ void __launch_bounds__(128 * WARPGROUPS, 1)
 KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
             const uint4* __restrict__ biases, int N, int H, int W, uint32_t reciprocal_down, uint32_t reciprocal_strips) {
   using namespace tiles;
@@ -78,36 +74,26 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
   const int strips = (W + VALID - 1) / VALID, down = (max(H - 2, 1) + RT - 3) / (RT - 2);  // of an image; tiles of a strip
   const Divisor by_down = {down, reciprocal_down}, by_strips = {strips, reciprocal_strips};
-  const int total = N * strips * down, steps = (total + (int)gridDim.x - 1) / (int)gridDim.x;  // the same for all blocks of a cluster
-  const uint32_t rank = CLUSTER > 1 ? cluster_rank() : 0;
-  const uint32_t soon = sm + OFF_BAR, late = soon + 16, left = late + 8;                             // what has come: for the first pairs, for the last
+  const int total = N * strips * down, steps = (total - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+  const uint32_t soon = sm + OFF_BAR, late = soon + 16;                             // what has come: for the first pairs, for the last
 
   if (tid == 0) {
     for (int i = 0; i < 3; ++i) mbar_init(soon + 8 * i, 1);
-    mbar_init(left, CLUSTER);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); }
-  else __syncthreads();
+  __syncthreads();
   pdl_launch();
 
-  // halves of We and Wp of a chunk, in this order, to where two lie together; filters of a chunk.  Each block of a cluster waits for all that
-  // comes (expect) and loads a part of it for all of them
-  auto copy = [&](uint32_t to, const unsigned char* from, int bytes, uint32_t bar) {
-    if (CLUSTER > 1) bulk_load_multicast(to, from, bytes, bar, (1 << CLUSTER) - 1);
-    else bulk_load(to, from, bytes, bar);
-  };
+  // halves of We and Wp of a chunk, in this order, to where two lie together; filters of a chunk; -1: none
   auto load = [&](uint32_t to, uint32_t bar, int we, int wp, int half, int filters, int buffer) {
-    if (we >= 0 && rank == 0) copy(to, stream + we * ITEM + half * HALF, HALF, bar);
-    if (wp >= 0 && rank == CLUSTER - 1) copy(to + HALF, stream + wp * ITEM + WEB + MID + half * HALF, HALF, bar);
-    if (filters >= 0 && rank == half % CLUSTER) copy(sm + OFF_F + buffer * MID, stream + filters * ITEM + WEB, MID, bar);
+    mbar_expect(bar, (we >= 0 ? HALF : 0) + (wp >= 0 ? HALF : 0) + (filters >= 0 ? MID : 0));
+    if (we >= 0) bulk_load(to, stream + we * ITEM + half * HALF, HALF, bar);
+    if (wp >= 0) bulk_load(to + HALF, stream + wp * ITEM + WEB + MID + half * HALF, HALF, bar);
+    if (filters >= 0) bulk_load(sm + OFF_F + buffer * MID, stream + filters * ITEM + WEB, MID, bar);
   };
   if (tid == 0) {                                                                    // what a chunk before the first would have left
-    mbar_expect(soon + 8, HALF);
     load(sm + 2 * HALF, soon + 8, 0, -1, 0, -1, 0);
-    mbar_expect(late, HALF + MID);
     load(sm + OFF_LATE, late, 0, -1, 1, 0, 0);
-    mbar_expect(soon, 2 * HALF);
     load(sm, soon, 1 % NCH, 0, 0, -1, 0);
   }
   for (int i = tid; i < BIASES / 16; i += CONSUMERS) cp_async16(sm + OFF_B1 + i * 16, biases + i, true);
@@ -127,7 +113,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     const int tile = (int)blockIdx.x + t * (int)gridDim.x, k = by_down(tile), d = tile - k * down, n = by_strips(k);
     Place r;
     r.row = d * (RT - 2) + w;
-    r.ok = tile < total && r.row < H;
+    r.ok = r.row < H;
     r.out = r.ok && (w > 0 || d == 0) && (w < RT - 1 || r.row == H - 1);
     r.left = (k - n * strips) * VALID - 1;
     r.pixel = (r.ok ? ((long)n * H + r.row) * W : 0) + r.left;
@@ -212,20 +198,10 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       wgmma_wait<0>();                                                             // the last projection of the chunk before
       bar_sync(8, CONSUMERS);
       if (tid == 0) {                                                              // all have left what the chunk before used
-        mbar_expect(late, 2 * HALF + MID);
-        if (n + 1 < steps * NCH) mbar_expect(soon + 8 * (odd ^ 1), 2 * HALF);
-        if (CLUSTER > 1)
-          for (int i = 0; i < CLUSTER; ++i) mbar_arrive_remote(map_rank(left, i));
+        const int j1 = j + 1 < NCH ? j + 1 : 0, j2 = j1 + 1 < NCH ? j1 + 1 : 0;
+        load(sm + OFF_LATE, late, j1, j, 1, j1, odd ^ 1);
+        if (n + 1 < steps * NCH) load(sm + (odd ^ 1) * 2 * HALF, soon + 8 * (odd ^ 1), j2, j1, 0, -1, 0);
       }
-      auto refill = [&] {
-        if (tid == 0) {
-          const int j1 = j + 1 < NCH ? j + 1 : 0, j2 = j1 + 1 < NCH ? j1 + 1 : 0;
-          if (CLUSTER > 1) mbar_wait(left, n & 1);
-          load(sm + OFF_LATE, late, j1, j, 1, j1, odd ^ 1);
-          if (n + 1 < steps * NCH) load(sm + (odd ^ 1) * 2 * HALF, soon + 8 * (odd ^ 1), j2, j1, 0, -1, 0);
-        }
-      };
-      if (CLUSTER == 1) refill();
       if (last && t + 1 < steps) load_x(t + 1);                                    // all four warps' last expansion is done
       if (j == NCH / 2 && t + 1 < steps) prefetch_x(t + 1);
       // ---- convolution and projection, two groups at a time
@@ -255,7 +231,6 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         Wgmma<24>::rs(e[0], h[p], desc(d + (1536 >> 4), 384, 128), 1);             // its own row of two groups, one of which meets zeros
         Wgmma<24>::rs(e[1], h[p], desc(d + (1920 >> 4), 384, 128), 1);
         wgmma_commit();
-        if (CLUSTER > 1 && p == 0) refill();                                       // under this: the others have left by now
         if (p == NP - 1) mbar_wait(late, n + 1 & 1);
         if (!last && p != NP / 2) {                                                // 1, 1, 0, 2 quarters: the second half comes late
           if (p == 0) mbar_wait(soon + 8 * odd, n + 1 >> 1 & 1);
@@ -329,5 +304,4 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     }
     wgmma_wait<0>();
   }
-  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); }                             // nobody leaves while others write to it
 }

@@ -49,25 +49,26 @@ class Layout:
 
 LAYOUTS: Final[dict[int, tuple[tuple[Layout, ...], ...]]] = {
     64: (
-        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=0),),
+        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=4),),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=0),),
     ),
     96: (
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=12, x_shared=False, overlap=4),),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=0),),
     ),
     128: (
         (
-            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=16, x_shared=False, overlap=3),
+            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=16, x_shared=False, overlap=5),
             Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0),
         ),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=0),),
     ),
-    256: ((Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=1),),),
+    256: ((),),
 }
 """By channels: what the registers of so many warpgroups hold beside C / 2 accumulators a thread. The model chooses within the first
-group of which one fits into shared memory."""
+group of which one fits into shared memory. 256 channels only with blocks that share the rows: mbconv_tiles serves the rest."""
 SHARED_LAYOUTS: Final[dict[int, tuple[tuple[int, Layout], ...]]] = {
     64: ((2, Layout(order=RESIDENT, warpgroups=3, chunk=32, slots=0, unroll=1, x_shared=False, overlap=2)),),
     96: ((3, Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0)),),

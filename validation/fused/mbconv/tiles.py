@@ -6,7 +6,6 @@ from typing import Final
 
 import numpy as np
 
-from perfmodel.validation.fused.choice import Offer
 from perfmodel.validation.fused.configuration import Config, Launch, pointers
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
@@ -27,15 +26,11 @@ FILTER_BYTES: Final = CHUNK * 16 + CHUNK // 16 * 2688
 """Of a chunk: a row of the expansion for the bias, and the filters of pairs of groups."""
 
 
-CLUSTER: Final = 2
-"""Blocks that share what they load of the weights."""
-
-
 def shared_bytes(hidden: int) -> int:
     """Six halves of matrices, filters twice, rows handed on twice, a row of zeros, x, biases, barriers, as the source lays them out."""
     row = CHUNK * 32
     weights = 6 * CHANNELS * CHUNK + 2 * FILTER_BYTES
-    return weights + (2 * ROWS + 1) * row + WARPGROUPS * CHANNELS * 128 + ELEMENT_BYTES * (hidden + CHANNELS) + 32
+    return weights + (2 * ROWS + 1) * row + WARPGROUPS * CHANNELS * 128 + ELEMENT_BYTES * (hidden + CHANNELS) + 24
 
 
 def down(problem: MBConvProblem) -> int:
@@ -48,12 +43,14 @@ def tiles(problem: MBConvProblem) -> int:
     return problem.N * -(-problem.W // STRIP) * down(problem)
 
 
-def configure(problem: MBConvProblem, device: DeviceLimits, cluster: int = CLUSTER) -> Config | str:
+def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
     """The one tile."""
     if why := unserved(problem, device):
         return why
     if problem.C != CHANNELS:
         return f"it has {CHANNELS} channels, not {problem.C}"
+    if 2 * tiles(problem) <= device.multiprocessors:
+        return f"it has a block for each of {tiles(problem)} tiles, which are at most half of {device.multiprocessors} multiprocessors"
     needed = shared_bytes(problem.hidden)
     if needed > device.shared_bytes_per_block:
         return f"its weights and rows need {needed} of {device.shared_bytes_per_block} B of shared memory"
@@ -68,7 +65,6 @@ def configure(problem: MBConvProblem, device: DeviceLimits, cluster: int = CLUST
             ("CHANNELS", CHANNELS),
             ("EXPANSION", problem.expansion),
             ("WARPGROUPS", WARPGROUPS),
-            ("CLUSTER", cluster),
             ("SHARED_BYTES", needed),
         ),
     )
@@ -77,11 +73,9 @@ def configure(problem: MBConvProblem, device: DeviceLimits, cluster: int = CLUST
 def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
     """A persistent grid over tiles."""
     N, H, W, _ = problem.input_shape
-    cluster = config.defines["CLUSTER"]
-    blocks = min(max(device.multiprocessors // cluster, 1), -(-tiles(problem) // cluster)) * cluster
     return (
         Launch(
-            grid=(blocks, 1, 1),
+            grid=(min(device.multiprocessors, tiles(problem)), 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=pointers(weights=2),
