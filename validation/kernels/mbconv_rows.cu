@@ -41,6 +41,7 @@ constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SP
 // 4: the convolution of a group runs under the gathering of the group before;  5: and so does the next chunk's expansion
 constexpr bool ALL = OVERLAP == 2 || OVERLAP == 3, EARLY = OVERLAP == 3 || OVERLAP == 5, EAGER = OVERLAP != 1, SINGLE = OVERLAP >= 4;
 constexpr bool UNDER = OVERLAP >= 4 && SPLIT == 1 && (C != 96 || !EARLY);            // the next step's first expansion under bias and residual
+constexpr bool LATER = X_SHARED && !UNDER;                                           // x is waited for at the beginning of its step
 constexpr int AHEAD = OVERLAP > 0 && !SINGLE, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
 constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
 constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG, VALID = 14;
@@ -231,12 +232,17 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     const int lx = 2 * (lane >> 2);                                                  // this lane's pixels: lx, lx + 1 of 16
     auto position = [&](int t, int& s, bool& ok, bool& out) -> Row {                 // of this warp's row of h in step t
       if (TILED) {
-        const int tile = block + t * blocks, k = tile / down, d = tile - k * down, w = 4 * wg + warp;
+        const int tile = block + t * blocks, w = 4 * wg + warp, k = tile / down, d = tile - k * down;
         const int yy = d * (RT - 2) + w;
-        s = k * H + yy;
+        s = 0;
         ok = yy < H;
         out = ok && (w > 0 || d == 0) && (w < RT - 1 || yy == H - 1);
-        if (!ok) s = k * H;
+        const int n = k / strips;
+        Row r;
+        r.y = ok ? yy : 0;
+        r.left = (k - n * strips) * VALID - 1;
+        r.pixel = ((long)n * H + r.y) * W + r.left;
+        return r;
       } else {
         s = s0 + (ALONE ? 4 : RT) * t;
         ok = s < total;
@@ -303,9 +309,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     const uint32_t b1 = sm + OFF_B1 + rank * NCH * HC * 2 + q * (HC / 8 * 4);
     uint32_t xf[X_SHARED ? 1 : C / 16][4];
     uint32_t one[4] = {0, 0, 0, 0};                                                  // A operand of the bias: 1 for pixels in the image
-    auto arrange_x = [&](Raw& raw, int t) {                                          // as loaded -> A operands
-      int s; bool ok, out;
-      const Row r = position(t, s, ok, out);
+    auto arrange_x = [&](Raw& raw, const Row& r, bool ok) {                          // as loaded -> A operands
       const uint32_t keep0 = ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;  // is this lane's pixel in the image?
       const uint32_t keep1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
       one[0] = q == 0 ? keep0 & 0x3C00 : 0;
@@ -318,6 +322,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         lo[0] = a.x & keep0; lo[1] = b.x & keep1; lo[2] = a.y & keep0; lo[3] = b.y & keep1;
         hi[0] = a.z & keep0; hi[1] = b.z & keep1; hi[2] = a.w & keep0; hi[3] = b.w & keep1;
       }
+    };
+    auto arrange_next = [&](Raw& raw, int t) {
+      int s; bool ok, out;
+      const Row r = position(t, s, ok, out);
+      arrange_x(raw, r, ok);
     };
     auto offset = [&](int slot) { return (uint64_t)(slot * (SLOT >> 4)); };
     auto expand = [&](float (&s)[HC / 2], uint64_t d0, uint64_t d1, uint64_t d2) {                     // where We's two halves lie, and the bias
@@ -355,7 +364,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     if (mine > 0) {
       Raw raw;
       load_x(raw, 0);
-      arrange_x(raw, 0);
+      if (!LATER) arrange_next(raw, 0);
       if (UNDER) {
         mbar_wait(full, 0);
         address();
@@ -364,16 +373,17 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
     }
     for (int t = 0; t < mine; ++t) {
+      Raw raw;
       bool cut, top;                                                                 // row of h below the output row, or above it, is outside
       {
         int s; bool ok, out;
         const Row r = position(t, s, ok, out);
         cut = TILED ? r.y == H - 1 : r.y == 0;                                       // TILED: of the third row, F[1]
         top = TILED ? r.y == 0 : (H == 1 || r.y == 1);                               // output row 0
+        if (LATER) arrange_x(raw, r, ok);
       }
       float o[C / 2], s_anew[HC / 2];
       float (&s)[HC / 2] = UNDER ? s_kept : s_anew;
-      Raw raw;
 #pragma unroll 1
       for (int j0 = 0; j0 < NCH; j0 += UNROLL)
 #pragma unroll
@@ -566,7 +576,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
       // ---- the next step's first expansion under bias + residual, 16 bytes a lane
       if (UNDER) {
-        arrange_x(raw, t + 1);
+        arrange_next(raw, t + 1);
         if (t + 1 < mine) {
           if (STREAMED) mbar_wait(full + 8 * now.slot, now.phase);
           address();
@@ -614,7 +624,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         }
       }
       if (UNDER) wgmma_wait<0>();
-      else arrange_x(raw, t + 1);
+      else if (!LATER) arrange_next(raw, t + 1);
     }
     if (SPLIT > 1) cluster_sync();                                                   // nobody leaves while others read its sums
   }
