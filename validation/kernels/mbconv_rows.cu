@@ -22,7 +22,7 @@
 // consecutive rows and y of the rows one above them; the last two rows of h stay in shared memory for the next step: no row
 // is computed twice within a block.
 //   ORDER 0  weights resident; every warpgroup walks a range of its own
-//   ORDER 1  weights streamed chunk by chunk, by whichever warpgroup is the last to leave a slot; the warpgroups walk one range, each below the one before
+//   ORDER 1  weights streamed chunk by chunk, by the last warpgroup of the chain; the warpgroups walk one range, each below the one before
 //   ORDER 2  weights streamed; tiles of 4*WARPGROUPS rows whose first and last only serve their neighbours (no rows are kept,
 //            x lies in shared memory: for channel counts where the other orders do not fit)
 // SPLIT > 1, for small batches: a cluster of so many blocks shares the rows, each with a part of the hidden channels, and adds up
@@ -101,12 +101,6 @@ __device__ __forceinline__ uint32_t silu_packed(uint32_t h) {                   
   __half2 p = __hfma2(*reinterpret_cast<__half2*>(&h), *reinterpret_cast<__half2*>(&t), *reinterpret_cast<__half2*>(&h));
   return *reinterpret_cast<uint32_t*>(&p);
 }
-// how many have left a slot before this one
-__device__ __forceinline__ uint32_t leave(uint32_t a) {
-  uint32_t n;
-  asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], 1;" : "=r"(n) : "r"(a) : "memory");
-  return n;
-}
 typedef float Partial[12];                                                           // E of a group: [kx][pixel][two channels]
 // E of a group -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
 __device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const Partial& e, uint32_t b) {
@@ -173,8 +167,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) {
       mbar_init(full + 8 * i, 1);
-      if (TILED) mbar_init(empty + 8 * i, NWG);
-      else sts64(empty + 8 * i, 0, 0);                                               // a count
+      mbar_init(empty + 8 * i, NWG);
     }
     for (int i = 0; ORDER == 1 && i < NWG * NEAR; ++i) mbar_init(handed + 8 * i, 64);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -450,10 +443,14 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             mbar_arrive(empty + 8 * now.slot);
             mbar_arrive(empty + 8 * second.slot);
             if (j + t > 0) { mbar_arrive(empty + 8 * prev2); mbar_arrive(empty + 8 * prev); }
-          } else if (EARLY ? j + t * NCH > 1 : j + t > 0) {                          // the last to leave a slot fills it again
-            constexpr int ahead = NS - (EARLY ? 2 : 1);                              // chunks from this one to that which comes there
+          } else if (EARLY ? j + t * NCH > 1 : j + t > 0) {
+            constexpr int ahead = NS - (EARLY ? 2 : 1);                              // chunks from this one to that which comes into the slot
             const int slot = EARLY ? prev2 : prev;
-            if (leave(empty + 8 * slot) % NWG == NWG - 1 && t * NCH + j + ahead < steps * NCH) fill(slot, (j + ahead) % NCH);
+            mbar_arrive(empty + 8 * slot);
+            if (wg == NWG - 1 && t * NCH + j + ahead < steps * NCH) {                // the last of the chain: it hardly waits for the others
+              mbar_wait(empty + 8 * slot, now.phase ^ (slot > now.slot));
+              fill(slot, (j + ahead) % NCH);
+            }
           }
         }
         uint32_t b[HC / 8];
