@@ -22,7 +22,7 @@
 // consecutive rows and y of the rows one above them; the last two rows of h stay in shared memory for the next step: no row
 // is computed twice within a block.
 //   ORDER 0  weights resident; every warpgroup walks a range of its own
-//   ORDER 1  weights streamed chunk by chunk, by the last warpgroup of the chain; the warpgroups walk one range, each below the one before
+//   ORDER 1  weights streamed chunk by chunk by a producer warp; the warpgroups walk one range, each below the one before
 //   ORDER 2  weights streamed; tiles of 4*WARPGROUPS rows whose first and last only serve their neighbours (no rows are kept,
 //            x lies in shared memory: for channel counts where the other orders do not fit)
 // SPLIT > 1, for small batches: a cluster of so many blocks shares the rows, each with a part of the hidden channels, and adds up
@@ -38,9 +38,8 @@ namespace rows {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SPLIT, NP = HC / 16, NWG = WARPGROUPS, NS = SLOTS;
 // OVERLAP within a warpgroup.  0: pairs of groups one after the other;  1: the convolution of a pair runs under the gathering of
 // the pair before;  2: a chunk's two pairs are convolved at once;  3: and the next chunk's expansion runs under their gathering;
-// 4: the convolution of a group runs under the gathering of the group before;  5: and so does the next chunk's expansion
-constexpr bool ALL = OVERLAP == 2 || OVERLAP == 3, EARLY = OVERLAP == 3 || OVERLAP == 5, EAGER = OVERLAP != 1, SINGLE = OVERLAP >= 4;
-constexpr bool UNDER = OVERLAP >= 4 && SPLIT == 1 && (C != 96 || !EARLY);            // the next step's first expansion under bias and residual
+// 4: the convolution of a group runs under the gathering of the group before, and the next step's first expansion under bias and residual
+constexpr bool ALL = OVERLAP == 2 || OVERLAP == 3, EARLY = OVERLAP == 3, EAGER = OVERLAP != 1, SINGLE = OVERLAP == 4, UNDER = SINGLE;
 constexpr bool LATER = X_SHARED && !UNDER;                                           // x is waited for at the beginning of its step
 constexpr int AHEAD = OVERLAP > 0 && !SINGLE, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
 constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
@@ -61,6 +60,7 @@ constexpr int SMEM = OFF_BAR + 8 * (2 * NS + NWG * NEAR);
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(NS == NCH || STREAMED, "resident weights have a slot each");
 static_assert(!(ALL || SINGLE) || (NP == 2 && !QUARTERS), "a chunk of two pairs of groups");
+static_assert(!UNDER || SPLIT == 1, "the sums of a cluster pass through where the weights are");
 static_assert(HID % (HC * SPLIT) == 0 && (C / 32) % SPLIT == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
 
 struct Ring {                                                                        // position in the ring of weights
@@ -141,16 +141,16 @@ extern "C" __global__ void
 #if SPLIT > 1
 __cluster_dims__(SPLIT, 1, 1)
 #endif
-__launch_bounds__(ORDER == 2 ? 128 * WARPGROUPS + 128 : 128 * WARPGROUPS, 1)
+__launch_bounds__(ORDER == 0 ? 128 * WARPGROUPS : 128 * WARPGROUPS + 128, 1)
 KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
-            const uint4* __restrict__ biases, int N, int H, int W, int block_rows, uint32_t reciprocal_rows, uint32_t reciprocal_strips) {
+            const uint4* __restrict__ biases, int N, int H, int W, int block_rows, int total, uint32_t reciprocal_rows, uint32_t reciprocal_strips) {
   using namespace rows;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
   int tid;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
-  const int strips = (W + VALID - 1) / VALID, total = N * strips * H;                 // rows of the sequence
+  const int strips = (W + VALID - 1) / VALID;                                         // of an image; `total` rows in the sequence
   const uint32_t full = sm + OFF_BAR, empty = full + 8 * NS, handed = empty + 8 * NS;
   const Divisor by_rows = {H, reciprocal_rows}, by_strips = {strips, reciprocal_strips};
   // SPLIT blocks of a cluster share the rows; each has a part of the hidden channels, and of the output channels in the end
@@ -179,16 +179,17 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     mbar_expect(full + 8 * slot, ITEM);
     bulk_load(sm + OFF_RING + slot * ITEM, stream + chunk * ITEM, ITEM, full + 8 * slot);
   };
-  if (TILED && wg == NWG) {  // --------------------------------------------------------------------------- producer
+  if (STREAMED && wg == NWG) {  // --------------------------------------------------------------------------- producer
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == 0 && lane == 0) {
       Ring r = {0, 1};
       int j = 0;
       for (int n = steps * NCH; n > 0; --n) {
         const unsigned char* item = stream + (long)j * ITEM;
-        for (int part = 0; part < 4; ++part, r.next()) {                             // We in two halves, the first with the filters; Wp in two
-          const uint32_t bar = full + 8 * r.slot;
+        for (int part = 0; part < (QUARTERS ? 4 : 1); ++part, r.next()) {
           mbar_wait(empty + 8 * r.slot, r.phase);
+          if (!QUARTERS) { fill(r.slot, j); continue; }
+          const uint32_t bar = full + 8 * r.slot;                                    // We in two halves, the first with the filters; Wp in two
           mbar_expect(bar, SLOT + (part == 0 ? MID : 0));
           bulk_load(sm + OFF_RING + r.slot * SLOT, item + part * SLOT + (part < 2 ? 0 : MID), SLOT, bar);
           if (part == 0) bulk_load(sm + OFF_F + (steps * NCH - n & 1) * MID, item + WEB, MID, bar);
@@ -197,10 +198,10 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
     }
   } else {  // -------------------------------------------------------------------------------------------- consumers
-#if ORDER == 2
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+#if ORDER != 0
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WARPGROUPS == 3 ? 160 : 240));
 #endif
-    if (!TILED && tid == 0)
+    if (!STREAMED && tid == 0)
       for (int i = 0; i < NS; ++i) fill(i, i);
     for (int i = tid; i < BIASES / 16; i += CONSUMERS) cp_async16(sm + OFF_B1 + i * 16, biases + i, true);
     cp_async_commit();
@@ -444,13 +445,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             mbar_arrive(empty + 8 * second.slot);
             if (j + t > 0) { mbar_arrive(empty + 8 * prev2); mbar_arrive(empty + 8 * prev); }
           } else if (EARLY ? j + t * NCH > 1 : j + t > 0) {
-            constexpr int ahead = NS - (EARLY ? 2 : 1);                              // chunks from this one to that which comes into the slot
-            const int slot = EARLY ? prev2 : prev;
-            mbar_arrive(empty + 8 * slot);
-            if (wg == NWG - 1 && t * NCH + j + ahead < steps * NCH) {                // the last of the chain: it hardly waits for the others
-              mbar_wait(empty + 8 * slot, now.phase ^ (slot > now.slot));
-              fill(slot, (j + ahead) % NCH);
-            }
+            mbar_arrive(empty + 8 * (EARLY ? prev2 : prev));
           }
         }
         uint32_t b[HC / 8];
@@ -484,7 +479,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
 #pragma unroll
           for (int p = 0; p < NP; ++p) convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
           wgmma_commit();
-          if (EARLY && u + 1 < UNROLL) {
+          if (EARLY && u + 1 < UNROLL) {                                             // from one repetition to the next ptxas would serialise it
             if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
             expand(s, de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
             wgmma_wait<1>();
@@ -506,7 +501,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             lds64(f[0][i & 1][2], f[0][i & 1][3], f1 + i * 256);
           };
           auto begin = [&](int i) {
-            const uint64_t d = dw + (QUARTERS ? filters : offset(now.slot)) + (i >> 1) * (PAIR >> 4);
+            const uint64_t d = dw + offset(now.slot) + (i >> 1) * (PAIR >> 4);
             wgmma_fence();
             Wgmma<24>::rs(e[0][i & 1], f[0][i & 1], d + ((i & 1) * 768 >> 4), 0);
             Wgmma<24>::rs(e[0][i & 1], h[i >> 1], d + (1536 + (i & 1) * 384 >> 4), 1);
@@ -518,34 +513,25 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             Wgmma<C>::rs(o, g[0], dp + offset(now.slot) + p * (C * 32 >> 4), (j > 0) | (p > 0));
             wgmma_commit();
           };
-          const bool early = EARLY && u + 1 < UNROLL;                                // from one repetition to the next ptxas would serialise it
           fetch(0);
           fetch(1);
           begin(0);
           begin(1);
-          if (early) {
-            if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
-            expand(s, de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
-            wgmma_wait<2>();
-          } else {
-            wgmma_wait<1>();
-          }
+          wgmma_wait<1>();
           fetch(2);
           finish(0);
           begin(2);
-          if (early) wgmma_wait<2>();
-          else wgmma_wait<1>();
+          wgmma_wait<1>();
           fetch(3);
           finish(1);
           project(0);
-          if (UNDER && more) load_x(raw, t + 1);                                     // into registers that the expansion has left
+          if (more) load_x(raw, t + 1);                                              // into registers that the expansion has left
           begin(3);
           wgmma_wait<1>();                                                           // the projection, too: its operands are used again
           finish(2);
           wgmma_wait<0>();
           finish(3);
           project(1);
-          if (!UNDER && more) load_x(raw, t + 1);
         }
         if (AHEAD && !ALL) start(0);
 #pragma unroll

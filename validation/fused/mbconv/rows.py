@@ -54,13 +54,12 @@ LAYOUTS: Final[dict[int, tuple[tuple[Layout, ...], ...]]] = {
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=0),),
     ),
     96: (
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=12, x_shared=False, overlap=4),),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=0),),
     ),
     128: (
         (
-            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=16, x_shared=False, overlap=5),
+            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=16, x_shared=False, overlap=3),
             Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0),
         ),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=0),),
@@ -180,7 +179,7 @@ def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split:
         kernel=NAME,
         tile_rows=rows,
         tile_columns=STRIP,
-        threads=128 * (layout.warpgroups + (layout.order == TILED)),
+        threads=128 * (layout.warpgroups + (layout.order != RESIDENT)),
         shared_bytes=needed,
         blocks_per_multiprocessor=1,
         constants=(
@@ -238,7 +237,7 @@ def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tu
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=pointers(weights=2),
-            arguments=(N, H, W, config.tile_rows, reciprocal(H), reciprocal(-(-W // STRIP))),
+            arguments=(N, H, W, config.tile_rows, sequence(problem), reciprocal(H), reciprocal(-(-W // STRIP))),
             dependent=True,
         ),
     )
