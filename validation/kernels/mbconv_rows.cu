@@ -37,9 +37,11 @@
 namespace rows {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SPLIT, NP = HC / 16, NWG = WARPGROUPS, NS = SLOTS;
 // OVERLAP within a warpgroup.  0: pairs of groups one after the other;  1: the convolution of a pair runs under the gathering of
-// the pair before;  2: a chunk's two pairs are convolved at once;  3: and the next chunk's expansion runs under their gathering
-constexpr bool ALL = OVERLAP >= 2, EARLY = OVERLAP == 3, EAGER = OVERLAP != 1;
-constexpr int AHEAD = OVERLAP > 0, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
+// the pair before;  2: a chunk's two pairs are convolved at once;  3: and the next chunk's expansion runs under their gathering;
+// 4: the convolution of a group runs under the gathering of the group before, and the next step's first expansion under bias and residual
+constexpr bool ALL = OVERLAP == 2 || OVERLAP == 3, EARLY = OVERLAP == 3, EAGER = OVERLAP != 1, SINGLE = OVERLAP == 4, UNDER = SINGLE;
+constexpr bool LATER = X_SHARED && !UNDER;                                           // x is waited for at the beginning of its step
+constexpr int AHEAD = OVERLAP > 0 && !SINGLE, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
 constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
 constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG, VALID = 14;
 constexpr int WEB = C * HC * 2, PAIR = 2688, BIAS = HC * 32, MID = BIAS + NP * PAIR;
@@ -57,7 +59,8 @@ constexpr int BIASES = OFF_BAR - OFF_B1;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + NWG * NEAR);
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(NS == NCH || STREAMED, "resident weights have a slot each");
-static_assert(!ALL || (NP == 2 && !QUARTERS), "both pairs of a chunk at once");
+static_assert(!(ALL || SINGLE) || (NP == 2 && !QUARTERS), "a chunk of two pairs of groups");
+static_assert(!UNDER || SPLIT == 1, "the sums of a cluster pass through where the weights are");
 static_assert(HID % (HC * SPLIT) == 0 && (C / 32) % SPLIT == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
 
 struct Ring {                                                                        // position in the ring of weights
@@ -69,8 +72,8 @@ struct Row {                                                                    
   int y, left;                                                                       // row of the image, first column (with halo)
   long pixel;                                                                        // index of the pixel (row, left)
 };
-__device__ __forceinline__ Row locate(int s, int strips, int H, int W) {
-  const int k = s / H, n = k / strips;
+__device__ __forceinline__ Row locate(int s, Divisor by_strips, Divisor by_rows, int W) {
+  const int H = by_rows.d, strips = by_strips.d, k = by_rows(s), n = by_strips(k);
   Row r;
   r.y = s - k * H;
   r.left = (k - n * strips) * VALID - 1;
@@ -140,15 +143,16 @@ __cluster_dims__(SPLIT, 1, 1)
 #endif
 __launch_bounds__(ORDER == 0 ? 128 * WARPGROUPS : 128 * WARPGROUPS + 128, 1)
 KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
-            const uint4* __restrict__ biases, int N, int H, int W, int block_rows) {
+            const uint4* __restrict__ biases, int N, int H, int W, int block_rows, int total, uint32_t reciprocal_rows, uint32_t reciprocal_strips) {
   using namespace rows;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
   int tid;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
-  const int strips = (W + VALID - 1) / VALID, total = N * strips * H;                 // rows of the sequence
+  const int strips = (W + VALID - 1) / VALID;                                         // of an image; `total` rows in the sequence
   const uint32_t full = sm + OFF_BAR, empty = full + 8 * NS, handed = empty + 8 * NS;
+  const Divisor by_rows = {H, reciprocal_rows}, by_strips = {strips, reciprocal_strips};
   // SPLIT blocks of a cluster share the rows; each has a part of the hidden channels, and of the output channels in the end
   const int rank = SPLIT > 1 ? (int)cluster_rank() : 0, block = (int)blockIdx.x / SPLIT, blocks = (int)gridDim.x / SPLIT;
   stream += (long)rank * NCH * ITEM;
@@ -161,14 +165,21 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
                           : (last - first + above + 1 + (ALONE ? 2 * (NWG - 1) : 0) + (ALONE ? 4 : RT) - 1) / (ALONE ? 4 : RT);
 
   if (tid == 0) {
-    for (int i = 0; i < NS; ++i) { mbar_init(full + 8 * i, 1); mbar_init(empty + 8 * i, NWG); }
-    for (int i = 0; ORDER == 1 && i < NWG * NEAR; ++i) mbar_init(handed + 8 * i, 2);
+    for (int i = 0; i < NS; ++i) {
+      mbar_init(full + 8 * i, 1);
+      mbar_init(empty + 8 * i, NWG);
+    }
+    for (int i = 0; ORDER == 1 && i < NWG * NEAR; ++i) mbar_init(handed + 8 * i, 64);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
   pdl_launch();
 
-  if (STREAMED && wg == NWG) {  // ------------------------------------------------------------------------ producer
+  auto fill = [&](int slot, int chunk) {
+    mbar_expect(full + 8 * slot, ITEM);
+    bulk_load(sm + OFF_RING + slot * ITEM, stream + chunk * ITEM, ITEM, full + 8 * slot);
+  };
+  if (STREAMED && wg == NWG) {  // --------------------------------------------------------------------------- producer
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == 0 && lane == 0) {
       Ring r = {0, 1};
@@ -176,16 +187,12 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       for (int n = steps * NCH; n > 0; --n) {
         const unsigned char* item = stream + (long)j * ITEM;
         for (int part = 0; part < (QUARTERS ? 4 : 1); ++part, r.next()) {
-          const uint32_t bar = full + 8 * r.slot, to = sm + OFF_RING + r.slot * SLOT;
           mbar_wait(empty + 8 * r.slot, r.phase);
-          if (!QUARTERS) {
-            mbar_expect(bar, ITEM);
-            bulk_load(to, item, ITEM, bar);
-          } else {                                                                   // We in two halves, the first with the filters; Wp in two
-            mbar_expect(bar, SLOT + (part == 0 ? MID : 0));
-            bulk_load(to, item + part * SLOT + (part < 2 ? 0 : MID), SLOT, bar);
-            if (part == 0) bulk_load(sm + OFF_F + (steps * NCH - n & 1) * MID, item + WEB, MID, bar);
-          }
+          if (!QUARTERS) { fill(r.slot, j); continue; }
+          const uint32_t bar = full + 8 * r.slot;                                    // We in two halves, the first with the filters; Wp in two
+          mbar_expect(bar, SLOT + (part == 0 ? MID : 0));
+          bulk_load(sm + OFF_RING + r.slot * SLOT, item + part * SLOT + (part < 2 ? 0 : MID), SLOT, bar);
+          if (part == 0) bulk_load(sm + OFF_F + (steps * NCH - n & 1) * MID, item + WEB, MID, bar);
         }
         if (++j == NCH) j = 0;
       }
@@ -195,10 +202,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WARPGROUPS == 3 ? 160 : 240));
 #endif
     if (!STREAMED && tid == 0)
-      for (int i = 0; i < NCH; ++i) {
-        mbar_expect(full + 8 * i, ITEM);
-        bulk_load(sm + OFF_RING + i * SLOT, stream + i * ITEM, ITEM, full + 8 * i);
-      }
+      for (int i = 0; i < NS; ++i) fill(i, i);
     for (int i = tid; i < BIASES / 16; i += CONSUMERS) cp_async16(sm + OFF_B1 + i * 16, biases + i, true);
     cp_async_commit();
     for (int i = tid; i < ROW / 8; i += CONSUMERS) sts64(sm + OFF_ZERO + i * 8, 0, 0);
@@ -222,23 +226,28 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     const int lx = 2 * (lane >> 2);                                                  // this lane's pixels: lx, lx + 1 of 16
     auto position = [&](int t, int& s, bool& ok, bool& out) -> Row {                 // of this warp's row of h in step t
       if (TILED) {
-        const int tile = block + t * blocks, k = tile / down, d = tile - k * down, w = 4 * wg + warp;
+        const int tile = block + t * blocks, w = 4 * wg + warp, k = tile / down, d = tile - k * down;
         const int yy = d * (RT - 2) + w;
-        s = k * H + yy;
+        s = 0;
         ok = yy < H;
         out = ok && (w > 0 || d == 0) && (w < RT - 1 || yy == H - 1);
-        if (!ok) s = k * H;
+        const int n = k / strips;
+        Row r;
+        r.y = ok ? yy : 0;
+        r.left = (k - n * strips) * VALID - 1;
+        r.pixel = ((long)n * H + r.y) * W + r.left;
+        return r;
       } else {
         s = s0 + (ALONE ? 4 : RT) * t;
         ok = s < total;
         out = s > out_first && s <= out_last;
-        if (!ok) return locate(0, strips, H, W);
+        if (!ok) return locate(0, by_strips, by_rows, W);
       }
-      return locate(s, strips, H, W);
+      return locate(s, by_strips, by_rows, W);
     };
     const uint32_t xs = sm + OFF_X + (4 * wg + warp) * (C / 16) * 512 + lane * 16;   // X_SHARED: [k16][lane][4 registers]
-    uint4 raw[X_SHARED ? 1 : C / 16];                                                // x of the next step as loaded
-    auto load_x = [&](int t) {
+    typedef uint4 Raw[X_SHARED ? 1 : C / 16];                                        // x of the next step as loaded
+    auto load_x = [&](Raw& raw, int t) {
       int s; bool ok, out;
       const Row r = position(t, s, ok, out);
       const bool in0 = ok && (unsigned)(r.left + lx) < (unsigned)W, in1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W;
@@ -281,13 +290,22 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     int own = 0, upper = later ? up_depth - NCH : 0;                                 // slots in the two rings
     uint32_t up_phase = 0, odd = 0;
 
-    const uint64_t de = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dw = make_desc(sm + (QUARTERS ? OFF_F : OFF_RING + WEB) + BIAS, 384, 128);
+    uint64_t de = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dw = make_desc(sm + (QUARTERS ? OFF_F : OFF_RING + WEB) + BIAS, 384, 128);
     const uint64_t db = make_desc(sm + OFF_F, HC / 8 * 128, 128);
-    const uint64_t dp = make_desc(sm + OFF_RING + (QUARTERS ? 0 : WEB + MID), C / 8 * 128, 128);
+    uint64_t dp = make_desc(sm + OFF_RING + (QUARTERS ? 0 : WEB + MID), C / 8 * 128, 128);
+    auto address = [&] {                                                             // anew for each chunk, or the compiler keeps all that follow from them
+      if (UNROLL <= 4) return;
+      const uint32_t ring = __shfl_sync(~0u, sm + OFF_RING >> 4, 0);
+      de = (uint64_t)ring | make_desc(0, HC / 8 * 128, 128);
+      dw = (uint64_t)(ring + (WEB + BIAS >> 4)) | make_desc(0, 384, 128);
+      dp = (uint64_t)(ring + (WEB + MID >> 4)) | make_desc(0, C / 8 * 128, 128);
+    };
     const uint32_t b1 = sm + OFF_B1 + rank * NCH * HC * 2 + q * (HC / 8 * 4);
     uint32_t xf[X_SHARED ? 1 : C / 16][4];
     uint32_t one[4] = {0, 0, 0, 0};                                                  // A operand of the bias: 1 for pixels in the image
-    auto arrange_x = [&](uint32_t keep0, uint32_t keep1) {                         // as loaded -> A operands
+    auto arrange_x = [&](Raw& raw, const Row& r, bool ok) {                          // as loaded -> A operands
+      const uint32_t keep0 = ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;  // is this lane's pixel in the image?
+      const uint32_t keep1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
       one[0] = q == 0 ? keep0 & 0x3C00 : 0;
       one[1] = q == 0 ? keep1 & 0x3C00 : 0;
       if (X_SHARED) { cp_async_wait<0>(); return; }
@@ -299,9 +317,13 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         hi[0] = a.z & keep0; hi[1] = b.z & keep1; hi[2] = a.w & keep0; hi[3] = b.w & keep1;
       }
     };
+    auto arrange_next = [&](Raw& raw, int t) {
+      int s; bool ok, out;
+      const Row r = position(t, s, ok, out);
+      arrange_x(raw, r, ok);
+    };
     auto offset = [&](int slot) { return (uint64_t)(slot * (SLOT >> 4)); };
-    float s[HC / 2];
-    auto expand = [&](uint64_t d0, uint64_t d1, uint64_t d2) {                       // where We's two halves lie, and the bias
+    auto expand = [&](float (&s)[HC / 2], uint64_t d0, uint64_t d1, uint64_t d2) {                     // where We's two halves lie, and the bias
       auto wgmma = [&](const uint32_t (&a)[4], int k) {
         Wgmma<HC>::rs(s, a, (QUARTERS && k >= C / 32 ? d1 - (WEB / 2 >> 4) : d0) + k * (HC * 32 >> 4), k > 0);
       };
@@ -331,25 +353,37 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
     };
     Ring now = {0, 0};                                                               // of this chunk
-    int prev = 0, prev2 = 0;                                                         // slots of the chunks before
-    if (mine > 0) load_x(0);
+    int prev = NS - 1, prev2 = NS - 2;                                               // slots of the chunks before
+    float s_kept[HC / 2];
+    if (mine > 0) {
+      Raw raw;
+      load_x(raw, 0);
+      if (!LATER) arrange_next(raw, 0);
+      if (UNDER) {
+        mbar_wait(full, 0);
+        address();
+        expand(s_kept, de, 0, de + (WEB >> 4));
+        wgmma_wait<0>();
+      }
+    }
     for (int t = 0; t < mine; ++t) {
+      Raw raw;
       bool cut, top;                                                                 // row of h below the output row, or above it, is outside
       {
         int s; bool ok, out;
         const Row r = position(t, s, ok, out);
-        const uint32_t keep0 = ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;  // is this lane's pixel in the image?
-        const uint32_t keep1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
         cut = TILED ? r.y == H - 1 : r.y == 0;                                       // TILED: of the third row, F[1]
         top = TILED ? r.y == 0 : (H == 1 || r.y == 1);                               // output row 0
-        arrange_x(keep0, keep1);
+        if (LATER) arrange_x(raw, r, ok);
       }
-      float o[C / 2];
+      float o[C / 2], s_anew[HC / 2];
+      float (&s)[HC / 2] = UNDER ? s_kept : s_anew;
 #pragma unroll 1
       for (int j0 = 0; j0 < NCH; j0 += UNROLL)
 #pragma unroll
       for (int u = 0; u < UNROLL; ++u) {
         const int j = j0 + u;
+        address();
         if (!QUARTERS && UNROLL % NS == 0) now.slot = u % NS;                        // known to the compiler
         // ---- expansion
         uint32_t h[NP][4];
@@ -358,14 +392,15 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         Ring after = QUARTERS ? fourth : now;                                        // the next chunk
         after.next();
         const uint64_t filters = odd * (MID >> 4);
-        if (!EARLY || j == 0) {
+        if (!(EARLY && u > 0) && !(UNDER && j == 0)) {
           if (STREAMED || t == 0) mbar_wait(full + 8 * now.slot, now.phase);
           if (QUARTERS) mbar_wait(full + 8 * second.slot, second.phase);
-          expand(de + offset(now.slot), de + offset(second.slot), QUARTERS ? db + filters : de + offset(now.slot) + (WEB >> 4));
+          expand(s, de + offset(now.slot), de + offset(second.slot), QUARTERS ? db + filters : de + offset(now.slot) + (WEB >> 4));
         }
-        if (EARLY && j > 0) wgmma_wait<1>();                                         // the previous projection may still run
-        else wgmma_wait<0>();
-        if (j == NCH - 1 && t + 1 < mine) load_x(t + 1);
+        if (EARLY && u > 0) wgmma_wait<1>();                                         // the previous projection may still run
+        else if (!UNDER || j > 0) wgmma_wait<0>();
+        const bool more = j == NCH - 1 && t + 1 < mine;
+        if (!SINGLE && more) load_x(raw, t + 1);
         if (j == NCH / 2 && t + 1 < mine) prefetch_x(t + 1);
         // ---- h: to its neighbours, and as A operand
         uint32_t st;
@@ -398,10 +433,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
               h[p][0] = v.x; h[p][1] = v.y; h[p][2] = v.z; h[p][3] = v.w;
             }
           }
-          if (!ALONE && warp >= 2 && wg < NWG - 1) {
-            __syncwarp();
-            if (lane == 0) mbar_arrive(handed + 8 * (wg * NEAR + own));
-          }
+          if (!ALONE && warp >= 2 && wg < NWG - 1) mbar_arrive(handed + 8 * (wg * NEAR + own));  // every lane for what it wrote
           bar_sync(1 + wg, 128);
           if (!later && warp < 2) mbar_wait(handed + 8 * (up_wg * NEAR + upper), up_phase);
         }
@@ -424,7 +456,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         }
         // ---- convolution and projection, two groups at a time
         Partial e[1 + AHEAD][2];
-        constexpr int FETCHED = EAGER ? NP : 1 + AHEAD;
+        constexpr int FETCHED = SINGLE ? 1 : EAGER ? NP : 1 + AHEAD;
         uint32_t f[FETCHED][2][4], g[1 + AHEAD][4];
         auto fetch = [&](int p) {
 #pragma unroll
@@ -439,7 +471,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
           wgmma_commit();
         };
-        if (EAGER)
+        if (EAGER && !SINGLE)
 #pragma unroll
           for (int p = 0; p < NP; ++p) fetch(p);
         if (ALL) {
@@ -447,9 +479,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
 #pragma unroll
           for (int p = 0; p < NP; ++p) convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
           wgmma_commit();
-          if (EARLY && j + 1 < NCH) {
+          if (EARLY && u + 1 < UNROLL) {                                             // from one repetition to the next ptxas would serialise it
             if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
-            expand(de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
+            expand(s, de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
             wgmma_wait<1>();
           } else {
             wgmma_wait<0>();
@@ -463,9 +495,47 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           for (int p = 0; p < NP; ++p) Wgmma<C>::rs(o, g[p & AHEAD], dp + offset(now.slot) + p * (C * 32 >> 4), (j > 0) | (p > 0));
           wgmma_commit();
         }
+        if (SINGLE) {
+          auto fetch = [&](int i) {                                                  // of a group
+            lds64(f[0][i & 1][0], f[0][i & 1][1], f0 + i * 256);
+            lds64(f[0][i & 1][2], f[0][i & 1][3], f1 + i * 256);
+          };
+          auto begin = [&](int i) {
+            const uint64_t d = dw + offset(now.slot) + (i >> 1) * (PAIR >> 4);
+            wgmma_fence();
+            Wgmma<24>::rs(e[0][i & 1], f[0][i & 1], d + ((i & 1) * 768 >> 4), 0);
+            Wgmma<24>::rs(e[0][i & 1], h[i >> 1], d + (1536 + (i & 1) * 384 >> 4), 1);
+            wgmma_commit();
+          };
+          auto finish = [&](int i) { gather(g[0][2 * (i & 1)], g[0][2 * (i & 1) + 1], e[0][i & 1], b[i]); };
+          auto project = [&](int p) {
+            wgmma_fence();
+            Wgmma<C>::rs(o, g[0], dp + offset(now.slot) + p * (C * 32 >> 4), (j > 0) | (p > 0));
+            wgmma_commit();
+          };
+          fetch(0);
+          fetch(1);
+          begin(0);
+          begin(1);
+          wgmma_wait<1>();
+          fetch(2);
+          finish(0);
+          begin(2);
+          wgmma_wait<1>();
+          fetch(3);
+          finish(1);
+          project(0);
+          if (more) load_x(raw, t + 1);                                              // into registers that the expansion has left
+          begin(3);
+          wgmma_wait<1>();                                                           // the projection, too: its operands are used again
+          finish(2);
+          wgmma_wait<0>();
+          finish(3);
+          project(1);
+        }
         if (AHEAD && !ALL) start(0);
 #pragma unroll
-        for (int p = 0; p < (ALL ? 0 : NP); ++p) {
+        for (int p = 0; p < (ALL || SINGLE ? 0 : NP); ++p) {
           if (!AHEAD) start(p);
           if (AHEAD && p + 1 < NP) start(p + 1);
           if (AHEAD && p + 1 < NP) wgmma_wait<1>();                                  // pair p, and the projection of pair p-1
@@ -487,29 +557,40 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           if (++upper == up_depth) { upper = 0; up_phase ^= 1; }
         }
       }
-      // ---- + bias + residual, 16 bytes a lane
+      // ---- the next step's first expansion under bias + residual, 16 bytes a lane
+      if (UNDER) {
+        arrange_next(raw, t + 1);
+        if (t + 1 < mine) {
+          if (STREAMED) mbar_wait(full + 8 * now.slot, now.phase);
+          address();
+          expand(s, de + offset(now.slot), 0, de + offset(now.slot) + (WEB >> 4));
+          wgmma_wait<1>();
+        } else {
+          wgmma_wait<0>();
+        }
+      }
       {
         int s; bool ok, out;
         const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;                        // read again: not kept in a register
         Row r = position(t, s, ok, out);
-        if (!TILED && out) r = locate(s - 1, strips, H, W);
+        if (!TILED && out) r = locate(s - 1, by_strips, by_rows, W);
         const bool put0 = out && lx > 0 && r.left + lx < W, put1 = out && lx < 14 && r.left + lx + 1 < W;
-        constexpr int OUT = C / 32 / SPLIT, MB = OUT < 4 ? OUT : 4;                // 32 channels each: loads in flight
+        constexpr int OUT = C / 32 / SPLIT, MB = OUT == 3 ? 2 : OUT < 4 ? OUT : 4;  // 32 channels each: loads in flight
         const long at = (r.pixel + lx) * (C * 2) + q * 16 + rank * OUT * 64;
 #pragma unroll
         for (int m0 = 0; m0 < OUT; m0 += MB) {
           uint4 ra[MB], rb[MB];
 #pragma unroll
-          for (int m = 0; m < MB; ++m) {
+          for (int m = 0; m < MB && m0 + m < OUT; ++m) {
             ra[m] = ldg128(x + (put0 ? at + (m0 + m) * 64 : 0));
             rb[m] = ldg128(x + (put1 ? at + C * 2 + (m0 + m) * 64 : 0));
           }
           if (m0 == 0) {
-            wgmma_wait<0>();
+            if (!UNDER) wgmma_wait<0>();
             if (SPLIT > 1) reduce(o, sm, tid, rank);
           }
 #pragma unroll
-          for (int mm = 0; mm < MB; ++mm) {
+          for (int mm = 0; mm < MB && m0 + mm < OUT; ++mm) {
             const int m = m0 + mm;
             const uint4 bias = lds128(sm + OFF_BP + (rank * OUT + m) * 64 + q * 16);
             uint4 a = ra[mm], b = rb[mm];
@@ -522,8 +603,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             if (put0) *reinterpret_cast<uint4*>(y + at + m * 64) = a;
             if (put1) *reinterpret_cast<uint4*>(y + at + C * 2 + m * 64) = b;
           }
+
         }
       }
+      if (UNDER) wgmma_wait<0>();
+      else if (!LATER) arrange_next(raw, t + 1);
     }
     if (SPLIT > 1) cluster_sync();                                                   // nobody leaves while others read its sums
   }

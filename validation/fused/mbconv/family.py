@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from perfmodel.validation.fused.family import Family, Kernel
-from perfmodel.validation.fused.mbconv import generic, rows
+from perfmodel.validation.fused.mbconv import generic, rows, tiles
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters, draw, reference, torch_block
 from perfmodel.validation.fused.problem import DTYPES
 
 SHAPES: Final = ((64, 56), (128, 28), (256, 14), (96, 56))
 BATCHES: Final = (128, 1, 16)
-KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (rows.KERNEL, generic.KERNEL)
+KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (tiles.KERNEL, rows.KERNEL, generic.KERNEL)
 
 
 def cases() -> tuple[MBConvProblem, ...]:
@@ -52,7 +52,10 @@ def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
             plain = MBConvProblem(N=N, H=H, W=W, C=C, expansion=4)
             chosen += [(plain, rows.NAME), (plain, generic.NAME)][: 2 if N == 3 else 1]
         for expansion in range(1, 9):  # few blocks, which clusters share, and many
-            chosen += [(MBConvProblem(N=N, H=15, W=29, C=C, expansion=expansion), rows.NAME) for N in (1, 30)]
+            for N, name in ((1, rows.NAME), (30, tiles.NAME if C == tiles.CHANNELS else rows.NAME)):
+                chosen.append((MBConvProblem(N=N, H=15, W=29, C=C, expansion=expansion), name))
+    for N, H, W in ((40, 13, 13), (12, 20, 35), (80, 1, 1), (80, 3, 5), (80, 7, 1), (30, 2, 29)):
+        chosen.append((MBConvProblem(N=N, H=H, W=W, C=tiles.CHANNELS, expansion=4), tiles.NAME))
     return tuple(chosen)
 
 

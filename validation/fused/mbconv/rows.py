@@ -49,7 +49,7 @@ class Layout:
 
 LAYOUTS: Final[dict[int, tuple[tuple[Layout, ...], ...]]] = {
     64: (
-        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=0),),
+        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=4),),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=0),),
     ),
@@ -64,10 +64,10 @@ LAYOUTS: Final[dict[int, tuple[tuple[Layout, ...], ...]]] = {
         ),
         (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=0),),
     ),
-    256: ((Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=1),),),
+    256: ((),),
 }
 """By channels: what the registers of so many warpgroups hold beside C / 2 accumulators a thread. The model chooses within the first
-group of which one fits into shared memory."""
+group of which one fits into shared memory. 256 channels only with blocks that share the rows: mbconv_tiles serves the rest."""
 SHARED_LAYOUTS: Final[dict[int, tuple[tuple[int, Layout], ...]]] = {
     64: ((2, Layout(order=RESIDENT, warpgroups=3, chunk=32, slots=0, unroll=1, x_shared=False, overlap=2)),),
     96: ((3, Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0)),),
@@ -128,8 +128,8 @@ def tiles(problem: MBConvProblem, layout: Layout, rows: int) -> int:
     return -(-sequence(problem) // rows)
 
 
-def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
-    """The layout that fits, shared by as many blocks as the machine model finds fastest."""
+def unserved(problem: MBConvProblem, device: DeviceLimits) -> str | None:
+    """What keeps the Hopper kernels of this family from a problem of any number of channels; None: nothing."""
     if why := hopper_only(problem, device):
         return why
     if (problem.kernel, problem.group_width, problem.stride) != (3, 8, 1):
@@ -137,6 +137,13 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
         return f"it convolves 3×3 in groups of 8 with stride 1, not {asked}"
     if problem.squeeze is not None or not problem.has_identity:
         return "it has no squeeze-and-excitation, and as many channels come out as go in"
+    return None
+
+
+def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
+    """The layout that fits, shared by as many blocks as the machine model finds fastest."""
+    if why := unserved(problem, device):
+        return why
     if problem.C not in LAYOUTS:
         return f"it has 64, 96, 128 or 256 channels, not {problem.C}"
     why = ""
@@ -230,10 +237,20 @@ def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tu
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=pointers(weights=2),
-            arguments=(N, H, W, config.tile_rows),
+            arguments=(N, H, W, config.tile_rows, sequence(problem), reciprocal(H), reciprocal(-(-W // STRIP))),
             dependent=True,
         ),
     )
+
+
+def reciprocal(divisor: int) -> int:
+    """(2³² − 1) / divisor, in the bits of a signed number as arguments have them.
+
+    >>> reciprocal(1), reciprocal(56)
+    (-1, 76695844)
+    """
+    found = (2**32 - 1) // divisor
+    return found - 2**32 if found >= 2**31 else found
 
 
 def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -> Buffers:
