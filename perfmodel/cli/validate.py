@@ -277,9 +277,11 @@ def validate_run(
     layout: Layout = "nhwc",
     seconds: Annotated[float | None, typer.Option(min=0, help="Start no case after this long.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Also record every kernel's time.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Networks that torch.compile compiles at the same time.")] = 1,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Fill the compiler's cache for runs compile, and measure nothing.")] = False,
 ) -> None:
     """Measure fused kernels, single layers, and whole networks (PyTorch eager, torch.compile, graph replay) on this machine's GPU."""
-    from perfmodel.validation.network_run import RUNS, cases, measure_all
+    from perfmodel.validation.network_run import RUNS, cases, measure_all, measure_compiled
 
     if what == "fused":
         from perfmodel.validation.measure import main as measure_fused
@@ -301,7 +303,10 @@ def validate_run(
 
         count = measure_layers(wanted, output, seconds=seconds, say=_say)
     else:
-        count = measure_all(wanted, output, seconds=seconds, profile_batches=sizes if profile else (), say=_say)
+        compiled = [case for case in wanted if case.run == "compile"]
+        others = [case for case in wanted if case.run != "compile"]
+        count = 0 if prepare else measure_all(others, output, seconds=seconds, profile_batches=sizes if profile else (), say=_say)
+        count += measure_compiled(compiled, None if prepare else output, jobs=jobs, profile=profile, say=_say)
     print(f"{count} measured, in {output}", file=sys.stderr)
 
 
