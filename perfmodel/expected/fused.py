@@ -1,0 +1,196 @@
+"""Expected time and DRAM bytes of a fused kernel: what its actors do in a turn, how many turns a multiprocessor does, what passes before
+and after. Figures are of the machine alone; nothing is fitted to a kernel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal, Self
+
+from perfmodel.expected.actors import Phase, turn_clocks
+from perfmodel.hardware.spec import DeviceSpec, HardwareError
+
+SHARED_BYTES_PER_CLOCK: Final = 128.0
+"""Of a multiprocessor: 32 banks of 4 bytes (CUDA C++ Programming Guide, shared memory)."""
+SCHEDULERS: Final = 4
+"""Warp instructions that a multiprocessor issues in a clock, since Volta."""
+WARP: Final = 32
+L2_PARTITIONS: Final = 2
+"""Halves of the L2 cache of GA100, GH100 and their kin: each keeps a copy of what its own multiprocessors read, so that data read by all of
+them fills both (NVIDIA A100 whitepaper, 2020; the Hopper tuning guide says no less of H100)."""
+
+Regime = Literal["burst", "sustained"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What limits fused kernels on a machine, in clocks of a multiprocessor at `clock_hz`."""
+
+    name: str
+    multiprocessors: int
+    clock_hz: float
+    matrix_macs_per_clock: float
+    """Of one multiprocessor by instructions of a warpgroup, in the type of the product: the datasheet's."""
+    matrix_attained: float
+    """Of that, by products that are wide enough: sustained operations ÷ (peak per clock · the clock meanwhile)."""
+    burst_ops_per_s: float
+    """That the whole chip does in a short burst of products, and the rate under load: power holds it, not the width of its unit."""
+    sustained_ops_per_s: float
+    narrow_product_clocks: float
+    """Of one m64nNk16 at least, however few its columns: its A operand is the same size."""
+    product_latency: float
+    """From the last of a chain of products to their sums."""
+    small_macs_per_clock: float
+    """By products of one warp (m16n8k16)."""
+    small_product_latency: float
+    special_per_clock: float
+    special_latency: float
+    shared_latency: float
+    barrier_latency: float
+    cache_bytes_per_clock: float
+    """From L2, of one multiprocessor when all of them read."""
+    cache_bytes_per_clock_alone: float
+    cache_latency: float
+    dram_latency: float
+    dram_bytes_per_s: float
+    cluster_latency: float
+    """Of the barrier of a cluster's blocks."""
+    exchange_bytes_per_clock: float
+    """From the shared memory of another block of a cluster."""
+    launch_s: float
+    """From the end of one kernel to the start of the next in a graph, with blocks that reserve all of shared memory."""
+    l2_bytes: float
+
+    @property
+    def peak_macs_per_s(self) -> float:
+        """Of all multiprocessors, at the clock."""
+        return self.multiprocessors * self.matrix_macs_per_clock * self.clock_hz
+
+    def shared(self, moved_bytes: float) -> float:
+        """Clocks of shared memory's data path."""
+        return moved_bytes / SHARED_BYTES_PER_CLOCK
+
+    def issue(self, instructions: float) -> float:
+        """Clocks to issue so many instructions of threads, whole warps of them."""
+        return instructions / WARP / SCHEDULERS
+
+    def special(self, evaluations: float) -> float:
+        """Clocks of the special-function unit."""
+        return evaluations / self.special_per_clock
+
+    def cache_rate(self, blocks: float) -> float:
+        """Bytes per clock that one multiprocessor gets from L2 while `blocks` of them read."""
+        share = min(1.0, blocks / self.multiprocessors)
+        return min(self.cache_bytes_per_clock_alone, self.cache_bytes_per_clock / share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """DRAM bytes of one launch among like ones on other data: what must move, and what is read again, with how much between."""
+
+    input_bytes: float
+    output_bytes: float
+    weight_bytes: float
+    weights_between_bytes: float
+    """Moved from the last use of a weight in one launch to its first in the next: next to nothing where every tile streams the weights
+    through, all that a launch moves where each block keeps them."""
+    again_bytes: float = 0.0
+    """Of the input, read again: halos of neighbouring tiles."""
+    again_between_bytes: float = 0.0
+    """Moved by all multiprocessors from the one reading to the other."""
+    passed_bytes: float = 0.0
+    """Written and read back within the block of layers, such as sums over tiles: half of it each way."""
+
+    def dram_bytes(self, l2_bytes: float) -> float:
+        """What L2 does not keep: each reading that comes after more than half of L2 (L2_PARTITIONS) has passed by is a miss.
+
+        Written lines leave the cache within a few launches, so that each launch pays for as many as it writes.
+        """
+        kept = l2_bytes / L2_PARTITIONS
+        moved = self.input_bytes + self.output_bytes + self.passed_bytes / 2
+        if self.weights_between_bytes > kept:
+            moved += self.weight_bytes
+        return moved + self.again_bytes * missed(self.again_between_bytes, kept)
+
+
+def missed(between_bytes: float, kept_bytes: float) -> float:
+    """Share of second readings that miss a cache of `kept_bytes`, where `between_bytes` on the average pass between them.
+
+    Readers drift apart: distances from nothing to twice the average are taken as equally likely, and those beyond the cache miss.
+
+    >>> missed(10, 30), missed(30, 30), missed(60, 30)
+    (0.0, 0.5, 0.75)
+    """
+    if between_bytes <= 0:
+        return 0.0
+    return min(1.0, max(0.0, 1 - kept_bytes / (2 * between_bytes)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusedKernel:
+    """A fused kernel as it runs on a machine: actors, their phases, and how the turns fall on multiprocessors."""
+
+    kind: str
+    """Which class of kernels it belongs to, for a factor of that class."""
+    phases: tuple[Phase, ...]
+    actors: int
+    """That a multiprocessor can hold at the same time."""
+    turns: float
+    """Of all actors, over the whole launch."""
+    processors: int
+    """Multiprocessors that can take part."""
+    lead_clocks: float
+    """Of a multiprocessor before its first turn: what its first tile waits for."""
+    trail_clocks: float
+    """After its last turn: blocks that share a tile add up, and the last bytes leave."""
+    matrix_macs: float
+    """On the matrix unit, in all."""
+    traffic: Traffic
+    launches: int = 1
+
+    def most_turns(self) -> float:
+        """Of one multiprocessor: whole turns, as evenly as they divide."""
+        return math.ceil(self.turns / self.processors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusedTime:
+    """Seconds of a fused kernel, and what they are made of."""
+
+    start_s: float
+    """Launch, first tile, way out."""
+    turns_s: float
+    memory_s: float
+    power_s: float
+    """What the matrix unit's share takes at the rate that power allows the whole chip."""
+    clocks_alone: float
+    """Of one actor's turn with nobody beside it, and as it is."""
+    clocks_together: float
+
+    @property
+    def latency_s(self) -> float:
+        """Of a launch (or of all launches of the block)."""
+        return self.start_s + max(self.turns_s, self.memory_s, self.power_s)
+
+
+def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") -> FusedTime:
+    """How long a fused kernel takes among like ones in a graph.
+
+    A multiprocessor does its turns in rounds of as many actors as it holds, and the last round with those that are left. The whole chip is
+    also held by memory (what `Traffic` says, at the copy rate) and by power: its products take at least their share of the rate that
+    library products reach in the `regime`.
+    """
+    turns = kernel.most_turns()
+    present = int(min(kernel.actors, turns))
+    clocks = turn_clocks(kernel.phases, present)
+    rounds, left = divmod(turns, present)
+    together = rounds * clocks[present - 1] + (clocks[int(left) - 1] if left else 0.0)
+    allowed = figures.burst_ops_per_s if regime == "burst" else figures.sustained_ops_per_s
+    return FusedTime(
+        start_s=kernel.launches * (figures.launch_s + (kernel.lead_clocks + kernel.trail_clocks) / figures.clock_hz),
+        turns_s=kernel.launches * together / figures.clock_hz,
+        memory_s=kernel.traffic.dram_bytes(figures.l2_bytes) / figures.dram_bytes_per_s,
+        power_s=2 * kernel.launches * kernel.matrix_macs / allowed,
+        clocks_alone=clocks[0],
+        clocks_together=clocks[present - 1],
+    )
