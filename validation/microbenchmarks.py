@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from perfmodel.hardware.spec import Measured
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
+from perfmodel.validation.samples import Sample
 
 REPEATS: Final = 7
 DRAM_BYTES: Final = 2**30
@@ -29,34 +30,6 @@ SUSTAINED_S: Final = 0.8
 LAUNCHES: Final = 1000
 CHAINS: Final = 8 * 32
 """Operations of a thread per turn in the throughput kernels."""
-
-
-class Sample(BaseModel):
-    """One quantity as it was measured: every repeat, and under which clock."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    quantity: str
-    kernel: str
-    values: tuple[float, ...]
-    """In the unit that the quantity's name ends with."""
-    clock_hz: float | None = None
-    power_w: float | None = None
-    detail: str | None = None
-    """Size or shape, where one quantity is measured at several."""
-    work: float | None = None
-    """Of one launch, in the unit that the quantity counts per second, where a launch takes only microseconds."""
-
-    @property
-    def median(self) -> float:
-        """Of the repeats."""
-        return statistics.median(self.values)
-
-    def without(self, floor_s: float) -> float:
-        """The median rate, less the time that any launch takes: what a launch of much more work attains."""
-        if self.work is None:
-            return self.median
-        return self.work / max(self.work / self.median - floor_s, 0.1 * self.work / self.median)
 
 
 class MachineRun(BaseModel):

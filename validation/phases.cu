@@ -37,7 +37,7 @@ __device__ __forceinline__ void fill(uint32_t sm, int bytes) {
   __syncthreads();
 }
 
-// TURNS of: LINKS dependent products m64nNk16, A from registers, then wait for them
+// `turns` of: LINKS dependent products m64nNk16, A from registers, then wait for them
 template <int N, int LINKS> __device__ void products(long long* out, float* sink, int turns) {
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = __shfl_sync(~0u, smem_u32(smem), 0);
@@ -65,7 +65,7 @@ template <int N, int LINKS> __device__ void products(long long* out, float* sink
   if (turns < 0) sink[threadIdx.x] = sum;
 }
 
-// TURNS of silu on 64 x 64 values of a warpgroup, bias from shared memory
+// `turns` of silu on 64 x 64 values of a warpgroup, bias from shared memory
 __device__ void activations(long long* out, float* sink, int turns) {
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
@@ -220,7 +220,15 @@ __global__ void __launch_bounds__(512) barriers(long long* out, float*, int turn
   report(out, begin, stamp());
 }
 
-// a dependent chain of ldmatrix and of plain loads from shared memory
+// a dependent chain of special functions
+__global__ void functions(long long* out, float* sink, int turns) {
+  uint32_t h = noise(threadIdx.x);
+  const Stamp begin = stamp();
+  for (int turn = 0; turn < turns; ++turn) asm volatile("tanh.approx.f16x2 %0, %0;" : "+r"(h));
+  report(out, begin, stamp());
+  if (turns < 0) sink[threadIdx.x] = h;
+}
+// a dependent chain of loads from shared memory
 __global__ void shared_loads(long long* out, float* sink, int turns) {
   __shared__ uint32_t chain[256];
   for (int i = threadIdx.x; i < 256; i += blockDim.x) chain[i] = smem_u32(chain + i);

@@ -243,20 +243,47 @@ def validate_calibrate(
     files: MeasuredFiles,
     description: Annotated[str, typer.Option(help="The software that was measured, for people: 'PyTorch 2.4 eager'.")],
     source: Source,
-    schedule: Annotated[str | None, typer.Option(help="eager or pointwise; default: as each file's name says.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="eager or pointwise (default: as each file's name says), or block: CSV is a folder of fused kernels' results."
+        ),
+    ] = None,
     layout: Annotated[str | None, typer.Option(help="nhwc or nchw; default: as each file's name says.")] = None,
     autocast: Annotated[str, typer.Option(help="fp16 or bf16.")] = "fp16",
     least_batch: Annotated[int, typer.Option(min=1, help="Leave out rows of smaller batches.")] = 1,
     cache: Cache = None,
     output: Output = None,
 ) -> None:
-    """Fit the constants of a software stack to measured files; predict takes the result with --calibration."""
+    """Fit the constants of a software stack to measured files; predict takes the result with --calibration.
+
+    With --schedule block the file is a folder of fused kernels' results (`validate run --what fused`).
+    """
     from perfmodel.validation.protocol import as_toml, calibrated
 
+    if schedule == "block":
+        emit(_fused_factors(files, description, source), output)
+        return
     datasets = _datasets(files, schedule, layout, autocast, least_batch, cache)
     if len({dataset.schedule for dataset in datasets}) > 1:
         raise PerfmodelError("the files were measured with different schedules; fit eager and pointwise apart")
     emit(as_toml(calibrated(datasets, description=description, source=source)), output)
+
+
+def _fused_factors(files: list[str], description: str, source: str) -> str:
+    from perfmodel.validation.fused_protocol import calibrated_fused, run_fused
+    from perfmodel.validation.fused_tables import fused_toml
+    from perfmodel.validation.protocol import git_revision, today
+
+    if len(files) != 1 or "=" not in files[0]:
+        raise PerfmodelError(
+            "fused kernels are calibrated from one folder of results and its GPU, as in validation/results/h200=h200"
+        )
+    folder, _, device = files[0].rpartition("=")
+    protocol = run_fused(Path(folder), device)
+    for case in protocol.skipped:
+        _say(f"left out, recorded with another configuration: {case}")
+    return fused_toml(calibrated_fused(protocol, description=description, source=source, date=today(), revision=git_revision()))
 
 
 @validate_app.command("run")
@@ -278,7 +305,9 @@ def validate_run(
     seconds: Annotated[float | None, typer.Option(min=0, help="Start no case after this long.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Also record every kernel's time.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Networks that torch.compile compiles at the same time.")] = 1,
-    prepare: Annotated[bool, typer.Option("--prepare", help="Fill the compiler's cache for runs compile, and measure nothing.")] = False,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Fill the compiler's cache for runs compile, and measure nothing.")
+    ] = False,
 ) -> None:
     """Measure fused kernels, single layers, and whole networks (PyTorch eager, torch.compile, graph replay) on this machine's GPU."""
     from perfmodel.validation.network_run import RUNS, cases, measure_all, measure_compiled

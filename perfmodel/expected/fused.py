@@ -1,5 +1,6 @@
 """Expected time and DRAM bytes of a fused kernel: what its actors do in a turn, how many turns a multiprocessor does, what passes before
-and after. Figures are of the machine alone; nothing is fitted to a kernel."""
+and after. Figures are of the machine alone; nothing is fitted to a kernel.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +19,16 @@ WARP: Final = 32
 L2_PARTITIONS: Final = 2
 """Halves of the L2 cache of GA100, GH100 and their kin: each keeps a copy of what its own multiprocessors read, so that data read by all of
 them fills both (NVIDIA A100 whitepaper, 2020; the Hopper tuning guide says no less of H100)."""
+
+MEASURED: Final = (
+    "clock_matrix_load_hz", "narrow_product_s", "product_latency_s", "small_product_ops_per_s", "small_product_latency_s",
+    "special_latency_s",
+    "shared_latency_s", "barrier_latency_s", "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "l2_latency_s", "dram_latency_s",
+    "dram_copy_bytes_per_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s",
+)  # fmt: skip
+"""What `perfmodel hardware measure` must have found; rates of one multiprocessor where the name has no other meaning."""
+SUSTAINED_TYPE: Final = "fp16"
+"""In which the rate under load was measured; bf16 draws the same power."""
 
 Regime = Literal["burst", "sustained"]
 
@@ -60,6 +71,62 @@ class Figures:
     launch_s: float
     """From the end of one kernel to the start of the next in a graph, with blocks that reserve all of shared memory."""
     l2_bytes: float
+
+    @classmethod
+    def of(cls, device: DeviceSpec, dtype: str = "fp16") -> Self:
+        """The figures of a device of compute capability 9.0 or later that `perfmodel hardware measure` ran on.
+
+        Raises HardwareError naming the figures that are not there.
+        """
+        peak = device.matrix_peak(dtype)
+        measured = {entry.quantity: entry.value for entry in device.measured}
+        missing = [
+            name
+            for name in (*MEASURED, f"matrix_{dtype}_ops_per_s", f"sustained_matrix_{SUSTAINED_TYPE}_ops_per_s")
+            if name not in measured
+        ]
+        if missing:
+            raise HardwareError(
+                f"{device.slug}: tier expected of fused kernels needs {', '.join(missing)}, which were not measured on it; run "
+                "`perfmodel hardware measure` there, and pass the path of the file that it writes"
+            )
+        clock, processors = device.chip.boost_clock_hz, device.chip.multiprocessors
+        macs = peak.ops_per_clock_per_multiprocessor / 2
+        sustained = measured[f"sustained_matrix_{SUSTAINED_TYPE}_ops_per_s"]
+        l2 = device.memory.largest_cache_bytes or device.require("memory.l2_bytes")
+
+        def clocks(name: str) -> float:
+            return measured[name] * clock
+
+        def per_clock(name: str) -> float:
+            return measured[name] / clock
+
+        return cls(
+            name=device.slug,
+            multiprocessors=processors,
+            clock_hz=clock,
+            matrix_macs_per_clock=macs,
+            matrix_attained=min(1.0, sustained / (2 * macs * processors * measured["clock_matrix_load_hz"])),
+            burst_ops_per_s=measured[f"matrix_{dtype}_ops_per_s"],
+            sustained_ops_per_s=sustained,
+            narrow_product_clocks=clocks("narrow_product_s"),
+            product_latency=clocks("product_latency_s"),
+            small_macs_per_clock=per_clock("small_product_ops_per_s") / 2,
+            small_product_latency=clocks("small_product_latency_s"),
+            special_per_clock=device.special_peak("fp32").ops_per_clock_per_multiprocessor,
+            special_latency=clocks("special_latency_s"),
+            shared_latency=clocks("shared_latency_s"),
+            barrier_latency=clocks("barrier_latency_s"),
+            cache_bytes_per_clock=per_clock("l2_read_bytes_per_s") / processors,
+            cache_bytes_per_clock_alone=per_clock("l2_read_alone_bytes_per_s"),
+            cache_latency=clocks("l2_latency_s"),
+            dram_latency=clocks("dram_latency_s"),
+            dram_bytes_per_s=measured["dram_copy_bytes_per_s"],
+            cluster_latency=clocks("cluster_barrier_s"),
+            exchange_bytes_per_clock=per_clock("cluster_read_bytes_per_s"),
+            launch_s=measured["block_launch_s"],
+            l2_bytes=float(l2),
+        )
 
     @property
     def peak_macs_per_s(self) -> float:

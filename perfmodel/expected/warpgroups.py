@@ -81,13 +81,15 @@ class WarpgroupForm:
 
 def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKernel:
     """The kernel's phases on a machine."""
-    hidden, chunks = work.hidden / form.split, work.hidden / form.split / form.chunk
+    chunks = work.hidden / form.split / form.chunk
     phases = [*_arrival(form, figures), *_convolution(work, form, figures)]
     conv_of_chunk = work.front == "hidden"
     expand, project = _products(work, form, figures)
     phases += [
         Phase(name="products", demand=_sum(expand, project), latency=figures.product_latency, times=chunks),
-        Phase(name="activation", demand=_activation(work, form.chunk, figures), latency=_activation_latency(figures), times=chunks),
+        Phase(
+            name="activation", demand=_activation(work, form.chunk, figures), latency=_activation_latency(figures), times=chunks
+        ),
     ]
     if conv_of_chunk:
         phases += [
@@ -204,7 +206,9 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
     if form.convolution == "bands":
         outputs = ROWS * work.C
         products = outputs * BAND_PRODUCTS
-        chain = work.kernel * figures.small_product_latency * work.C / 2 / 4 / 2  # pairs of channels among four warps, two patches at once
+        chain = (
+            work.kernel * figures.small_product_latency * work.C / 2 / 4 / 2
+        )  # pairs of channels among four warps, two patches at once
         convolve = Phase(
             name="convolution",
             demand=Demand(
@@ -254,7 +258,9 @@ def _result(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phas
     )
     stored = Demand(cache=values * ELEMENT_BYTES * form.stored_share / form.split)
     return [
-        Phase(name="result", demand=demand, latency=figures.product_latency + 2 * figures.barrier_latency + figures.shared_latency),
+        Phase(
+            name="result", demand=demand, latency=figures.product_latency + 2 * figures.barrier_latency + figures.shared_latency
+        ),
         Phase(name="output", demand=_cached(stored, form, figures), background=True),
     ]
 

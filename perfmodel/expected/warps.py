@@ -294,7 +294,9 @@ class _Count:
                     shared=figures.shared(3 * ELEMENT_BYTES * values),
                     issue=figures.issue(values / 2 * SUM_INSTRUCTIONS + pieces * STORE_INSTRUCTIONS),
                 ),
-                latency=(rounds * figures.cache_latency if again else 0.0) + 2 * figures.barrier_latency + 2 * figures.shared_latency,
+                latency=(rounds * figures.cache_latency if again else 0.0)
+                + 2 * figures.barrier_latency
+                + 2 * figures.shared_latency,
             ),
             Phase(name="output", demand=Demand(cache=pieces * PIECE * (2 if again else 1) / self.rate)),
         ]

@@ -14,7 +14,7 @@ from perfmodel.validation.fused.generic.layout import Work as GenericWork
 from perfmodel.validation.fused.mbconv import rows
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import DeviceLimits, Problem
-from perfmodel.validation.fused.tiles import reached, resident_blocks
+from perfmodel.validation.fused.tiles import resident_blocks
 
 PATCH_HALO: dict[int, int] = {3: 100, 7: 196}
 """Pixels of an 8×8 patch with its halo, by kernel size."""
@@ -22,12 +22,13 @@ PATCH_HALO: dict[int, int] = {3: 100, 7: 196}
 
 def work_of(problem: Problem) -> FusedWork:
     """What the block asks."""
-    form: dict[str, Any] = {
+    forms: dict[str, dict[str, Any]] = {
         "convfirst": {"front": "input", "kernel": 3, "group_width": 8},
         "convnext": {"front": "input", "kernel": 7, "group_width": 1, "activation": "gelu", "norm": True},
         "fused_mbconv": {"front": "taps", "kernel": 3, "group_width": problem.C},
         "mbconv": {"front": "hidden"},
-    }[problem.family]
+    }
+    form = forms[problem.family]
     outputs, stride, residual = problem.C, 1, True
     if isinstance(problem, MBConvProblem):
         form |= {"kernel": problem.kernel, "group_width": problem.group_width, "squeeze": problem.squeeze or 0}
@@ -44,7 +45,7 @@ def expected_kernel(problem: Problem, config: Config, device: DeviceLimits, figu
     if config.kernel.endswith("_generic"):
         module = __import__(f"perfmodel.validation.fused.{problem.family}.generic", fromlist=["work_of"])
         return layout_kernel(problem, Layout.of(module.work_of(problem), config.defines), device, figures)
-    return warpgroups.kernel_of(work, _form(problem, work, config, device), figures)
+    return warpgroups.kernel_of(work, _form(problem, config, device), figures)
 
 
 def layout_kernel(problem: Problem, layout: Layout, device: DeviceLimits, figures: Figures) -> FusedKernel:
@@ -71,7 +72,9 @@ def layout_kernel(problem: Problem, layout: Layout, device: DeviceLimits, figure
         ring=layout.ring_slots > 0,
         items=(layout.expand_items, layout.project_items) if layout.ring_slots else (1, 1),
         again_bytes=max(0.0, float(halo)),
-        again_between_bytes=_raster_between(problem, layout.tile_rows, device.multiprocessors * layout.warp_groups * layout.tile_columns),
+        again_between_bytes=_raster_between(
+            problem, layout.tile_rows, device.multiprocessors * layout.warp_groups * layout.tile_columns
+        ),
         processors=device.multiprocessors,
     )
     return warps.kernel_of(work_of(problem), form, figures)
@@ -83,7 +86,7 @@ def _raster_between(problem: Problem, tile_rows: int, pixels_in_flight_per_row: 
     return 2.0 * ELEMENT_BYTES * problem.C * between
 
 
-def _form(problem: Problem, work: FusedWork, config: Config, device: DeviceLimits) -> warpgroups.WarpgroupForm:
+def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.WarpgroupForm:
     values, family = config.defines, family_of(problem)
     kind = f"{problem.family}, warpgroups"
     halo = float(family.by_name[config.kernel].moved_bytes(problem, config) - problem.input_bytes - problem.output_bytes)
@@ -133,19 +136,18 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
     blocks = rows.tiles(problem, layout, config.tile_rows)
     if layout.order == rows.TILED:
         turns = blocks * layout.warpgroups
-        between = 2.0 * ELEMENT_BYTES * problem.C * problem.H * rows.WARP_ROWS * device.multiprocessors / rows.down(problem, layout)
+        between = (
+            2.0 * ELEMENT_BYTES * problem.C * problem.H * rows.WARP_ROWS * device.multiprocessors / rows.down(problem, layout)
+        )
         between = 0.0  # blocks side by side read each other's columns
     else:
         own = config.tile_rows / layout.warpgroups if layout.order == rows.RESIDENT else config.tile_rows
         turns = blocks * layout.warpgroups * -(-(own + 2) // (4 if layout.order == rows.RESIDENT else layout.rows))
         down = min(problem.H, config.tile_rows)
-        between = ELEMENT_BYTES * problem.C * down * (rows.WARP_ROWS + rows.STRIP) * min(blocks, device.multiprocessors)
+        between = float(ELEMENT_BYTES) * problem.C * down * (rows.WARP_ROWS + rows.STRIP) * min(blocks, device.multiprocessors)
     return warpgroups.WarpgroupForm(
         kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", turns=turns * split, split=split,
         processors=resident_blocks(device.multiprocessors, split) if split > 1 else device.multiprocessors,
         resident=layout.order == rows.RESIDENT, loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
         again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),
     )  # fmt: skip
-
-
-__all__ = ["expected_kernel", "layout_kernel", "reached", "work_of"]

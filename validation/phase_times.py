@@ -1,0 +1,162 @@
+"""What the phases of a fused kernel cost on Hopper, measured one at a time: instructions of a warpgroup and of a warp, latencies, barriers.
+
+The kernels are in phases.cu. Times of a multiprocessor are in seconds at the clock that ran, which they report themselves.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from typing import Any, Final, NamedTuple
+
+from perfmodel.validation.compile import Unit, compile_unit
+from perfmodel.validation.samples import Sample
+
+ARCHITECTURE: Final = "sm_90a"
+REPEATS: Final = 5
+PAUSE_S: Final = 0.002
+ITEM_BYTES: Final = 8192
+READ_BYTES: Final = 16384
+"""Of each block of a cluster, by one turn of `exchanges`."""
+LAUNCHES: Final = 200
+WARM_L2_BYTES: Final = 8 * 2**20
+COLD_BYTES: Final = 256 * 2**20
+LINE_WORDS: Final = 32
+SHARED_BYTES: Final = 220_000
+
+
+class Turn(NamedTuple):
+    """Of the slowest block: clocks and seconds of one turn."""
+
+    clocks: float
+    seconds: float
+
+
+def unit() -> Unit:
+    """The source with its header."""
+    folder = resources.files("perfmodel.validation")
+    header = (folder / "kernels" / "hopper.cuh").read_text(encoding="utf-8")
+    return Unit(
+        name="phases",
+        source=(folder / "phases.cu").read_text(encoding="utf-8"),
+        headers=(("hopper.cuh", header),),
+        options=("-std=c++17", "--ptxas-options=-v"),
+        architecture=ARCHITECTURE,
+    )
+
+
+class Phases:
+    """The compiled kernels on the current device."""
+
+    def __init__(self, cupy: Any, processors: int) -> None:
+        import tempfile
+        from pathlib import Path
+
+        self.cupy, self.processors = cupy, processors
+        with tempfile.NamedTemporaryFile(suffix=".cubin", delete=False) as file:
+            file.write(compile_unit(unit()).cubin)
+        try:
+            self.module = cupy.RawModule(path=file.name)
+            self.module.get_function("barriers")  # loads it
+        finally:
+            Path(file.name).unlink()
+
+    def turns(
+        self, name: str, *, grid: int, threads: int, shared_bytes: int = 0, count: int, more: tuple[Any, ...] = ()
+    ) -> tuple[Turn, ...]:
+        """A turn of each repeat, after one that warms up."""
+        cupy, function = self.cupy, self.module.get_function(name)
+        if shared_bytes:
+            function.max_dynamic_shared_size_bytes = shared_bytes
+        out, sink, found = cupy.zeros(2 * grid, cupy.int64), cupy.zeros(4096, cupy.float32), []
+        for _ in range(REPEATS + 1):
+            out[:] = 0
+            function((grid,), (threads,), (out, sink, cupy.int32(count), *more), shared_mem=shared_bytes)
+            clocks, nanoseconds = out.get().reshape(-1, 2).max(axis=0)
+            found.append(Turn(clocks=float(clocks) / count, seconds=float(nanoseconds) * 1e-9 / count))
+            time.sleep(PAUSE_S)
+        return tuple(found[1:])
+
+
+def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
+    """Every figure, in seconds at `clock_hz`: clocks as counted, whatever the clock was."""
+    phases = Phases(cupy, processors)
+
+    def seconds(turns: tuple[Turn, ...], share: float = 1.0) -> tuple[float, ...]:
+        return tuple(turn.clocks * share / clock_hz for turn in turns)
+
+    def sample(quantity: str, kernel: str, values: tuple[float, ...], detail: str | None = None) -> Sample:
+        return Sample(quantity=quantity, kernel=kernel, values=values, detail=detail, clock_hz=clock_hz)
+
+    eight = phases.turns("products_8_8", grid=1, threads=512, shared_bytes=66560, count=2000)
+    yield sample("narrow_product_s", "wgmma m64n8k16, A from registers", seconds(eight, 1 / 32), "4 warpgroups, chains of 8")
+    one = phases.turns("products_64_1", grid=1, threads=128, shared_bytes=66560, count=2000)
+    yield sample("product_latency_s", "wgmma m64n64k16, A from registers", seconds(one), "one of them, and the wait for it")
+    many = phases.turns("small_products_4", grid=1, threads=512, count=1000)
+    work = 16 * 8 * 32 * 16 * 8 * 16 * 2  # warps · instructions · multiply-adds · operations of a turn
+    yield sample(
+        "small_product_ops_per_s",
+        "mma.sync m16n8k16",
+        tuple(work / (t.clocks / clock_hz) for t in many),
+        "16 warps of a multiprocessor",
+    )
+    chain = phases.turns("small_products_1", grid=1, threads=32, count=1000)
+    yield sample("small_product_latency_s", "mma.sync m16n8k16, dependent", seconds(chain, 1 / 8))
+    function = phases.turns("functions", grid=1, threads=32, count=2000)
+    yield sample("special_latency_s", "tanh.approx.f16x2, dependent", seconds(function))
+    loads = phases.turns("shared_loads", grid=1, threads=32, count=5000)
+    yield sample("shared_latency_s", "ld.shared, dependent", seconds(loads))
+    barrier = phases.turns("barriers", grid=1, threads=512, count=5000)
+    yield sample("barrier_latency_s", "bar.sync of 128 threads", seconds(barrier), "4 at the same time")
+    for quantity, buffer_bytes in (("l2_latency_s", WARM_L2_BYTES), ("dram_latency_s", COLD_BYTES)):
+        words, steps = _chain(cupy, buffer_bytes)
+        turns = phases.turns("global_loads", grid=1, threads=1, count=min(steps, 20000), more=(words,))
+        yield sample(quantity, "ld.global.cg, dependent", seconds(turns), f"lines of {buffer_bytes >> 20} MiB in random order")
+    source = cupy.zeros(16 * ITEM_BYTES, cupy.uint8)
+    ring = 8
+    more = (source, cupy.int32(16), cupy.int32(ring))
+    items = phases.turns("items", grid=1, threads=128, shared_bytes=ring * ITEM_BYTES + 1024, count=400, more=more)
+    rates = tuple(ITEM_BYTES / (turn.clocks / clock_hz) for turn in items)
+    yield sample("l2_read_alone_bytes_per_s", "cp.async.bulk of 8 KiB", rates, f"one multiprocessor, {ring} on their way")
+    cluster = phases.turns("cluster_barriers_4", grid=4, threads=256, shared_bytes=1024, count=1000)
+    yield sample("cluster_barrier_s", "barrier.cluster of 4 blocks", seconds(cluster))
+    exchange = phases.turns("exchanges_4", grid=4, threads=256, shared_bytes=65536, count=500)
+    bare = statistics.median(turn.clocks for turn in cluster)
+    rates = tuple(4 * READ_BYTES / (max(turn.clocks - bare, 1.0) / clock_hz) for turn in exchange)
+    yield sample("cluster_read_bytes_per_s", "ld.shared::cluster", rates, "4 blocks, each from all of them, without the barrier")
+    yield sample("block_launch_s", "a block to a multiprocessor, all shared memory", _launches(cupy, phases, processors))
+
+
+def _chain(cupy: Any, buffer_bytes: int) -> tuple[Any, int]:
+    """A buffer each of whose lines holds the index of another one, so that a walk meets all of them; and how many there are."""
+    steps = buffer_bytes // 4 // LINE_WORDS
+    order = cupy.random.permutation(steps).astype(cupy.uint32)
+    words = cupy.zeros(steps * LINE_WORDS, cupy.uint32)
+    words[order * LINE_WORDS] = cupy.roll(order, -1) * LINE_WORDS
+    return words, steps
+
+
+def _launches(cupy: Any, phases: Phases, processors: int) -> tuple[float, ...]:
+    """Seconds per launch in a graph of blocks that fill every multiprocessor and end at once."""
+    function = phases.module.get_function("resident_nothing")
+    function.max_dynamic_shared_size_bytes = SHARED_BYTES
+    stream, out = cupy.cuda.Stream(non_blocking=True), cupy.zeros(4, cupy.int32)
+    with stream:
+        stream.begin_capture()
+        for _ in range(LAUNCHES):
+            function((processors,), (512,), (out,), shared_mem=SHARED_BYTES)
+        graph = stream.end_capture()
+
+        def timed(work: Callable[[], Any]) -> float:
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            stream.synchronize()
+            start.record(stream)
+            work()
+            end.record(stream)
+            end.synchronize()
+            return float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3 / LAUNCHES
+
+        timed(lambda: graph.launch(stream))
+        return tuple(timed(lambda: graph.launch(stream)) for _ in range(REPEATS))
