@@ -114,6 +114,10 @@ def run(say: Callable[[str], None] = lambda _: None) -> MachineRun:
     add(_bandwidths(cupy, module, timer, device.multiprocessors, device.l2_bytes))
     add(_throughputs(cupy, module, timer, device.multiprocessors))
     add(_launch_gaps(cupy, module))
+    if device.compute_capability == (9, 0):
+        from perfmodel.validation.phase_times import samples as phase_samples
+
+        add(phase_samples(cupy, device.multiprocessors, float(cupy.cuda.Device().attributes["ClockRate"]) * 1e3))
     if torch is not None:
         add(_matrix_torch(torch))
         add(_framework(torch, device.l2_bytes))
@@ -369,18 +373,17 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
                 detail=f"{images}×{channels}×{size}×{size}",
                 work=float(ops),
             )
-        for width in (16, 24):
-            groups = channels // width
-            given = x[:, : groups * width].contiguous(memory_format=torch.channels_last)
-            layer = torch.nn.Conv2d(groups * width, groups * width, 3, padding=1, groups=groups, bias=False).cuda().half()
+        for kind, width in (("grouped", 8), ("grouped_padded", 24)):
+            count = channels // width
+            given = torch.randn(64, count * width, size, size, **make).to(memory_format=torch.channels_last)
+            layer = torch.nn.Conv2d(count * width, count * width, 3, padding=1, groups=count, bias=False).cuda().half()
             layer = layer.to(memory_format=torch.channels_last)
             rates = tuple(given.numel() / took for took in _graph_seconds(torch, lambda m=layer, g=given: m(g)))  # type: ignore[misc]
-            quantity, kernel = f"grouped_{width}_elements_per_s", f"torch conv2d 3×3, groups of {width}, fp16, in L2"
             yield Sample(
-                quantity=quantity,
-                kernel=kernel,
+                quantity=f"{kind}_elements_per_s",
+                kernel=f"torch conv2d 3×3, groups of {width}, fp16",
                 values=rates,
-                detail=f"{images}×{groups * width}×{size}×{size}",
+                detail=f"64×{count * width}×{size}×{size}",
                 work=float(given.numel()),
             )
         wide = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
@@ -398,7 +401,88 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         tiny = torch.randn(1, 64, 2, 2, **make).to(memory_format=torch.channels_last)
         times = _graph_seconds(torch, lambda: functional.relu(tiny), 200)
         yield Sample(quantity="kernel_floor_s", kernel="torch relu of 256 elements, replayed in a graph", values=times)
+        yield from _startups(torch)
         yield from _host_times(torch)
+
+
+SMALL_LAUNCHES: Final = 100
+DEPTH_STEP: Final = 64
+"""Of a product's depth: what a library's kernel takes from shared memory at a time."""
+
+
+def _startups(torch: Any) -> Iterator[Sample]:
+    """What kernels take that have next to nothing to do: one image of 14×14, a tile or two; and what a product takes more for its depth."""
+    functional, nn = torch.nn.functional, torch.nn
+    make = {"device": "cuda", "dtype": torch.float16}
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # as the networks run
+
+    def image(channels: int, size: int) -> Any:
+        return torch.randn(1, channels, size, size, **make).to(memory_format=torch.channels_last)
+
+    def convolution(inputs: int, outputs: int, size: int, kernel: int, groups: int = 1) -> tuple[float, ...]:
+        layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False).cuda().half()
+        layer, x = layer.to(memory_format=torch.channels_last), image(inputs, size)
+        return _graph_seconds(torch, lambda: layer(x), SMALL_LAUNCHES)
+
+    for name, kernel, depths in (("product", 1, (256, 512, 1024, 2048)), ("convolution", 3, (32, 64, 256, 1024))):
+        times = [statistics.median(convolution(depth, 256, 7, kernel)) for depth in depths]
+        steps = [depth * kernel**2 / DEPTH_STEP for depth in depths]
+        slope, start = _line(steps, times)
+        detail = f"1×C×7×7 to 256 channels, C = {', '.join(map(str, depths))}"
+        yield Sample(
+            quantity=f"{name}_step_s",
+            kernel=f"torch conv2d {kernel}×{kernel}, fp16, by depth of {DEPTH_STEP}",
+            values=(slope,),
+            detail=detail,
+        )
+        yield Sample(
+            quantity=f"{name}_startup_s",
+            kernel=f"torch conv2d {kernel}×{kernel}, fp16, at no depth",
+            values=(start,),
+            detail=detail,
+        )
+    for taps in (3, 5, 7):
+        times = convolution(256, 256, 14, taps, 256)
+        yield Sample(
+            quantity=f"depthwise_{taps}x{taps}_startup_s",
+            kernel="torch conv2d, depthwise, fp16",
+            values=times,
+            detail="1×256×14×14",
+        )
+    for kind, width in (("grouped", 8), ("grouped_padded", 24)):
+        channels = 240 // width * width
+        times = convolution(channels, channels, 14, 3, channels // width)
+        yield Sample(
+            quantity=f"{kind}_startup_s",
+            kernel=f"torch conv2d 3×3, groups of {width}, fp16",
+            values=times,
+            detail=f"1×{channels}×14×14",
+        )
+    x, stem = image(256, 14), image(64, 112)
+    rows, weight = x.permute(0, 2, 3, 1), torch.ones(256, **make)
+    norm, factor = nn.BatchNorm2d(256).cuda().eval(), torch.randn(1, 256, 1, 1, **make)
+    works: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+        ("norm", "torch batch_norm, parameters fp32", lambda: norm(x)),
+        ("row_norm", "torch layer_norm", lambda: functional.layer_norm(rows, (256,), weight, weight)),
+        ("broadcast", "torch multiply by N×C×1×1", lambda: x * factor),
+        ("reduce", "torch mean over pixels", lambda: x.mean((2, 3), keepdim=True)),
+        ("concat", "torch cat of two tensors", lambda: torch.cat((x, x), 1)),
+        ("window", "torch max_pool2d 3×3, stride 2, of 1×64×112×112", lambda: functional.max_pool2d(stem, 3, 2, 1)),
+    )
+    for name, kernel_said, work in works:
+        yield Sample(
+            quantity=f"{name}_startup_s", kernel=f"{kernel_said}, fp16", values=_graph_seconds(torch, work, SMALL_LAUNCHES)
+        )
+    torch.backends.cudnn.benchmark = before
+
+
+def _line(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Slope and value at 0 of the straight line of least squares; neither below nothing."""
+    mean_x, mean_y = statistics.fmean(x), statistics.fmean(y)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    slope = max(slope, 1e-12)
+    return slope, max(mean_y - slope * mean_x, 1e-9)
 
 
 CHAIN: Final = 32

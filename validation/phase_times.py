@@ -21,7 +21,9 @@ ITEM_BYTES: Final = 8192
 READ_BYTES: Final = 16384
 """Of each block of a cluster, by one turn of `exchanges`."""
 LAUNCHES: Final = 200
-WARM_L2_BYTES: Final = 8 * 2**20
+FLUSH_BYTES: Final = 2**28
+SUSTAINED_LAUNCHES: Final = 160
+"""Of some 4 ms each: the clock has settled by the last of them."""
 COLD_BYTES: Final = 256 * 2**20
 LINE_WORDS: Final = 32
 SHARED_BYTES: Final = 220_000
@@ -60,11 +62,20 @@ class Phases:
         try:
             self.module = cupy.RawModule(path=file.name)
             self.module.get_function("barriers")  # loads it
+            self.flushed = cupy.zeros(FLUSH_BYTES, cupy.uint8)
         finally:
             Path(file.name).unlink()
 
     def turns(
-        self, name: str, *, grid: int, threads: int, shared_bytes: int = 0, count: int, more: tuple[Any, ...] = ()
+        self,
+        name: str,
+        *,
+        grid: int,
+        threads: int,
+        shared_bytes: int = 0,
+        count: int,
+        more: tuple[Any, ...] = (),
+        flush: bool = False,
     ) -> tuple[Turn, ...]:
         """A turn of each repeat, after one that warms up."""
         cupy, function = self.cupy, self.module.get_function(name)
@@ -73,15 +84,54 @@ class Phases:
         out, sink, found = cupy.zeros(2 * grid, cupy.int64), cupy.zeros(4096, cupy.float32), []
         for _ in range(REPEATS + 1):
             out[:] = 0
+            if flush:
+                self.flushed[:] = 1
             function((grid,), (threads,), (out, sink, cupy.int32(count), *more), shared_mem=shared_bytes)
             clocks, nanoseconds = out.get().reshape(-1, 2).max(axis=0)
             found.append(Turn(clocks=float(clocks) / count, seconds=float(nanoseconds) * 1e-9 / count))
             time.sleep(PAUSE_S)
         return tuple(found[1:])
 
+    def clock_hz(self, name: str, *, threads: int, shared_bytes: int, count: int, launches: int) -> tuple[float, ...]:
+        """Of the last of so many launches in a row, on all multiprocessors: clocks over nanoseconds, by block 0."""
+        cupy, function, found = self.cupy, self.module.get_function(name), []
+        function.max_dynamic_shared_size_bytes = shared_bytes
+        out, sink = cupy.zeros(2 * self.processors, cupy.int64), cupy.zeros(4096, cupy.float32)
+        for _ in range(REPEATS):
+            time.sleep(10 * PAUSE_S)
+            for launch in range(launches):
+                if launch == launches - 1:
+                    out[:] = 0
+                function((self.processors,), (threads,), (out, sink, cupy.int32(count)), shared_mem=shared_bytes)
+            clocks, nanoseconds = out.get().reshape(-1, 2)[0]
+            found.append(float(clocks) / float(nanoseconds) * 1e9)
+        return tuple(found)
+
+
+def _less(turns: tuple[Turn, ...], clocks: float) -> tuple[Turn, ...]:
+    return tuple(Turn(clocks=turn.clocks - clocks, seconds=turn.seconds) for turn in turns)
+
+
+def _alone(cupy: Any, phases: Phases) -> tuple[float, ...]:
+    """Bytes per second from L2 by the loads of one block."""
+    source = (resources.files("perfmodel.validation") / "microbenchmarks.cu").read_text(encoding="utf-8")
+    read = cupy.RawModule(code=source, options=("-std=c++17",)).get_function("read_words")
+    words, passes = 512 * 4 * 128, 64
+    x, sink, found = cupy.zeros(words * 4, cupy.uint32), cupy.zeros(1, cupy.uint32), []
+    del phases
+    for _ in range(REPEATS + 1):
+        start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record()
+        read((1,), (512,), (x, cupy.uint64(words), cupy.int32(passes), sink))
+        end.record()
+        end.synchronize()
+        found.append(16 * words * passes / (float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3))
+    return tuple(found[1:])
+
 
 def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
     """Every figure, in seconds at `clock_hz`: clocks as counted, whatever the clock was."""
+    place = (cupy.int32(56), cupy.int32(56), cupy.int32(64))
     phases = Phases(cupy, processors)
 
     def seconds(turns: tuple[Turn, ...], share: float = 1.0) -> tuple[float, ...]:
@@ -92,8 +142,21 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
 
     eight = phases.turns("products_8_8", grid=1, threads=512, shared_bytes=66560, count=2000)
     yield sample("narrow_product_s", "wgmma m64n8k16, A from registers", seconds(eight, 1 / 32), "4 warpgroups, chains of 8")
-    one = phases.turns("products_64_1", grid=1, threads=128, shared_bytes=66560, count=2000)
-    yield sample("product_latency_s", "wgmma m64n64k16, A from registers", seconds(one), "one of them, and the wait for it")
+    chain = phases.turns("bottleneck_64_32", grid=1, threads=128, shared_bytes=132096, count=1000)
+    pipes = 8 * (4 * 16 + 2 * 32 + 64 * 32 / 16)  # clocks of eight chunks: two sets of products, one of functions
+    yield sample(
+        "phase_latency_s",
+        "expand, silu, project of 64 channels by chunks of 32",
+        seconds(_less(chain, pipes), 1 / 16),
+        "one warpgroup",
+    )
+    alone = phases.turns("ordinary", grid=1, threads=128, count=2000, more=place)
+    full = statistics.median(turn.clocks for turn in phases.turns("ordinary", grid=1, threads=1024, count=2000, more=place))
+    ratios = tuple(turn.clocks / (full / 8) / clock_hz for turn in alone)
+    yield sample("issue_alone_s", "addresses and packed halves", ratios, "one warp of a scheduler, over an eighth of eight")
+    for quantity, launches in (("clock_fused_burst_hz", 1), ("clock_fused_sustained_hz", SUSTAINED_LAUNCHES)):
+        clocks = phases.clock_hz("bottleneck_64_64", threads=512, shared_bytes=132096, count=1000, launches=launches)
+        yield Sample(quantity=quantity, kernel="expand, silu, project on all multiprocessors", values=clocks)
     many = phases.turns("small_products_4", grid=1, threads=512, count=1000)
     work = 16 * 8 * 32 * 16 * 8 * 16 * 2  # warps · instructions · multiply-adds · operations of a turn
     yield sample(
@@ -107,26 +170,42 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
     function = phases.turns("functions", grid=1, threads=32, count=2000)
     yield sample("special_latency_s", "tanh.approx.f16x2, dependent", seconds(function))
     loads = phases.turns("shared_loads", grid=1, threads=32, count=5000)
-    yield sample("shared_latency_s", "ld.shared, dependent", seconds(loads))
+    yield sample("shared_latency_s", "ldmatrix, dependent", seconds(loads))
     barrier = phases.turns("barriers", grid=1, threads=512, count=5000)
     yield sample("barrier_latency_s", "bar.sync of 128 threads", seconds(barrier), "4 at the same time")
-    for quantity, buffer_bytes in (("l2_latency_s", WARM_L2_BYTES), ("dram_latency_s", COLD_BYTES)):
-        words, steps = _chain(cupy, buffer_bytes)
-        turns = phases.turns("global_loads", grid=1, threads=1, count=min(steps, 20000), more=(words,))
-        yield sample(quantity, "ld.global.cg, dependent", seconds(turns), f"lines of {buffer_bytes >> 20} MiB in random order")
+    words, steps = _chain(cupy, COLD_BYTES)
+    for quantity, first, count in (("l2_latency_s", 0, steps // 512), ("dram_latency_s", steps // 2 * LINE_WORDS, steps // 64)):
+        cold = quantity.startswith("dram")
+        turns = phases.turns("global_loads", grid=1, threads=1, count=count, more=(words, cupy.uint32(first)), flush=cold)
+        yield sample(
+            quantity,
+            "ld.global.cg, dependent",
+            seconds(turns),
+            "lines in random order, " + ("not read before" if cold else "read before"),
+        )
     source = cupy.zeros(16 * ITEM_BYTES, cupy.uint8)
     ring = 8
     more = (source, cupy.int32(16), cupy.int32(ring))
     items = phases.turns("items", grid=1, threads=128, shared_bytes=ring * ITEM_BYTES + 1024, count=400, more=more)
     rates = tuple(ITEM_BYTES / (turn.clocks / clock_hz) for turn in items)
-    yield sample("l2_read_alone_bytes_per_s", "cp.async.bulk of 8 KiB", rates, f"one multiprocessor, {ring} on their way")
+    yield sample("bulk_copy_bytes_per_s", "cp.async.bulk of 8 KiB", rates, f"one multiprocessor, {ring} on their way")
+    yield sample(
+        "l2_read_alone_bytes_per_s",
+        "ld.global.cg of 16 bytes",
+        _alone(cupy, phases),
+        "one multiprocessor, 512 threads, 4 on their way",
+    )
     cluster = phases.turns("cluster_barriers_4", grid=4, threads=256, shared_bytes=1024, count=1000)
     yield sample("cluster_barrier_s", "barrier.cluster of 4 blocks", seconds(cluster))
     exchange = phases.turns("exchanges_4", grid=4, threads=256, shared_bytes=65536, count=500)
     bare = statistics.median(turn.clocks for turn in cluster)
     rates = tuple(4 * READ_BYTES / (max(turn.clocks - bare, 1.0) / clock_hz) for turn in exchange)
     yield sample("cluster_read_bytes_per_s", "ld.shared::cluster", rates, "4 blocks, each from all of them, without the barrier")
-    yield sample("block_launch_s", "a block to a multiprocessor, all shared memory", _launches(cupy, phases, processors))
+    for quantity, name, blocks in (
+        ("block_launch_s", "resident_nothing", processors),
+        ("cluster_launch_s", "cluster_nothing_2", processors // 2 * 2),
+    ):
+        yield sample(quantity, "a block to a multiprocessor, all shared memory", _launches(cupy, phases, name, blocks))
 
 
 def _chain(cupy: Any, buffer_bytes: int) -> tuple[Any, int]:
@@ -138,15 +217,15 @@ def _chain(cupy: Any, buffer_bytes: int) -> tuple[Any, int]:
     return words, steps
 
 
-def _launches(cupy: Any, phases: Phases, processors: int) -> tuple[float, ...]:
+def _launches(cupy: Any, phases: Phases, name: str, blocks: int) -> tuple[float, ...]:
     """Seconds per launch in a graph of blocks that fill every multiprocessor and end at once."""
-    function = phases.module.get_function("resident_nothing")
+    function = phases.module.get_function(name)
     function.max_dynamic_shared_size_bytes = SHARED_BYTES
     stream, out = cupy.cuda.Stream(non_blocking=True), cupy.zeros(4, cupy.int32)
     with stream:
         stream.begin_capture()
         for _ in range(LAUNCHES):
-            function((processors,), (512,), (out,), shared_mem=SHARED_BYTES)
+            function((blocks,), (512,), (out,), shared_mem=SHARED_BYTES)
         graph = stream.end_capture()
 
         def timed(work: Callable[[], Any]) -> float:

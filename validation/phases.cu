@@ -228,20 +228,41 @@ __global__ void functions(long long* out, float* sink, int turns) {
   report(out, begin, stamp());
   if (turns < 0) sink[threadIdx.x] = h;
 }
-// a dependent chain of loads from shared memory
+// a dependent chain of matrices from shared memory
 __global__ void shared_loads(long long* out, float* sink, int turns) {
-  __shared__ uint32_t chain[256];
-  for (int i = threadIdx.x; i < 256; i += blockDim.x) chain[i] = smem_u32(chain + i);
+  __shared__ __align__(16) uint32_t zeros[256];
+  for (int i = threadIdx.x; i < 256; i += blockDim.x) zeros[i] = 0;
   __syncthreads();
-  uint32_t at = smem_u32(chain + threadIdx.x % 32);
+  const uint32_t from = smem_u32(zeros) + threadIdx.x % 8 * 16;
+  uint32_t r[4] = {0, 0, 0, 0};
   const Stamp begin = stamp();
-  for (int turn = 0; turn < turns; ++turn) asm volatile("ld.shared.b32 %0, [%0];" : "+r"(at)::"memory");
+  for (int turn = 0; turn < turns; ++turn) ldsm4(r, from + r[0]);
   report(out, begin, stamp());
-  if (turns < 0) sink[threadIdx.x] = at;
+  if (turns < 0) sink[threadIdx.x] = r[0];
 }
-// a dependent chain of loads from L2 (or, where the buffer is larger, DRAM): `words` holds at each step the index of the next
-__global__ void global_loads(long long* out, float* sink, int turns, const uint32_t* words) {
-  uint32_t at = 32 * blockIdx.x;
+// what a kernel does between products: places of pixels by division, bounds, addresses, packed halves
+__global__ void __launch_bounds__(1024) ordinary(long long* out, float* sink, int turns, int height, int width, int channels) {
+  uint32_t i = threadIdx.x, sum = 0;
+  float v = threadIdx.x;
+  __syncthreads();
+  const Stamp begin = stamp();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+#pragma unroll
+    for (int u = 0; u < 4; ++u, i += 96) {
+      const uint32_t g = i % 8, p = i / 8, y = p / 10 - 1, x = p % 10 - 1;
+      const bool inside = y < (uint32_t)height && x < (uint32_t)width;
+      const uint32_t at = inside ? (y * width + x) * channels + g * 8 : 0;
+      sum = add2(sum, pack2(v + (float)(at & 255), v)) ^ at;
+    }
+    v += __uint_as_float(sum & 0x3fffffffu);
+  }
+  report(out, begin, stamp());
+  if (turns < 0) sink[threadIdx.x] = sum + v;
+}
+// a dependent chain of loads from L2, or from DRAM where nobody has read them: `words` holds at each step the index of the next
+__global__ void global_loads(long long* out, float* sink, int turns, const uint32_t* words, uint32_t first) {
+  uint32_t at = first;
   const Stamp begin = stamp();
   for (int turn = 0; turn < turns; ++turn) asm volatile("ld.global.cg.b32 %0, [%1];" : "=r"(at) : "l"(words + at) : "memory");
   report(out, begin, stamp());
@@ -268,7 +289,8 @@ __global__ void __launch_bounds__(128) items(long long* out, float*, int turns, 
 }
 #define CLUSTER(SIZE) \
   __global__ void __launch_bounds__(256) __cluster_dims__(SIZE, 1, 1) exchanges_##SIZE(long long* out, float* sink, int turns) { exchanges<SIZE>(out, sink, turns); } \
-  __global__ void __launch_bounds__(256) __cluster_dims__(SIZE, 1, 1) cluster_barriers_##SIZE(long long* out, float*, int turns) { cluster_barriers(out, turns); }
+  __global__ void __launch_bounds__(256) __cluster_dims__(SIZE, 1, 1) cluster_barriers_##SIZE(long long* out, float*, int turns) { cluster_barriers(out, turns); } \
+  __global__ void __launch_bounds__(512, 1) __cluster_dims__(SIZE, 1, 1) cluster_nothing_##SIZE(int* out) { pdl_wait(); pdl_launch(); cluster_arrive(); cluster_wait(); if (out == nullptr) __nanosleep(1); }
 CLUSTER(2) CLUSTER(4) CLUSTER(8)
 // what any launch of a fused kernel takes: a block to a multiprocessor that reserves all of its shared memory
 __global__ void __launch_bounds__(512, 1) resident_nothing(int* out) {

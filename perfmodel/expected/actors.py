@@ -58,9 +58,10 @@ class Phase:
     """How often it comes in a turn."""
 
 
-def turn_clocks(phases: Sequence[Phase], actors: int) -> tuple[float, ...]:
+def turn_clocks(phases: Sequence[Phase], actors: int, *, issue_alone: float = 1.0) -> tuple[float, ...]:
     """Clocks of a turn of each of 1, 2, … `actors` actors that work side by side.
 
+    `issue_alone`: clocks from one instruction of a warp to its next, which waits for what the first leaves; others may issue meanwhile.
     Raises ValueError where nothing takes any time, or for fewer than one actor.
 
     >>> product = Phase(name="product", demand=Demand(matrix=100))
@@ -71,10 +72,12 @@ def turn_clocks(phases: Sequence[Phase], actors: int) -> tuple[float, ...]:
     if actors < 1:
         raise ValueError(f"there are {actors} actors; at least one must work")
     total = [sum(phase.demand.clocks[pipe] * phase.times for phase in phases) for pipe in range(len(PIPES))]
-    alone = sum(phase.latency * phase.times for phase in phases)
+    waited = [0.0 if phase.background else _waited(phase, issue_alone) for phase in phases]
+    alone = sum(wait * phase.times for wait, phase in zip(waited, phases, strict=True))
     if max(total) <= 0 and alone <= 0:
         raise ValueError("no phase takes any time")
-    slowest = max(*total, sum(phase.times * (phase.latency + max(phase.demand.clocks)) for phase in phases if phase.exclusive))
+    apart = [(phase, wait) for phase, wait in zip(phases, waited, strict=True) if phase.exclusive]
+    slowest = max(*total, sum(phase.times * (wait + max(phase.demand.clocks)) for phase, wait in apart))
     queued = [0.0] * len(PIPES)
     found = []
     for present in range(1, actors + 1):
@@ -89,3 +92,8 @@ def turn_clocks(phases: Sequence[Phase], actors: int) -> tuple[float, ...]:
         queued = [rate * held for held in busy]
         found.append(present / rate)
     return tuple(found)
+
+
+def _waited(phase: Phase, issue_alone: float) -> float:
+    """The latency of a phase: its own, and what an actor alone cannot issue in the time that its pipes take."""
+    return phase.latency + max(0.0, issue_alone * phase.demand.issue - max(phase.demand.clocks))

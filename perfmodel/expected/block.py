@@ -109,6 +109,7 @@ def _warpgroup_kernels(work: FusedWork, figures: Figures, family: str) -> list[F
                     processors=figures.multiprocessors,
                     split=split,
                     convolves_apart=bands,
+                    together=2 if bands else None,
                     resident=resident,
                     multicast=2 if split == 1 and not resident else 1,
                     loaded_bytes=2.0 * work.C * (196 if bands else 64 + 2 * work.W / actors),
@@ -180,7 +181,7 @@ def general_kernel(kernel: Kernel, nodes: Sequence[Node], figures: Figures) -> F
     macs = int(kernel.cost.macs) / tiles
     wide = sum(int(node.count().macs) for node in nodes if not _narrow(node)) * recomputed / tiles
     narrow = macs - wide
-    attained = figures.matrix_macs_per_clock * figures.matrix_attained
+    attained = figures.matrix_macs_per_clock
     narrowed = attained * 4 / figures.narrow_product_clocks  # eight columns, four clocks' worth, at what an A operand takes
     special = float(int(kernel.cost.special_ops)) / tiles
     vector = float(int(kernel.cost.vector_ops)) / tiles
@@ -190,7 +191,7 @@ def general_kernel(kernel: Kernel, nodes: Sequence[Node], figures: Figures) -> F
         Phase(
             name="products",
             demand=Demand(matrix=wide / attained, shared=wide / attained / 2),
-            latency=figures.product_latency * layers,
+            latency=figures.phase_latency * layers,
         ),
         Phase(
             name="convolutions",
@@ -209,6 +210,7 @@ def general_kernel(kernel: Kernel, nodes: Sequence[Node], figures: Figures) -> F
         phases=phases,
         actors=3,
         turns=tiles,
+        together=3,
         processors=figures.multiprocessors,
         lead_clocks=figures.dram_latency + figures.cache_latency,
         trail_clocks=figures.cache_latency,

@@ -1,5 +1,6 @@
-"""Expected time and DRAM bytes of a fused kernel: what its actors do in a turn, how many turns a multiprocessor does, what passes before
-and after. Figures are of the machine alone; nothing is fitted to a kernel.
+"""Expected time and DRAM bytes of a fused kernel, from figures of the machine alone.
+
+What its actors do in a turn, how many turns a multiprocessor does, what passes before and after: nothing is fitted to a kernel.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ L2_PARTITIONS: Final = 2
 them fills both (NVIDIA A100 whitepaper, 2020; the Hopper tuning guide says no less of H100)."""
 
 MEASURED: Final = (
-    "clock_matrix_load_hz", "narrow_product_s", "product_latency_s", "small_product_ops_per_s", "small_product_latency_s",
+    "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s", "small_product_ops_per_s", "small_product_latency_s",
     "special_latency_s",
-    "shared_latency_s", "barrier_latency_s", "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "l2_latency_s", "dram_latency_s",
-    "dram_copy_bytes_per_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s",
+    "shared_latency_s", "barrier_latency_s", "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "bulk_copy_bytes_per_s", "l2_latency_s", "dram_latency_s",
+    "dram_copy_bytes_per_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
 )  # fmt: skip
 """What `perfmodel hardware measure` must have found; rates of one multiprocessor where the name has no other meaning."""
 SUSTAINED_TYPE: Final = "fp16"
@@ -40,17 +41,21 @@ class Figures:
     name: str
     multiprocessors: int
     clock_hz: float
+    """That the latencies and rates below are given at."""
+    burst_clock_hz: float
+    """While all multiprocessors multiply and evaluate functions, in short bursts, and for long: power holds it."""
+    sustained_clock_hz: float
     matrix_macs_per_clock: float
     """Of one multiprocessor by instructions of a warpgroup, in the type of the product: the datasheet's."""
-    matrix_attained: float
-    """Of that, by products that are wide enough: sustained operations ÷ (peak per clock · the clock meanwhile)."""
     burst_ops_per_s: float
     """That the whole chip does in a short burst of products, and the rate under load: power holds it, not the width of its unit."""
     sustained_ops_per_s: float
     narrow_product_clocks: float
     """Of one m64nNk16 at least, however few its columns: its A operand is the same size."""
-    product_latency: float
-    """From the last of a chain of products to their sums."""
+    phase_latency: float
+    """Between two phases of a warpgroup: from the last product to its sums, fences, the first operands of what comes next."""
+    issue_alone: float
+    """Clocks from one instruction of a warp to its next in ordinary code."""
     small_macs_per_clock: float
     """By products of one warp (m16n8k16)."""
     small_product_latency: float
@@ -58,8 +63,10 @@ class Figures:
     special_latency: float
     shared_latency: float
     barrier_latency: float
+    bulk_bytes_per_clock: float
+    """Of bulk copies from L2 into shared memory, by one multiprocessor, however many of them copy."""
     cache_bytes_per_clock: float
-    """From L2, of one multiprocessor when all of them read."""
+    """From L2 by loads of threads, of one multiprocessor when all of them read."""
     cache_bytes_per_clock_alone: float
     cache_latency: float
     dram_latency: float
@@ -70,6 +77,8 @@ class Figures:
     """From the shared memory of another block of a cluster."""
     launch_s: float
     """From the end of one kernel to the start of the next in a graph, with blocks that reserve all of shared memory."""
+    cluster_launch_s: float
+    """The same of blocks in clusters."""
     l2_bytes: float
 
     @classmethod
@@ -105,18 +114,21 @@ class Figures:
             name=device.slug,
             multiprocessors=processors,
             clock_hz=clock,
+            burst_clock_hz=measured["clock_fused_burst_hz"],
+            sustained_clock_hz=measured["clock_fused_sustained_hz"],
             matrix_macs_per_clock=macs,
-            matrix_attained=min(1.0, sustained / (2 * macs * processors * measured["clock_matrix_load_hz"])),
             burst_ops_per_s=measured[f"matrix_{dtype}_ops_per_s"],
             sustained_ops_per_s=sustained,
             narrow_product_clocks=clocks("narrow_product_s"),
-            product_latency=clocks("product_latency_s"),
+            phase_latency=clocks("phase_latency_s"),
+            issue_alone=measured["issue_alone_s"] * clock,
             small_macs_per_clock=per_clock("small_product_ops_per_s") / 2,
             small_product_latency=clocks("small_product_latency_s"),
             special_per_clock=device.special_peak("fp32").ops_per_clock_per_multiprocessor,
             special_latency=clocks("special_latency_s"),
             shared_latency=clocks("shared_latency_s"),
             barrier_latency=clocks("barrier_latency_s"),
+            bulk_bytes_per_clock=per_clock("bulk_copy_bytes_per_s"),
             cache_bytes_per_clock=per_clock("l2_read_bytes_per_s") / processors,
             cache_bytes_per_clock_alone=per_clock("l2_read_alone_bytes_per_s"),
             cache_latency=clocks("l2_latency_s"),
@@ -125,6 +137,7 @@ class Figures:
             cluster_latency=clocks("cluster_barrier_s"),
             exchange_bytes_per_clock=per_clock("cluster_read_bytes_per_s"),
             launch_s=measured["block_launch_s"],
+            cluster_launch_s=measured["cluster_launch_s"],
             l2_bytes=float(l2),
         )
 
@@ -204,20 +217,42 @@ class FusedKernel:
     """That a multiprocessor can hold at the same time."""
     turns: float
     """Of all actors, over the whole launch."""
+    together: float
+    """Turns that a block takes at once, one for each of its actors: they fall on the same multiprocessor."""
     processors: int
     """Multiprocessors that can take part."""
     lead_clocks: float
     """Of a multiprocessor before its first turn: what its first tile waits for."""
+    prologue_clocks: float = 0.0
+    """Before that, of what does not depend on the kernel before: weights."""
+    dependent: bool = False
+    """Whether a block may start while the kernel before runs, where a multiprocessor is free, and waits for its results itself."""
     trail_clocks: float
-    """After its last turn: blocks that share a tile add up, and the last bytes leave."""
+    """After its last turn: the last bytes leave."""
+    exchange_clocks: float = 0.0
+    """After each round of turns: blocks that share a tile add up."""
     matrix_macs: float
     """On the matrix unit, in all."""
     traffic: Traffic
     launches: int = 1
+    clustered: bool = False
+    """Whether its blocks run in clusters."""
 
     def most_turns(self) -> float:
-        """Of one multiprocessor: whole turns, as evenly as they divide."""
-        return math.ceil(self.turns / self.processors)
+        """Of one multiprocessor: whole blocks, as evenly as they divide, each with all of its turns."""
+        blocks = math.ceil(self.turns / self.together - 1e-9)
+        return min(math.ceil(blocks / self.processors) * self.together, math.ceil(self.turns))
+
+    def overlapped(self) -> float:
+        """Share of launch and prologue that passes while the kernel before runs: blocks that find a multiprocessor free."""
+        if not self.dependent:
+            return 0.0
+        blocks = min(math.ceil(self.turns / self.together - 1e-9), self.processors)
+        return min(1.0, (self.processors - blocks) / blocks)
+
+    def rounds(self) -> int:
+        """Tiles that a block takes one after the other."""
+        return math.ceil(math.ceil(self.turns / self.together - 1e-9) / self.processors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +261,8 @@ class FusedTime:
 
     start_s: float
     """Launch, first tile, way out."""
+    exchange_s: float
+    """Of blocks that share tiles."""
     turns_s: float
     memory_s: float
     power_s: float
@@ -237,7 +274,7 @@ class FusedTime:
     @property
     def latency_s(self) -> float:
         """Of a launch (or of all launches of the block)."""
-        return self.start_s + max(self.turns_s, self.memory_s, self.power_s)
+        return self.start_s + self.exchange_s + max(self.turns_s, self.memory_s, self.power_s)
 
 
 def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") -> FusedTime:
@@ -249,13 +286,18 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     """
     turns = kernel.most_turns()
     present = int(min(kernel.actors, turns))
-    clocks = turn_clocks(kernel.phases, present)
+    clocks = turn_clocks(kernel.phases, present, issue_alone=figures.issue_alone)
     rounds, left = divmod(turns, present)
     together = rounds * clocks[present - 1] + (clocks[int(left) - 1] if left else 0.0)
-    allowed = figures.burst_ops_per_s if regime == "burst" else figures.sustained_ops_per_s
+    burst = regime == "burst"
+    allowed = figures.burst_ops_per_s if burst else figures.sustained_ops_per_s
+    clock_hz = figures.burst_clock_hz if burst else figures.sustained_clock_hz
+    launch_s = figures.cluster_launch_s if kernel.clustered else figures.launch_s
+    ahead_s = (1 - kernel.overlapped()) * (launch_s + kernel.prologue_clocks / clock_hz)
     return FusedTime(
-        start_s=kernel.launches * (figures.launch_s + (kernel.lead_clocks + kernel.trail_clocks) / figures.clock_hz),
-        turns_s=kernel.launches * together / figures.clock_hz,
+        start_s=kernel.launches * (ahead_s + (kernel.lead_clocks + kernel.trail_clocks) / clock_hz),
+        exchange_s=kernel.launches * kernel.rounds() * kernel.exchange_clocks / clock_hz,
+        turns_s=kernel.launches * together / clock_hz,
         memory_s=kernel.traffic.dram_bytes(figures.l2_bytes) / figures.dram_bytes_per_s,
         power_s=2 * kernel.launches * kernel.matrix_macs / allowed,
         clocks_alone=clocks[0],

@@ -21,6 +21,8 @@ STEP: Final = 16
 GROUP: Final = 8
 """Channels of a group, or of a block of depthwise channels that are convolved together."""
 LANES: Final = 128
+ITEM_BYTES: Final = 16_384
+"""Of weights that come in one go."""
 WORD: Final = 2
 """Halves of a register."""
 
@@ -75,6 +77,8 @@ class WarpgroupForm:
     """Of the rows of a turn that are pixels of the result."""
     again_bytes: float = 0.0
     again_between_bytes: float = 0.0
+    together: float | None = None
+    """Turns that fall on the same block at once; None: one for each actor."""
     blocks: float | None = None
     """That read at the same time; None: all multiprocessors' worth."""
 
@@ -86,7 +90,7 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
     conv_of_chunk = work.front == "hidden"
     expand, project = _products(work, form, figures)
     phases += [
-        Phase(name="products", demand=_sum(expand, project), latency=figures.product_latency, times=chunks),
+        Phase(name="products", demand=_sum(expand, project), latency=figures.phase_latency, times=chunks),
         Phase(
             name="activation", demand=_activation(work, form.chunk, figures), latency=_activation_latency(figures), times=chunks
         ),
@@ -100,7 +104,7 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
             Phase(
                 name="second activation",
                 demand=_activation(work, form.chunk, figures),
-                latency=_activation_latency(figures) + figures.product_latency,
+                latency=_activation_latency(figures) + figures.phase_latency,
                 times=chunks,
             )
         )
@@ -117,9 +121,14 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
         phases=tuple(phases),
         actors=apart,
         turns=form.turns,
+        together=form.together or form.actors,
         processors=form.processors,
-        lead_clocks=_lead(work, form, figures),
+        lead_clocks=_lead(form, figures),
+        prologue_clocks=_prologue(work, form, figures),
+        dependent=True,
         trail_clocks=_trail(work, form, figures),
+        exchange_clocks=_exchange(work, form, figures),
+        clustered=form.split > 1 or form.multicast > 1,
         matrix_macs=macs,
         traffic=Traffic(
             input_bytes=work.input_bytes,
@@ -145,7 +154,7 @@ def _sum(left: Demand, right: Demand) -> Demand:
 def _wide(figures: Figures, n: float, count: float) -> Demand:
     """`count` instructions m64nNk16, A from registers: the matrix unit at what wide products attain of it, B from shared memory."""
     macs = ROWS * STEP * n
-    clocks = max(figures.narrow_product_clocks, macs / figures.matrix_macs_per_clock / figures.matrix_attained)
+    clocks = max(figures.narrow_product_clocks, macs / figures.matrix_macs_per_clock)
     return Demand(matrix=count * clocks, shared=count * figures.shared(STEP * n * ELEMENT_BYTES), issue=count)
 
 
@@ -167,8 +176,8 @@ def _activation(work: FusedWork, channels: float, figures: Figures) -> Demand:
 
 
 def _activation_latency(figures: Figures) -> float:
-    """Bias from shared memory, and the last function's way through its unit."""
-    return figures.shared_latency + figures.special_latency
+    """Sums into halves with their bias, the last function's way through its unit."""
+    return figures.phase_latency
 
 
 def _arrival(form: WarpgroupForm, figures: Figures) -> list[Phase]:
@@ -181,8 +190,8 @@ def _arrival(form: WarpgroupForm, figures: Figures) -> list[Phase]:
 
 def _cached(demand: Demand, form: WarpgroupForm, figures: Figures) -> Demand:
     """Bytes of the cache pipe to clocks."""
-    rate = figures.cache_rate(form.blocks or figures.multiprocessors)
-    return Demand(shared=demand.shared, cache=demand.cache / rate)
+    del form
+    return Demand(shared=demand.shared, cache=demand.cache / figures.bulk_bytes_per_clock)
 
 
 def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phase]:
@@ -196,13 +205,13 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
             shared=count * figures.shared(a_bytes + STEP * 16 * ELEMENT_BYTES),
             issue=count + figures.issue(ROWS * work.C),
         )
-        return [Phase(name="convolution", demand=demand, latency=figures.product_latency + figures.barrier_latency)]
+        return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + figures.barrier_latency)]
     if form.convolution == "registers":  # two taps to a depth of 16, 8 columns
         count = groups * -(-taps // 2)
         demand = _sum(
             _wide(figures, GROUP, count), Demand(shared=count * figures.shared(a_bytes), issue=figures.issue(count * LANES * 6))
         )
-        return [Phase(name="convolution", demand=demand, latency=figures.product_latency + figures.shared_latency)]
+        return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + figures.shared_latency)]
     if form.convolution == "bands":
         outputs = ROWS * work.C
         products = outputs * BAND_PRODUCTS
@@ -240,7 +249,7 @@ def _rows(form: WarpgroupForm, figures: Figures) -> list[Phase]:
             demand=Demand(shared=figures.shared(values * 3 * ELEMENT_BYTES), issue=figures.issue(values / 4 * 3)),
             latency=figures.barrier_latency + figures.shared_latency,
         ),
-        Phase(name="convolution", demand=_wide(figures, 24, 2 * groups), latency=figures.product_latency),
+        Phase(name="convolution", demand=_wide(figures, 24, 2 * groups), latency=figures.phase_latency),
         Phase(
             name="columns added",
             demand=Demand(shared=figures.shared(values * 4), issue=figures.issue(values * GATHER_INSTRUCTIONS)),
@@ -258,26 +267,32 @@ def _result(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phas
     )
     stored = Demand(cache=values * ELEMENT_BYTES * form.stored_share / form.split)
     return [
-        Phase(
-            name="result", demand=demand, latency=figures.product_latency + 2 * figures.barrier_latency + figures.shared_latency
-        ),
+        Phase(name="result", demand=demand, latency=figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency),
         Phase(name="output", demand=_cached(stored, form, figures), background=True),
     ]
 
 
-def _lead(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
-    """The first tile from DRAM, and the weights that it cannot begin without: all of them, or one chunk of a ring."""
+def _lead(form: WarpgroupForm, figures: Figures) -> float:
+    """The first tile from DRAM."""
+    return figures.dram_latency + form.loaded_bytes * min(form.actors, form.turns) / figures.bulk_bytes_per_clock
+
+
+def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
+    """Weights that the first tile cannot begin without: all of them, or the first item of a ring."""
     rate = figures.cache_rate(form.blocks or figures.multiprocessors)
-    first = work.weight_bytes if form.resident else work.product_weight_bytes * form.chunk / work.hidden
-    return figures.dram_latency + figures.cache_latency + (form.loaded_bytes * form.actors + first) / rate
+    return figures.cache_latency + (work.weight_bytes / rate if form.resident else ITEM_BYTES / figures.bulk_bytes_per_clock)
 
 
 def _trail(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
-    """The last bytes on their way; blocks of a cluster leave their sums, meet, and read the others' shares."""
+    """The last bytes on their way."""
     rate = figures.cache_rate(form.blocks or figures.multiprocessors)
-    leaving = figures.cache_latency + ROWS * form.actors * work.outputs * ELEMENT_BYTES / form.split / rate
+    return figures.cache_latency + ROWS * form.actors * work.outputs * ELEMENT_BYTES / form.split / rate
+
+
+def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
+    """Blocks of a cluster leave their sums in shared memory, meet, read their part of the others', and meet again."""
     if form.split == 1:
-        return leaving
+        return 0.0
     sums = ROWS * form.actors * work.outputs * 4
     read = sums * (form.split - 1) / form.split / figures.exchange_bytes_per_clock
-    return leaving + figures.shared(2 * sums) + 2 * figures.cluster_latency + read
+    return figures.shared(2 * sums) + 2 * figures.cluster_latency + read

@@ -60,7 +60,9 @@ class WarpForm:
     parts: int
     """Of the output channels, one to a block."""
     groups: int
-    """Tiles that a multiprocessor works on side by side."""
+    """Tiles that a block works on side by side."""
+    blocks: int = 1
+    """Blocks that a multiprocessor holds."""
     input_buffers: int
     slabs: int
     """In which the input comes, one after the other."""
@@ -103,11 +105,13 @@ def kernel_of(work: FusedWork, form: WarpForm, figures: Figures) -> FusedKernel:
     return FusedKernel(
         kind=form.kind,
         phases=phases,
-        actors=max(1, round(form.groups / share)),
+        actors=max(1, round(form.groups * form.blocks / share)),
         turns=form.jobs / share,
+        together=form.groups / share,
         processors=form.processors,
         lead_clocks=counted.lead(),
-        trail_clocks=counted.trail(),
+        trail_clocks=figures.cache_latency,
+        exchange_clocks=counted.exchange(),
         matrix_macs=counted.macs() * form.jobs,
         traffic=Traffic(
             input_bytes=work.input_bytes * passes,
@@ -315,11 +319,11 @@ class _Count:
         weights = self._chunk_bytes() * (min(1.0, self.form.chunks) if self.form.ring else self.form.chunks)
         return self.figures.dram_latency + self.figures.cache_latency + (loaded + weights) / self.rate
 
-    def trail(self) -> float:
+    def exchange(self) -> float:
         """Blocks that share a tile leave their sums in L2; the last to come reads them all, one block's after the other."""
         form, figures = self.form, self.figures
         if form.split == 1:
-            return figures.cache_latency
+            return 0.0
         sums = form.rows * self.work.outputs / form.parts * 4.0
         alone = figures.cache_bytes_per_clock_alone
         fences = 6 * figures.cache_latency

@@ -65,7 +65,8 @@ def layout_kernel(problem: Problem, layout: Layout, device: DeviceLimits, figure
         chunks=layout.chunks / layout.hidden_splits,
         split=layout.hidden_splits,
         parts=layout.output_columns,
-        groups=layout.warp_groups * layout.blocks_per_multiprocessor,
+        groups=layout.warp_groups,
+        blocks=layout.blocks_per_multiprocessor,
         input_buffers=layout.input_buffers,
         slabs=-(-given.C // 8 // groups) if given.front == "input" else 1,
         slab_groups=groups,
@@ -121,7 +122,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
         shared_tile = values["CLUSTER"] if wide and values["SPLIT"] else 1
         return warpgroups.WarpgroupForm(
             kind=kind, actors=2 if wide else values["WARPGROUPS"], chunk=values["CHUNK"], convolution="bands",
-            turns=-(-patches // group) * group * shared_tile, split=shared_tile,
+            turns=-(-patches // group) * group * shared_tile, split=shared_tile, together=group,
             processors=resident_blocks(count, shared_tile) if shared_tile > 1 else count, convolves_apart=not wide,
             resident=bool(values.get("RESIDENT", 0)), multicast=values["CLUSTER"] if wide and not values["SPLIT"] else 1,
             loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
@@ -135,7 +136,7 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
     layout, split = rows.layout_of(config), config.defines["SPLIT"]
     blocks = rows.tiles(problem, layout, config.tile_rows)
     if layout.order == rows.TILED:
-        turns = blocks * layout.warpgroups
+        turns = float(blocks * layout.warpgroups)
         between = (
             2.0 * ELEMENT_BYTES * problem.C * problem.H * rows.WARP_ROWS * device.multiprocessors / rows.down(problem, layout)
         )
