@@ -43,6 +43,8 @@ class Path(IntEnum):
     """Windows and copies: pooling, concatenation, casts, changes of layout, resampling."""
     ROW_NORM = 10
     """A norm over the channels of each pixel: a row per warp or block, whatever its width."""
+    REORDER = 12
+    """A copy between NCHW and NHWC, or a step whose operands lie in different orders: one of them is read a line per element."""
     FUSED = 11
     """A fused program of the tensor machine."""
 
@@ -160,6 +162,8 @@ def path_of(kernel: Kernel) -> Path:
         return Path.MATRIX if aligned else Path.UNALIGNED
     if any(isinstance(operation.layer, LayerNorm) for operation in kernel.operations):
         return Path.ROW_NORM
+    if any(operation.reordered for operation in kernel.operations):
+        return Path.REORDER
     if any(operation.role in _MOVES or operation.kind == "concat" for operation in kernel.operations if operation.kind != "cast"):
         return Path.MOVE
     if len(kernel.operations) == 1 and lead.kind == "cast":

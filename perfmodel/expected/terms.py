@@ -47,6 +47,8 @@ FULL_RATE_ATTAINED: Final = 0.67
 """Of a full-rate part's datasheet peak, under load: 659 of 989 TFLOP/s on the one such part that was measured, an H200 held by power."""
 LARGE_INDEX_FACTOR: Final = 10.0
 """Time of a depthwise convolution whose tensors need 64-bit indices, over that of the library's kernel, which they rule out."""
+REORDERED_BANDWIDTH: Final = 0.43
+"""Of the DRAM bandwidth, in copies between NCHW and NHWC."""
 MOST_FROM_L2: Final = 0.9
 """Of a kernel's bytes: something always comes from DRAM."""
 
@@ -170,6 +172,7 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
         fraction[[Path.DEPTHWISE, Path.DEPTHWISE_DIRECT]] = c.depthwise_bandwidth
         fraction[Path.BROADCAST] = c.broadcast_bandwidth
         fraction[Path.MOVE] = c.move_bandwidth
+        fraction[Path.REORDER] = REORDERED_BANDWIDTH
     fraction[Path.UNALIGNED] = fraction[Path.MATRIX] / c.unaligned
     fraction[Path.FUSED] = fraction[Path.MATRIX]
     bandwidth = machine.bandwidth_bytes_per_s * fraction[path]
