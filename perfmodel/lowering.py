@@ -49,6 +49,8 @@ class Access:
     """Which part of the tensor, where it is not all of it: parts of different names are different elements."""
     of: Quantity = None
     """Elements of the whole tensor, where this is a part."""
+    across: bool = False
+    """Read in another order than the one it lies in: NCHW by a step that runs in NHWC, or the other way round."""
 
     @property
     def bytes(self) -> Quantity:
@@ -79,8 +81,6 @@ class Operation:
     input_shapes: tuple[Shape, ...] = ()
     materialised: bool = False
     """The stack writes the result to memory even where its reader could have been fused."""
-    reordered: bool = False
-    """It reads a tensor in another order than the one it lies in: a change of layout, or operands of different layouts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +188,11 @@ SUMS_IN_FP32: Final = ("sum", "product", "norm")
 """Reductions that autocast lets write fp32, whatever they read."""
 CAST_TO_FP32: Final = ("power", "exp", "log", "softplus", "reciprocal", "rsqrt")
 """Functions whose operand autocast casts to fp32 first."""
+
+
+def _moments(node: Node, layer: GroupNorm) -> Access:
+    """Mean and deviation of each group of each image."""
+    return Access(tensor=f"{node.name}.moments", elements=2 * node.shape.N * layer.groups, dtype="fp32")
 
 
 def _is_cast_to_fp32(layer: Layer) -> bool:
@@ -372,10 +377,10 @@ class _Lowering:
         converts = self._converts_layout(layer, in_nchw=in_nchw)
         if converts:
             dtype = self._dtype[sources[0]]
-            sources[0] = self._copy(node, sources[0], node.input_shapes[0], "layout", f"{node.name}.to_nhwc", dtype)
+            sources[0] = self._converted(node, sources[0], node.input_shapes[0], f"{node.name}.to_nhwc", dtype)
         output = self._emit(node, layer, sources, node.name, storage, shapes=shapes, layers=tuple(layers))
         if converts:
-            output = self._copy(node, output, node.shape, "layout", f"{node.name}.to_nchw", storage)
+            output = self._converted(node, output, node.shape, f"{node.name}.to_nchw", storage)
         if separate_bias:
             bias_add = BiasAdd(channels=node.shape.C, converted=True)  # autocast casts what a convolution is given
             output = self._emit(node, bias_add, [output], f"{node.name}.bias_add", storage, shapes=(node.shape,))
@@ -431,12 +436,14 @@ class _Lowering:
         )
         if prepared:
             self._prepare_norm(node)
-        reordered = self._reads_across(node, sources)
+        across = self._reads_across(node, sources)
         self._tensor[node.name] = self._emit(
-            node, node.layer, sources, node.name, dtype, materialised=materialised, reordered=reordered
+            node, node.layer, sources, node.name, dtype, materialised=materialised, across=across
         )
         if prepared:
             self._read_prepared(node)
+        if isinstance(node.layer, GroupNorm) and self._stack.splits_group_norms:
+            self._read_moments(node, node.layer)
         if self._in_nchw(node, sources):
             self._nchw.add(node.name)
 
@@ -444,7 +451,7 @@ class _Lowering:
         """Whether a result is in NCHW, in a stack that otherwise keeps NHWC: kernels write in the order of their first full operand."""
         full = self._full_operands(node, sources)
         match node.layer:
-            case _ if not self._orders or node.shape.H * node.shape.W == 1:
+            case _ if not self._orders:
                 return False
             case Rearrange():
                 return node.layer.image
@@ -456,17 +463,21 @@ class _Lowering:
                 follows = node.layer.role in ("elementwise", "norm", "window") or isinstance(node.layer, Pad | Reduce)
                 return follows and any(source in self._nchw for source in full[:1])
 
-    def _reads_across(self, node: Node, sources: list[str]) -> bool:
-        """Whether an operation reads a tensor in another order than the one it lies in."""
-        if not self._orders or node.shape.H * node.shape.W == 1:
-            return False
-        if isinstance(node.layer, Concat):
-            return node.layer.stacked or len({source in self._nchw for source in sources}) > 1
-        if isinstance(node.layer, Rearrange):
-            return node.layer.purpose != "repeat"
-        if node.layer.role != "elementwise":
-            return False
-        return len({source in self._nchw for source in self._full_operands(node, sources)}) > 1
+    def _reads_across(self, node: Node, sources: list[str]) -> frozenset[str]:
+        """The tensors that an operation reads in another order than the one they lie in."""
+        if not self._orders:
+            return frozenset()
+        full = self._full_operands(node, sources)
+        match node.layer:
+            case Concat():
+                nchw = node.layer.stacked or any(source in self._nchw for source in sources)
+                return frozenset(source for source in sources if (source in self._nchw) != nchw)
+            case Rearrange():
+                return frozenset(sources if node.layer.purpose != "repeat" else ())
+            case layer if layer.role == "elementwise":
+                return frozenset(source for source in full if (source in self._nchw) != (full[0] in self._nchw))
+            case _:
+                return frozenset()
 
     def _full_operands(self, node: Node, sources: list[str]) -> list[str]:
         """Operands that have as many elements as the largest: the others are broadcast, in whatever order."""
@@ -484,7 +495,6 @@ class _Lowering:
         if self._orders and source not in self._nchw:
             source = self._to_nchw(node, source, shape, f"{node.name}.to_nchw")
         if self._stack.splits_group_norms and isinstance(node.layer, GroupNorm):
-            moments = 2 * shape.N * node.layer.groups
             self._append(
                 Operation(
                     name=f"{node.name}.moments",
@@ -494,7 +504,7 @@ class _Lowering:
                     block=node.block,
                     shape=Shape(shape.N, node.layer.groups, 1, 2),
                     reads=(self._read(source, shape.elements),),
-                    writes=(Access(tensor=f"{node.name}.moments", elements=moments, dtype="fp32"),),
+                    writes=(_moments(node, node.layer),),
                     macs=0,
                     vector_ops=0,
                     special_ops=0,
@@ -521,6 +531,11 @@ class _Lowering:
                 special_ops=0,
             )
         )
+
+    def _read_moments(self, node: Node, layer: GroupNorm) -> None:
+        """The group norm that was emitted last reads its moments, which a kernel before it made: what is left of it is elementwise."""
+        norm = self._operations[-1]
+        self._operations[-1] = replace(norm, role="elementwise", reads=(*norm.reads, _moments(node, layer)))
 
     def _prepare_norm(self, node: Node) -> None:
         """The statistics of a norm in a half type as fp32: the mean copied, 1/√(σ² + ε) computed."""
@@ -582,7 +597,11 @@ class _Lowering:
         layer = Copy(purpose=purpose)
         if purpose == "cast" and source in self._nchw:
             self._nchw.add(name)
-        return self._emit(node, layer, [source], name, dtype, shapes=(shape,), reordered=purpose == "layout")
+        return self._emit(node, layer, [source], name, dtype, shapes=(shape,), across=frozenset([source] if purpose == "layout" else []))
+
+    def _converted(self, node: Node, source: str, shape: Shape, name: str, dtype: str) -> str:
+        """A change of layout by the library, which goes through tiles and reads nothing across."""
+        return self._emit(node, Copy(purpose="layout"), [source], name, dtype, shapes=(shape,))
 
     def _weights(self, node: Node, layer: Layer, count: Count) -> tuple[Access, ...]:
         """The weights as the operation reads them; casts them first where the stack keeps them in another type."""
@@ -629,14 +648,17 @@ class _Lowering:
         shapes: tuple[Shape, ...] | None = None,
         layers: tuple[str, ...] | None = None,
         materialised: bool = False,
-        reordered: bool = False,
+        across: frozenset[str] = frozenset(),
     ) -> str:
         """Append the operation of `layer` reading tensors `sources`, and return the tensor it writes."""
         shapes = shapes or node.input_shapes
         count = layer.count(*shapes)
         weights = self._weights(node, layer, count)
         shape = layer.output_shape(*shapes)
-        reads = tuple(self._read(tensor, elements) for tensor, elements in zip(sources, count.reads, strict=True))
+        reads = tuple(
+            self._read(tensor, elements, across=tensor in across)
+            for tensor, elements in zip(sources, count.reads, strict=True)
+        )
         writes = [Access(tensor=name, elements=count.writes, dtype=self._stored.get(name, dtype))]
         if self._stack.writes_pool_indices and isinstance(layer, MaxPool):
             writes.append(Access(tensor=f"{name}.indices", elements=count.writes, dtype="int64"))
@@ -657,18 +679,17 @@ class _Lowering:
                 layer=layer,
                 input_shapes=shapes,
                 materialised=materialised,
-                reordered=reordered,
             )
         )
         return name
 
-    def _read(self, tensor: str, elements: Quantity) -> Access:
+    def _read(self, tensor: str, elements: Quantity, *, across: bool = False) -> Access:
         dtype = self._stored.get(tensor, self._dtype[tensor])
         elements = self._repeats.get(tensor, elements)
         if tensor not in self._part_of:
-            return Access(tensor=tensor, elements=elements, dtype=dtype)
+            return Access(tensor=tensor, elements=elements, dtype=dtype, across=across)
         base, whole = self._part_of[tensor]
-        return Access(tensor=base, elements=elements, dtype=dtype, part=tensor, of=whole)
+        return Access(tensor=base, elements=elements, dtype=dtype, part=tensor, of=whole, across=across)
 
     def _append(self, operation: Operation) -> None:
         self._operations.append(operation)

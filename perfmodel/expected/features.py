@@ -56,6 +56,8 @@ class Features:
     recent_bytes: Floats
     """Of these, tensors that the kernel just before wrote or read."""
     written_bytes: Floats
+    across_bytes: Floats
+    """Of `dram_bytes`, what is read in another order than the one it lies in."""
     elements: Floats
     """Elements of the largest tensor it reads or writes."""
     rate: Integers
@@ -117,7 +119,7 @@ class Features:
 
 
 _COLUMNS = (
-    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
+    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes", "across_bytes",
     "elements", "rate", "rows", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
@@ -146,12 +148,13 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
     recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
     from_before = sum(access.bytes for access in kernel.reads if access.role != "weight" and access.tensor in recent)
+    across = sum(access.bytes for access in kernel.reads if access.across)
     rate = RATES.index(_rate(kernel))
     huge = largest >= LARGE_TENSOR_ELEMENTS
     return (
         path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
-        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, largest, rate, rows, cost.vector_ops,
-        cost.special_ops, extra, huge,
+        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, across, largest, rate, rows,
+        cost.vector_ops, cost.special_ops, extra, huge,
     )  # fmt: skip
 
 

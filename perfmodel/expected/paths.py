@@ -120,7 +120,7 @@ RULES: Final = (
         path=Path.GROUPED_PADDED,
         applies=lambda c: c.conv_class == "grouped_conv",
         condition="grouped, any other width (24, 40, 48, 56, 72, 112; C/g ≠ K/g)",
-        diagnosis="grouped convolution whose width is no power of two is padded to 128 channels per group; use a power of two",
+        diagnosis="grouped convolution whose width is no power of two is padded to tiles, in copies; use a power of two",
     ),
     Rule(path=Path.MATRIX, applies=_aligned, condition="ordinary, C and K multiples of 8"),
     Rule(
@@ -162,7 +162,7 @@ def path_of(kernel: Kernel) -> Path:
         return Path.MATRIX if aligned else Path.UNALIGNED
     if any(isinstance(operation.layer, LayerNorm) for operation in kernel.operations):
         return Path.ROW_NORM
-    if any(operation.reordered for operation in kernel.operations):
+    if any(access.across for access in kernel.reads):
         return Path.REORDER
     if any(operation.role in _MOVES or operation.kind == "concat" for operation in kernel.operations if operation.kind != "cast"):
         return Path.MOVE
