@@ -29,6 +29,7 @@ from perfmodel.layers.pointwise import Pointwise
 from perfmodel.layers.pooling import MaxPool
 from perfmodel.layers.rearrange import Rearrange, View
 from perfmodel.layers.reduce import Reduce
+from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.upsample import Resize, Upsample
 from perfmodel.precision import Precision
@@ -208,6 +209,8 @@ def operation_kind(layer: Layer) -> str:
     match layer:
         case Conv2d():
             return layer.conv_class
+        case SampleConv2d():
+            return f"sample_{layer.grouped.conv_class}"
         case Activation():
             return layer.function
         case Copy() | Rearrange():
@@ -369,7 +372,7 @@ class _Lowering:
         if isinstance(layer, Conv2d) and stack.copies_slices and sources[0] in self._part_of:
             dtype = self._dtype[sources[0]]
             sources[0] = self._copy(node, sources[0], node.input_shapes[0], "slice", f"{node.name}.slice", dtype)
-        in_nchw = sources[0] in self._nchw
+        in_nchw = sources[0] in self._nchw or (isinstance(layer, SampleConv2d) and self._orders)
         if in_nchw and isinstance(layer, Conv2d) and not layer.computed_weights:
             dtype = self._dtype[sources[0]]
             sources[0] = self._copy(node, sources[0], node.input_shapes[0], "layout", f"{node.name}.from_nchw", dtype)
@@ -395,10 +398,11 @@ class _Lowering:
         return readers[0] if len(readers) == 1 and isinstance(readers[0].layer, BatchNorm) else None
 
     def _converts_layout(self, layer: Layer, *, in_nchw: bool) -> bool:
+        convolution = layer.grouped if isinstance(layer, SampleConv2d) else layer
         return (
             (in_nchw or self._copies_around_convolutions)
-            and isinstance(layer, Conv2d)
-            and layer.conv_class in ("conv", "grouped_conv")
+            and isinstance(convolution, Conv2d)
+            and convolution.conv_class in ("conv", "grouped_conv")
             and self._precision.matrix != "fp32"
         )
 

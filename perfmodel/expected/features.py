@@ -13,6 +13,7 @@ from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, lead_of, path_of
 from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
+from perfmodel.layers.sample_conv2d import SampleConv2d
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -138,6 +139,10 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
             host = HOST_CONVOLUTION
             groups, taps = lead.layer.groups, lead.layer.kernel[0] * lead.layer.kernel[1]
             n //= groups
+        elif isinstance(lead.layer, SampleConv2d):  # a group per image, or per image and channel
+            host = HOST_CONVOLUTION
+            m, groups = lead.shape.H * lead.shape.W, lead.shape.N * lead.layer.each.groups
+            n, taps = n // lead.layer.each.groups, lead.layer.each.kernel[0] * lead.layer.each.kernel[1]
         k = lead.macs // (m * n * groups)
     elif any(operation.role == "norm" or operation.kind == "layer_norm" for operation in kernel.operations):
         host = HOST_NORM

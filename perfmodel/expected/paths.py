@@ -15,6 +15,7 @@ from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
+from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.lowering import Operation
 
 
@@ -157,6 +158,8 @@ def path_of(kernel: Kernel) -> Path:
     lead = lead_of(kernel)
     if isinstance(lead.layer, Conv2d):
         return convolution_rule(lead.layer).path
+    if isinstance(lead.layer, SampleConv2d):
+        return convolution_rule(lead.layer.grouped).path
     if isinstance(lead.layer, Linear):
         aligned = lead.layer.in_channels % ALIGNMENT == 0 and lead.layer.out_channels % ALIGNMENT == 0
         return Path.MATRIX if aligned else Path.UNALIGNED

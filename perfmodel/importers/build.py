@@ -32,6 +32,7 @@ from perfmodel.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAve
 from perfmodel.layers.rearrange import Rearrange, View
 from perfmodel.layers.reduce import Reduce
 from perfmodel.layers.rms_norm import RmsNorm
+from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.unsupported import Unsupported
 from perfmodel.layers.upsample import OUTPUT_OPS, Resize, Upsample
@@ -159,6 +160,9 @@ class _Builder:
             return
         a = op.attributes
         self._bound(op, kernel, a["stride"], a["dilation"])
+        if not self._program.is_parameter(op.inputs[1]) and len(kernel) == 2:
+            self._sample_conv(op, kernel)
+            return
         flat = len(kernel) == 1  # one-dimensional: an image of one column
         pads = (*a["padding"], (0, 0)) if flat else a["padding"]
         layer = Conv2d(
@@ -173,6 +177,31 @@ class _Builder:
             computed_weights=isinstance(op.inputs[1], str) and self._program.values[op.inputs[1]].computed,
         )
         self._put(op, layer, self._tensor(str(op.inputs[0]), 1), axis=1)
+
+    def _sample_conv(self, op: Op, kernel: tuple[int, ...]) -> None:
+        """A convolution of one image that holds all images' channels, with computed weights: each image with weights of its own."""
+        x, weights = self._handle(str(op.inputs[0])), self._handle(str(op.inputs[1]))
+        images = self._shape(self._program.inputs[0])[0]
+        _, channels, height, width = x.shape
+        shape = self._shape(op.output)
+        if x.shape[0] != 1 or channels % images or shape[1] % images or len(op.inputs) > 2:
+            self._unknown(op)
+            return
+        a = op.attributes
+        each = Conv2d(
+            in_channels=channels // images,
+            out_channels=shape[1] // images,
+            kernel=(kernel[0], kernel[1]),
+            stride=a["stride"],
+            padding=(*a["padding"][0], *a["padding"][1]),
+            dilation=a["dilation"],
+            group_width=self._shape(op.inputs[1])[1],
+        )
+        inputs = (
+            Tensor(name=x.node, shape=Shape(images, channels // images, height, width)),
+            Tensor(name=weights.node, shape=Shape(images, weights.elements // images, 1, 1)),
+        )
+        self._put(op, SampleConv2d(each=each), *inputs, axis=1, strides=contiguous(shape))
 
     def _conv_transpose(self, op: Op) -> None:
         weight, out = self._shape(op.inputs[1]), self._shape(op.output)
