@@ -409,7 +409,7 @@ class _Lowering:
     def _other(self, node: Node) -> None:
         autocast = self._precision.autocast
         sources = [self._tensor[name] for name in node.inputs]
-        if autocast and isinstance(node.layer, LayerNorm):
+        if autocast and isinstance(node.layer, LayerNorm | GroupNorm):  # timm's fast norms
             sources = [self._cast(node, 0, autocast)]
         elif autocast and isinstance(node.layer, Softmax):
             sources = [self._cast(node, 0, "fp32")]
@@ -427,7 +427,7 @@ class _Lowering:
             operands = ["fp32"]
         if self._stack.fills_padding and isinstance(node.layer, Pad) and not node.layer.reflected:
             self._fill(node, self._result_type(operands))
-        if not self._stack.casts and isinstance(node.layer, LayerNorm):
+        if not self._stack.casts and isinstance(node.layer, LayerNorm | GroupNorm):
             operands = [self._precision.matrix_storage]  # reads the type it is given, writes its own
         if not self._stack.casts and autocast and isinstance(node.layer, Softmax):
             operands = ["fp32"]
@@ -611,7 +611,7 @@ class _Lowering:
         """The weights as the operation reads them; casts them first where the stack keeps them in another type."""
         precision = self._precision
         converted = isinstance(layer, Scale | BiasAdd) and layer.converted
-        in_matrix_type = layer.role == "matrix" or isinstance(layer, LayerNorm) or converted
+        in_matrix_type = layer.role == "matrix" or isinstance(layer, LayerNorm | GroupNorm) or converted
         accesses = []
         for weight, elements in zip(layer.formula.weights, count.weights, strict=True):
             name = f"{node.name}.{weight.name}"

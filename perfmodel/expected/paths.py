@@ -55,6 +55,8 @@ ALIGNMENT: Final = 8
 """Channels: 16 bytes of a 2-byte type, what one load instruction of a tensor-core kernel takes."""
 DEPTHWISE_KERNELS: Final = ((3, 3), (5, 5), (7, 7))
 """Kernel sizes for which the library has a depthwise kernel."""
+LARGEST_GROUPED_KERNEL: Final = 3
+"""Kernel size up to which the library has grouped kernels."""
 LARGE_TENSOR_ELEMENTS: Final = 2**31
 """Beyond this, indices need 64 bits."""
 
@@ -113,9 +115,12 @@ RULES: Final = (
     Rule(
         path=Path.GROUPED,
         applies=lambda c: (
-            c.conv_class == "grouped_conv" and int(c.group_width) == _width_out(c) and _power_of_two(int(c.group_width))
+            c.conv_class == "grouped_conv"
+            and int(c.group_width) == _width_out(c)
+            and _power_of_two(int(c.group_width))
+            and max(c.kernel) <= LARGEST_GROUPED_KERNEL
         ),
-        condition="grouped, C/g = K/g a power of two from 4",
+        condition="grouped, up to 3×3, C/g = K/g a power of two from 4",
     ),
     Rule(
         path=Path.GROUPED_PADDED,

@@ -42,6 +42,8 @@ TILES: Final = ((256, 128), (128, 128), (128, 64), (64, 64), (128, 32), (64, 32)
 """Rows × columns of the results that one block of a library's product computes."""
 FULL_INTENSITY: Final = 32.0
 """Tile rows · columns / (rows + columns) from which on shared memory feeds the matrix unit at its full rate."""
+UNALIGNED_SLOWER: Final = 1.4
+"""Time of the arithmetic whose operands are not aligned: narrower loads, and more of them."""
 DIRECT_RATE: Final = 0.014
 """Of the vector peak, in convolutions without a kernel of their own (depthwise 9×9, multipliers, two channels per group)."""
 DIRECT_START: Final = 10.0
@@ -89,6 +91,7 @@ def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractS
     memory = _memory_s(f, path, machine, c, terms)
     rate = _rate_s(f, machine, c, terms)
     exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
+    exposed = exposed + np.where(path == Path.UNALIGNED, (c.unaligned - 1) * memory, 0.0)
     exposed = exposed + np.where(path == Path.GROUPED_PADDED, (c.grouped_passes - 1) * memory, 0.0)
     parts = [arithmetic, memory, rate, exposed]
     if "index" in terms:
@@ -137,6 +140,7 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
         seconds = np.where(f.taps > 1, ops / machine.convolution_ops_per_s, seconds)
     if "tail" in terms:
         seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, n, machine.multiprocessors), seconds)
+    seconds = np.where(path == Path.UNALIGNED, UNALIGNED_SLOWER * seconds, seconds)
     seconds = np.where(on_matrix, seconds, 0.0)
     if "rates" in terms:
         for taps, ops_per_s in machine.depthwise_ops_per_s:
@@ -180,7 +184,7 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
         fraction[[Path.DEPTHWISE, Path.DEPTHWISE_DIRECT]] = c.depthwise_bandwidth
         fraction[Path.BROADCAST] = c.broadcast_bandwidth
         fraction[Path.MOVE] = c.move_bandwidth
-    fraction[Path.UNALIGNED] = fraction[Path.MATRIX] / c.unaligned
+    fraction[Path.UNALIGNED] = fraction[Path.MATRIX]
     fraction[Path.FUSED] = fraction[Path.MATRIX]
     bandwidth = machine.bandwidth_bytes_per_s * fraction[path]
     if "across" in terms:
