@@ -90,17 +90,63 @@ def _is_long_concat(operation: Operation) -> bool:
     return operation.kind == "concat" and len(operation.reads) > MAX_FUSED_CONCAT
 
 
+_INLINED: Final = ("elementwise", "norm", "copy")
+
+
 def _pointwise(operations: Sequence[Operation]) -> list[list[Operation]]:
-    """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer."""
+    """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer.
+
+    A kernel runs over the elements of one tensor: what spreads a smaller one over more (a gate over an image) starts another. What was
+    pointwise before that, and is read there alone, is computed there.
+    """
 
     def may_join(operation: Operation, producer: Operation) -> bool:
         if producer.materialised or producer.role in ("matrix", "opaque"):
+            return False
+        if "layout" in (operation.kind, producer.kind):  # the library's own
+            return False
+        if _more(operation.shape.elements, producer.shape.elements):
             return False
         if _is_long_concat(operation) or _is_long_concat(producer):
             return False
         return operation.role in ("elementwise", "norm", "reduction", "copy")
 
-    return _fuse(operations, may_join)
+    return _inlined(_fuse(operations, may_join))
+
+
+def _inlined(groups: list[list[Operation]]) -> list[list[Operation]]:
+    """Groups of pointwise steps that one other group reads, which is none of the library's, in that group."""
+    readers: dict[str, set[int]] = {}
+    for index, group in enumerate(groups):
+        for operation in group:
+            for access in operation.reads:
+                readers.setdefault(access.tensor, set()).add(index)
+    for index in reversed(range(len(groups))):
+        group = groups[index]
+        outside = set().union(*(readers.get(access.tensor, set()) for op in group for access in op.writes)) - {index}
+        if len(outside) != 1 or not all(_can_be_inlined(operation) for operation in group):
+            continue
+        (reader,) = outside
+        if all(_can_take_in(operation) for operation in groups[reader]):
+            groups[reader] = [*group, *groups[reader]]
+            groups[index] = []
+            for operation in group:
+                for access in operation.reads:
+                    readers[access.tensor] = (readers[access.tensor] - {index}) | {reader}
+    return [group for group in groups if group]
+
+
+def _can_take_in(operation: Operation) -> bool:
+    return operation.role in (*_INLINED, "reduction") and operation.kind != "layout" and not _is_long_concat(operation)
+
+
+def _can_be_inlined(operation: Operation) -> bool:
+    return (
+        operation.role in _INLINED
+        and not operation.materialised
+        and operation.kind not in ("layout", "concat", "slice")
+        and all(access.role != "weight" for access in operation.writes)
+    )
 
 
 def _layer(operations: Sequence[Operation]) -> list[list[Operation]]:

@@ -13,6 +13,7 @@ from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, lead_of, path_of
 from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
+from perfmodel.layers.sample_conv2d import SampleConv2d
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -56,6 +57,8 @@ class Features:
     recent_bytes: Floats
     """Of these, tensors that the kernel just before wrote or read."""
     written_bytes: Floats
+    across_bytes: Floats
+    """Of `dram_bytes`, what is read in another order than the one it lies in."""
     elements: Floats
     """Elements of the largest tensor it reads or writes."""
     rate: Integers
@@ -117,7 +120,7 @@ class Features:
 
 
 _COLUMNS = (
-    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
+    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes", "across_bytes",
     "elements", "rate", "rows", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
@@ -136,6 +139,10 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
             host = HOST_CONVOLUTION
             groups, taps = lead.layer.groups, lead.layer.kernel[0] * lead.layer.kernel[1]
             n //= groups
+        elif isinstance(lead.layer, SampleConv2d):  # a group per image, or per image and channel
+            host = HOST_CONVOLUTION
+            m, groups = lead.shape.H * lead.shape.W, lead.shape.N * lead.layer.each.groups
+            n, taps = n // lead.layer.each.groups, lead.layer.each.kernel[0] * lead.layer.each.kernel[1]
         k = lead.macs // (m * n * groups)
     elif any(operation.role == "norm" or operation.kind == "layer_norm" for operation in kernel.operations):
         host = HOST_NORM
@@ -146,12 +153,13 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
     recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
     from_before = sum(access.bytes for access in kernel.reads if access.role != "weight" and access.tensor in recent)
+    across = sum(access.bytes for access in kernel.reads if access.across)
     rate = RATES.index(_rate(kernel))
     huge = largest >= LARGE_TENSOR_ELEMENTS
     return (
         path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
-        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, largest, rate, rows, cost.vector_ops,
-        cost.special_ops, extra, huge,
+        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, across, largest, rate, rows,
+        cost.vector_ops, cost.special_ops, extra, huge,
     )  # fmt: skip
 
 

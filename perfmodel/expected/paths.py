@@ -15,6 +15,7 @@ from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
+from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.lowering import Operation
 
 
@@ -43,6 +44,8 @@ class Path(IntEnum):
     """Windows and copies: pooling, concatenation, casts, changes of layout, resampling."""
     ROW_NORM = 10
     """A norm over the channels of each pixel: a row per warp or block, whatever its width."""
+    REORDER = 12
+    """A copy between NCHW and NHWC, or a step whose operands lie in different orders: one of them is read a line per element."""
     FUSED = 11
     """A fused program of the tensor machine."""
 
@@ -52,6 +55,8 @@ ALIGNMENT: Final = 8
 """Channels: 16 bytes of a 2-byte type, what one load instruction of a tensor-core kernel takes."""
 DEPTHWISE_KERNELS: Final = ((3, 3), (5, 5), (7, 7))
 """Kernel sizes for which the library has a depthwise kernel."""
+LARGEST_GROUPED_KERNEL: Final = 3
+"""Kernel size up to which the library has grouped kernels."""
 LARGE_TENSOR_ELEMENTS: Final = 2**31
 """Beyond this, indices need 64 bits."""
 
@@ -110,15 +115,18 @@ RULES: Final = (
     Rule(
         path=Path.GROUPED,
         applies=lambda c: (
-            c.conv_class == "grouped_conv" and int(c.group_width) == _width_out(c) and _power_of_two(int(c.group_width))
+            c.conv_class == "grouped_conv"
+            and int(c.group_width) == _width_out(c)
+            and _power_of_two(int(c.group_width))
+            and max(c.kernel) <= LARGEST_GROUPED_KERNEL
         ),
-        condition="grouped, C/g = K/g a power of two from 4",
+        condition="grouped, up to 3×3, C/g = K/g a power of two from 4",
     ),
     Rule(
         path=Path.GROUPED_PADDED,
         applies=lambda c: c.conv_class == "grouped_conv",
         condition="grouped, any other width (24, 40, 48, 56, 72, 112; C/g ≠ K/g)",
-        diagnosis="grouped convolution whose width is no power of two is padded to 128 channels per group; use a power of two",
+        diagnosis="grouped convolution whose width is no power of two is padded to tiles, in copies; use a power of two",
     ),
     Rule(path=Path.MATRIX, applies=_aligned, condition="ordinary, C and K multiples of 8"),
     Rule(
@@ -155,11 +163,15 @@ def path_of(kernel: Kernel) -> Path:
     lead = lead_of(kernel)
     if isinstance(lead.layer, Conv2d):
         return convolution_rule(lead.layer).path
+    if isinstance(lead.layer, SampleConv2d):
+        return convolution_rule(lead.layer.grouped).path
     if isinstance(lead.layer, Linear):
         aligned = lead.layer.in_channels % ALIGNMENT == 0 and lead.layer.out_channels % ALIGNMENT == 0
         return Path.MATRIX if aligned else Path.UNALIGNED
     if any(isinstance(operation.layer, LayerNorm) for operation in kernel.operations):
         return Path.ROW_NORM
+    if any(access.across for access in kernel.reads):
+        return Path.REORDER
     if any(operation.role in _MOVES or operation.kind == "concat" for operation in kernel.operations if operation.kind != "cast"):
         return Path.MOVE
     if len(kernel.operations) == 1 and lead.kind == "cast":
