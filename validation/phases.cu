@@ -268,10 +268,10 @@ __global__ void global_loads(long long* out, float* sink, int turns, const uint3
   report(out, begin, stamp());
   if (turns < 0) sink[threadIdx.x] = at;
 }
-// the same 8 KiB items that every block fetches in turn, as weights are streamed: `ring` copies in flight
+// the same 16 KiB items that every block fetches in turn, as weights are streamed: `ring` copies in flight
 __global__ void __launch_bounds__(128) items(long long* out, float*, int turns, const unsigned char* from, int count, int ring) {
   extern __shared__ __align__(1024) unsigned char smem[];
-  const uint32_t sm = smem_u32(smem), bar = sm + ring * 8192;
+  const uint32_t sm = smem_u32(smem), bar = sm + ring * 16384;
   if (threadIdx.x == 0) {
     for (int i = 0; i < ring; ++i) mbar_init(bar + 8 * i, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -280,8 +280,8 @@ __global__ void __launch_bounds__(128) items(long long* out, float*, int turns, 
       const int slot = i % ring;
       if (i >= ring) mbar_wait(bar + 8 * slot, (i / ring - 1) & 1);
       if (i < turns) {
-        mbar_expect(bar + 8 * slot, 8192);
-        bulk_load(sm + slot * 8192, from + (size_t)(i % count) * 8192, 8192, bar + 8 * slot);
+        mbar_expect(bar + 8 * slot, 16384);
+        bulk_load(sm + slot * 16384, from + (size_t)(i % count) * 16384, 16384, bar + 8 * slot);
       }
     }
     report(out, begin, stamp());

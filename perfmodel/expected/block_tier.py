@@ -70,6 +70,7 @@ def expect_block(
                 whole[0],
                 FusedTime(
                     start_s=sum(one.start_s for one in spent),
+                    exchange_s=sum(one.exchange_s for one in spent),
                     turns_s=sum(one.turns_s for one in spent),
                     memory_s=sum(one.memory_s for one in spent),
                     power_s=sum(one.power_s for one in spent),
@@ -87,7 +88,7 @@ def expect_block(
                 kernel=kernels[index],
                 arithmetic_s=share * max(taken.turns_s, taken.power_s),
                 memory_s=share * taken.memory_s,
-                gap_s=share * taken.start_s,
+                gap_s=share * (taken.start_s + taken.exchange_s),
                 path=Path.FUSED.name.lower(),
             )
     done = tuple(time for time in times if time is not None)

@@ -22,9 +22,9 @@ L2_PARTITIONS: Final = 2
 them fills both (NVIDIA A100 whitepaper, 2020; the Hopper tuning guide says no less of H100)."""
 
 MEASURED: Final = (
-    "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s", "small_product_ops_per_s", "small_product_latency_s",
-    "special_latency_s",
-    "shared_latency_s", "barrier_latency_s", "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "bulk_copy_bytes_per_s", "l2_latency_s", "dram_latency_s",
+    "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s",
+    "small_product_ops_per_s", "small_product_latency_s", "special_latency_s", "shared_latency_s", "barrier_latency_s",
+    "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "bulk_copy_bytes_per_s", "l2_latency_s", "dram_latency_s",
     "dram_copy_bytes_per_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
 )  # fmt: skip
 """What `perfmodel hardware measure` must have found; rates of one multiprocessor where the name has no other meaning."""

@@ -9,6 +9,14 @@ from typing import Self
 from perfmodel.expected.features import RATES
 from perfmodel.hardware.spec import DeviceSpec, Peak
 
+STARTUPS: tuple[str, ...] = (
+    "product", "convolution", "depthwise_3x3", "depthwise_5x5", "depthwise_7x7", "grouped", "grouped_padded", "norm", "row_norm",
+    "broadcast", "reduce", "concat", "window",
+)  # fmt: skip
+"""Kinds of library kernels whose start `perfmodel hardware measure` takes: `STARTUPS[i]`_startup_s."""
+STEP_DEPTH: float = 64
+"""Of a product's sums: what a library's kernel brings to shared memory at a time."""
+
 FULL_RATE_OPS_PER_CLOCK: float = 1024
 """fp16 operations per clock and multiprocessor with fp32 sums, from which on a part counts as full-rate: data-centre parts have 1024
 (Volta) to 4096 (Hopper), GeForce and workstation parts, which halve the rate of fp32 sums or have narrower units, 512."""
@@ -48,6 +56,12 @@ class Machine:
     """Measured: (kernel size, operations per second) of depthwise convolutions on data in L2."""
     convolution_ops_per_s: float | None
     """Measured: what a 3×3 convolution of the library sustains."""
+    startup_s: tuple[tuple[str, float], ...]
+    """Measured: (kind of STARTUPS, seconds that its kernel takes beyond the gap where it has next to nothing to do)."""
+    step_s: tuple[float, float]
+    """Measured: what one more step of depth (STEP_DEPTH) costs a product of one tile: 1×1, and k×k; 0 where it was not measured."""
+    grouped_elements_per_s: tuple[float, float]
+    """Measured: of grouped convolutions whose kernel exists, and of those that are padded; infinite where it was not measured."""
 
     @classmethod
     def of(cls, device: DeviceSpec, peak: Peak) -> Self:
@@ -76,4 +90,14 @@ class Machine:
             rows_per_s=measured.get("layer_norm_rows_per_s"),
             depthwise_ops_per_s=depthwise,
             convolution_ops_per_s=measured.get(f"convolution_{peak.dtype}_ops_per_s"),
+            startup_s=tuple(
+                (kind, max(0.0, measured[key] - measured.get("kernel_floor_s", 0.0)))
+                for kind in STARTUPS
+                if (key := f"{kind}_startup_s") in measured
+            ),
+            step_s=(measured.get("product_step_s", 0.0), measured.get("convolution_step_s", 0.0)),
+            grouped_elements_per_s=(
+                measured.get("grouped_elements_per_s", math.inf),
+                measured.get("grouped_padded_elements_per_s", math.inf),
+            ),
         )

@@ -10,13 +10,14 @@ from typing import Final
 import numpy as np
 
 from perfmodel.expected.constants import Constants
-from perfmodel.expected.features import Features, Floats, Integers
-from perfmodel.expected.machine import Machine
+from perfmodel.expected.features import RATES, Features, Floats, Integers
+from perfmodel.expected.machine import STEP_DEPTH, Machine
 from perfmodel.expected.paths import MATRIX_PATHS, Path
 
 TERMS: Final = MappingProxyType(
     {
         "launch": "a gap between kernels, and the host's queue: a kernel starts when the one before has ended and its call was issued",
+        "startup": "a library's kernel takes a time of its own to start, and a product of few tiles the latency of its depth",
         "tail": "tiles come in whole waves over the multiprocessors, and a product with few tiles leaves some idle",
         "padding": "products are padded to tiles: K and C·R·S to multiples of 32",
         "paths": "which unit and library path a convolution takes, by its shape",
@@ -89,8 +90,11 @@ def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractS
     path = f.path if "paths" in terms else _without_paths(f)
     arithmetic = _arithmetic_s(f, path, machine, c, terms)
     memory = _memory_s(f, path, machine, c, terms)
-    rate = _rate_s(f, machine, c, terms)
+    rate = _rate_s(f, path, machine, c, terms)
     exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
+    if "startup" in terms:
+        arithmetic = np.maximum(arithmetic, _depth_s(f, path, machine))
+        exposed = exposed + _startup_s(f, path, machine)
     exposed = exposed + np.where(path == Path.UNALIGNED, (c.unaligned - 1) * memory, 0.0)
     exposed = exposed + np.where(path == Path.GROUPED_PADDED, (c.grouped_passes - 1) * memory, 0.0)
     parts = [arithmetic, memory, rate, exposed]
@@ -198,15 +202,50 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
     return (f.dram_bytes - cached) / bandwidth + from_cache
 
 
-def _rate_s(f: Features, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
+def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
     """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak."""
     seconds = np.zeros_like(f.dram_bytes)
     if "rates" in terms:
         rows_per_s = machine.rows_per_s or machine.multiprocessors * machine.clock_hz / c.row_clocks
         seconds = np.maximum(f.rows / rows_per_s, f.elements / np.array(machine.element_rates)[f.rate])
+        for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
+            seconds = np.where(path == grouped, np.maximum(seconds, f.elements / elements_per_s), seconds)
     if "special" in terms:
         seconds = np.maximum(seconds, f.special_ops / machine.special_per_s)
     return seconds
+
+
+def _depth_s(f: Features, path: Integers, machine: Machine) -> Floats:
+    """A product of one tile is as long as its depth: C/g·R·S in steps of 64, each with its latency, however few rows there are."""
+    pointwise, convolution = machine.step_s
+    steps = np.ceil(f.k / STEP_DEPTH)
+    seconds = steps * np.where(f.taps > 1, convolution, pointwise)
+    return np.where(np.isin(path, (Path.MATRIX, Path.UNALIGNED)) & (f.m > 0), seconds, 0.0)
+
+
+def _startup_s(f: Features, path: Integers, machine: Machine) -> Floats:
+    """Beyond the gap: what the kernel of each kind takes with next to nothing to do; nothing where it was not measured."""
+    found = np.zeros_like(f.dram_bytes)
+    kinds = np.array(RATES)[f.rate]
+    deep = f.taps > 1
+    where = {
+        "product": np.isin(path, (Path.MATRIX, Path.UNALIGNED)) & ~deep,
+        "convolution": np.isin(path, (Path.MATRIX, Path.UNALIGNED)) & deep,
+        "depthwise_3x3": (path == Path.DEPTHWISE) & (f.taps < 16),
+        "depthwise_5x5": (path == Path.DEPTHWISE) & (f.taps >= 16) & (f.taps < 37),
+        "depthwise_7x7": (path == Path.DEPTHWISE) & (f.taps >= 37),
+        "grouped": path == Path.GROUPED,
+        "grouped_padded": path == Path.GROUPED_PADDED,
+        "norm": np.isin(kinds, ("norm", "norm_autocast")),
+        "row_norm": path == Path.ROW_NORM,
+        "broadcast": np.isin(kinds, ("broadcast", "bias")),
+        "reduce": kinds == "reduce",
+        "concat": kinds == "concat",
+        "window": kinds == "window",
+    }
+    for kind, seconds in machine.startup_s:
+        found = np.where(where[kind], seconds, found)
+    return found
 
 
 def _gap_s(f: Features, kernel_s: Floats, machine: Machine, c: Constants, terms: AbstractSet[str], *, graph: bool) -> Floats:
