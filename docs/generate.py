@@ -36,6 +36,13 @@ def _tables() -> dict[str, Callable[[], str]]:
         terms_markdown,
         worst_markdown,
     )
+    from perfmodel.validation.fused_tables import (
+        fused_bytes_markdown,
+        fused_decisions_markdown,
+        fused_errors_markdown,
+        fused_factors_markdown,
+        fused_worst_markdown,
+    )
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
     from perfmodel.validation.library_tables import library_differences, library_summary, onnx_summary
     from perfmodel.validation.planner_speed import family_table, plans_table, shapes_table
@@ -68,6 +75,11 @@ def _tables() -> dict[str, Callable[[], str]]:
         "expected-ablation": ablation_markdown,
         "expected-worst": worst_markdown,
         "expected-h200": measured_networks_markdown,
+        "fused-bytes": fused_bytes_markdown,
+        "fused-decisions": fused_decisions_markdown,
+        "fused-errors": fused_errors_markdown,
+        "fused-factors": fused_factors_markdown,
+        "fused-worst": fused_worst_markdown,
         "library-summary": library_summary,
         "library-differences": library_differences,
         "onnx-summary": onnx_summary,

@@ -224,6 +224,7 @@ def validate_report(
     ),
 ) -> None:
     """How right tier expected is on what it has not seen, where it is wrong and why: Markdown or HTML, with plots."""
+    from perfmodel.validation.fused_tables import fused_blocks, recorded_fused
     from perfmodel.validation.protocol import run
     from perfmodel.validation.protocol_report import recorded_protocol, write_report
 
@@ -234,7 +235,8 @@ def validate_report(
     )
     if record is not None:
         emit(protocol.model_dump_json(indent=1) + "\n", record)
-    write_report(protocol, output)
+    # others' files say nothing about our kernels; what is recorded of them belongs to the recorded protocol
+    write_report(protocol, output, () if files else fused_blocks(recorded_fused()))
     print(f"wrote {output}", file=sys.stderr)
 
 
@@ -288,10 +290,13 @@ def _fused_factors(files: list[str], description: str, source: str) -> str:
 
 @validate_app.command("run")
 def validate_run(
-    output: Annotated[Path, typer.Option(metavar="JSONL", help="Results, one line each; a run that was stopped goes on.")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="JSONL", help="Results, one line each; a run that was stopped goes on. With --what fused a folder."),
+    ],
     what: Annotated[str, typer.Option(help="networks, layers or fused.")] = "networks",
     models: Annotated[
-        str, typer.Option(help="timm's names, separated by commas.")
+        str, typer.Option(help="timm's names, separated by commas; with --what fused families of blocks (default: all).")
     ] = "resnet50,convnext_tiny,efficientnet_b0,mobilenetv2_100",
     batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,16,64,256",
     precisions: Annotated[
@@ -313,9 +318,11 @@ def validate_run(
     from perfmodel.validation.network_run import RUNS, cases, measure_all, measure_compiled
 
     if what == "fused":
+        from perfmodel.validation.fused.catalog import FAMILIES
         from perfmodel.validation.measure import main as measure_fused
 
-        raise typer.Exit(measure_fused(["--output", str(output)]))
+        chosen = [option for name in listed("--models", models) if name in FAMILIES for option in ("--block", name)]
+        raise typer.Exit(measure_fused(["--output", str(output), *chosen]))
     if what not in ("networks", "layers"):
         raise PerfmodelError(f"what must be networks, layers or fused, not {what!r}")
     wanted_runs: list[Run] = []

@@ -31,8 +31,6 @@ WORKING_REGISTERS: Final = 40
 SHARED_BYTES: Final = 220_000
 """Of a multiprocessor that a block can reserve, with something left for barriers and biases."""
 GENERAL: Final = "other blocks"
-MARGIN: Final = 2
-"""Halo of a general tile is taken from the program's own recomputation."""
 
 
 def work_of(nodes: Sequence[Node]) -> FusedWork | None:
@@ -127,8 +125,7 @@ def _warp_kernels(work: FusedWork, figures: Figures, family: str) -> list[FusedK
         if rows > work.rows or columns > work.columns:
             continue
         pixels = rows * columns
-        m16 = max(1, -(-pixels // 32 // 1) // 1)
-        per_warp = -(-pixels // 32)
+        per_warp = -(-pixels // 32)  # m16 tiles of a warp, two warps along the pixels
         tiles = work.N * -(-work.rows // rows) * -(-work.columns // columns)
         halo = ((rows - 1) * work.stride + work.kernel) * ((columns - 1) * work.stride + work.kernel)
         for chunk in (64, 32):
@@ -156,7 +153,7 @@ def _warp_kernels(work: FusedWork, figures: Figures, family: str) -> list[FusedK
                     tile_columns=columns,
                     warps_m=2,
                     warps_n=2,
-                    m16_per_warp=m16,
+                    m16_per_warp=per_warp,
                     chunk=chunk,
                     chunks=work.hidden / chunk / split,
                     split=split,

@@ -73,18 +73,18 @@ def layout_kernel(problem: Problem, layout: Layout, device: DeviceLimits, figure
         ring=layout.ring_slots > 0,
         items=(layout.expand_items, layout.project_items) if layout.ring_slots else (1, 1),
         again_bytes=max(0.0, float(halo)),
-        again_between_bytes=_raster_between(
-            problem, layout.tile_rows, device.multiprocessors * layout.warp_groups * layout.tile_columns
-        ),
+        again_between_bytes=_raster_between(problem, layout.tile_rows),
         processors=device.multiprocessors,
     )
     return warps.kernel_of(work_of(problem), form, figures)
 
 
-def _raster_between(problem: Problem, tile_rows: int, pixels_in_flight_per_row: float) -> float:
-    """Bytes moved between two readings of a halo where tiles follow each other along the rows: a row of tiles, or what is in flight."""
-    between = max(tile_rows * problem.W, tile_rows * pixels_in_flight_per_row / max(1, problem.H // max(1, tile_rows)))
-    return 2.0 * ELEMENT_BYTES * problem.C * between
+def _raster_between(problem: Problem, tile_rows: int) -> float:
+    """Bytes moved between two readings of a halo where tiles follow each other along the rows: those of a row of tiles, read and written.
+
+    Of tiles that are in flight together some are neighbours, others come a round later: on the average a row of tiles lies between.
+    """
+    return 2.0 * ELEMENT_BYTES * problem.C * tile_rows * problem.W
 
 
 def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.WarpgroupForm:
@@ -98,7 +98,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
         return warpgroups.WarpgroupForm(
             kind=kind, actors=values["WARPGROUPS"], chunk=64, convolution="shared", turns=patches, processors=count, resident=True,
             loaded_bytes=PATCH_HALO[3] * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
-            again_between_bytes=_raster_between(problem, 8, count * values["WARPGROUPS"] * 8),
+            again_between_bytes=_raster_between(problem, 8),
         )  # fmt: skip
     if config.kernel in ("convfirst_stream", "fused_mbconv_stream"):
         actors = values["WARPGROUPS"]
@@ -111,7 +111,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
             processors=resident_blocks(count, shared_tile) if shared_tile > 1 else count, multicast=multicast,
             taps_from_shared=config.kernel == "fused_mbconv_stream",
             loaded_bytes=(64 * actors + 2 * problem.W) / actors * pixel, again_bytes=halo,
-            again_between_bytes=_raster_between(problem, 1, count * 64 * actors), blocks=min(count, tiles * shared_tile),
+            again_between_bytes=_raster_between(problem, 1), blocks=min(count, tiles * shared_tile),
         )  # fmt: skip
     if config.kernel == "mbconv_rows":
         return _rows_form(cast("MBConvProblem", problem), config, device, kind, halo)
@@ -126,7 +126,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
             processors=resident_blocks(count, shared_tile) if shared_tile > 1 else count, convolves_apart=not wide,
             resident=bool(values.get("RESIDENT", 0)), multicast=values["CLUSTER"] if wide and not values["SPLIT"] else 1,
             loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
-            again_between_bytes=_raster_between(problem, 8, count * group * 8), blocks=min(count, -(-patches // group) * shared_tile),
+            again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group) * shared_tile),
         )  # fmt: skip
     raise KeyError(config.kernel)
 
