@@ -400,17 +400,18 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
             yield Sample(
                 quantity="layer_norm_rows_per_s", kernel=kernel, values=rates, detail=f"{rows}×{width}", work=float(rows)
             )
+        many = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
         for taps in (3, 5, 7):
             layer = torch.nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=channels, bias=False).cuda().half()
             layer = layer.to(memory_format=torch.channels_last)
-            ops = 2 * taps * taps * x.numel()
-            rates = tuple(ops / took for took in _graph_seconds(torch, lambda m=layer: m(x)))  # type: ignore[misc]
+            ops = 2 * taps * taps * many.numel()
+            rates = tuple(ops / took for took in _graph_seconds(torch, lambda m=layer: m(many)))  # type: ignore[misc]
             quantity = f"depthwise_{taps}x{taps}_ops_per_s"
             yield Sample(
                 quantity=quantity,
-                kernel="torch conv2d, depthwise, fp16, in L2",
+                kernel="torch conv2d, depthwise, fp16",
                 values=rates,
-                detail=f"{images}×{channels}×{size}×{size}",
+                detail=f"64×{channels}×{size}×{size}",
                 work=float(ops),
             )
         for kind, width in (("grouped", 8), ("grouped_padded", 24)):

@@ -24,7 +24,7 @@ HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER = range(4)
 EXTRA = ("bias_add", "cast", "layout", "norm_helper")
 """Kinds of operations that no layer of the network asks for."""
 
-RATES = ("none", "pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "window", "concat")
+RATES = ("none", "pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "window", "concat", "row_norm")
 """Kinds of framework kernels whose elements per second `perfmodel hardware measure` takes: `RATES[i]`_elements_per_s."""
 _RATE_OF = {
     "add": "add", "silu": "silu", "gelu": "gelu", "bias_add": "bias", "multiply": "broadcast", "scale": "bias",
@@ -173,6 +173,8 @@ def _rate(kernel: Kernel) -> str:
         return "norm_autocast" if fp32 and operation.writes[0].dtype != "fp32" else "norm"
     if operation.kind in _RATE_OF:
         return _RATE_OF[operation.kind]
+    if isinstance(operation.layer, LayerNorm):
+        return "row_norm"
     if operation.role == "window" or operation.kind == "concat":
         return "window" if operation.role == "window" else "concat"
     return "pointwise" if operation.role in ("elementwise", "copy") else "none"

@@ -191,6 +191,8 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
     fraction[Path.UNALIGNED] = fraction[Path.MATRIX]
     fraction[Path.FUSED] = fraction[Path.MATRIX]
     bandwidth = machine.bandwidth_bytes_per_s * fraction[path]
+    if machine.copy_bytes_per_s is not None:  # a fraction above it was fitted where much of the data stayed in a large cache
+        bandwidth = np.minimum(bandwidth, machine.copy_bytes_per_s)
     if "across" in terms:
         # Σ bytes of a kind ÷ its bandwidth, as one bandwidth for all of the kernel's bytes
         across = np.divide(f.across_bytes, f.dram_bytes, out=np.zeros_like(f.dram_bytes), where=f.dram_bytes > 0)
@@ -206,7 +208,9 @@ def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: 
     """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak."""
     seconds = np.zeros_like(f.dram_bytes)
     if "rates" in terms:
-        rows_per_s = machine.rows_per_s or machine.multiprocessors * machine.clock_hz / c.row_clocks
+        rows_per_s = machine.multiprocessors * machine.clock_hz / c.row_clocks
+        if machine.rows_per_s is not None:  # of the framework's own kernel; one that a compiler wrote has the stack's clocks per row
+            rows_per_s = np.where(np.array(RATES)[f.rate] == "row_norm", machine.rows_per_s, rows_per_s)
         seconds = np.maximum(f.rows / rows_per_s, f.elements / np.array(machine.element_rates)[f.rate])
         for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
             seconds = np.where(path == grouped, np.maximum(seconds, f.elements / elements_per_s), seconds)
