@@ -91,13 +91,15 @@ def test_what_is_read_again_misses_the_more_the_more_passes_between(between: flo
 def test_traffic_is_input_and_output_once_and_what_l2_lost() -> None:
     base = Traffic(input_bytes=100, output_bytes=50, weight_bytes=7, weights_between_bytes=0)
     assert base.dram_bytes(60) == 150
-    assert replace(base, weights_between_bytes=150).dram_bytes(60) == 157  # more than half of L2 between two launches' first reads
+    assert (
+        replace(base, weights_between_bytes=150).dram_bytes(60) == 157
+    )  # more than half of L2 between two launches' first reads
     assert replace(base, again_bytes=10, again_between_bytes=30).dram_bytes(60) == 150 + 10 * missed(30, 30)
     assert replace(base, passed_bytes=12).dram_bytes(60) == 156
 
 
 def test_a_device_without_the_figures_says_which_and_how_to_get_them() -> None:
-    with pytest.raises(HardwareError, match=r"narrow_product_s.*hardware measure"):
+    with pytest.raises(HardwareError, match=r"no calibration for schedule block on h100-sxm.*hardware measure"):
         Figures.of(load("h100-sxm"))
 
 

@@ -10,7 +10,7 @@ import datetime
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any, Final
@@ -48,17 +48,9 @@ class MachineRun(BaseModel):
     def measured(self, where: str) -> tuple[Measured, ...]:
         """One entry per quantity for a device's file; of a quantity measured at several sizes, the best.
 
-        Rates of kernels that take microseconds are those without what such a kernel takes with next to nothing to do.
+        Rates of kernels that take microseconds are those without the floor that every launch has.
         """
-        medians = {sample.quantity: sample.median for sample in self.samples}
-        floor_s = medians.get("kernel_floor_s", 0.0)
-
-        def start_s(quantity: str) -> float:
-            kind, _, _ = quantity.partition("_elements_per_s")
-            kind = _START_OF.get(kind, kind.removesuffix("_ops_per_s").removesuffix("_rows_per_s"))
-            helpers = 2 * floor_s if quantity == "norm_elements_per_s" else 0.0  # kernels that convert a half norm's statistics
-            return medians.get(f"{kind}_startup_s", floor_s) + helpers
-
+        floor_s = next((sample.median for sample in self.samples if sample.quantity == "kernel_floor_s"), 0.0)
         best: dict[str, Sample] = {}
         for sample in self.samples:
             known = best.get(sample.quantity)
@@ -71,7 +63,7 @@ class MachineRun(BaseModel):
         return tuple(
             Measured(
                 quantity=sample.quantity,
-                value=float(f"{sample.without(start_s(sample.quantity)):.5g}"),
+                value=float(f"{sample.without(floor_s):.5g}"),
                 kernel=sample.kernel if sample.detail is None else f"{sample.kernel}, {sample.detail}",
                 date=self.date,
                 driver=self.driver or "unknown",
@@ -80,15 +72,6 @@ class MachineRun(BaseModel):
             )
             for sample in best.values()
         )
-
-
-_START_OF = {
-    "norm_autocast": "norm",
-    "bias": "broadcast",
-    "layer_norm_rows_per_s": "row_norm",
-    "convolution_fp16_ops_per_s": "convolution",
-}
-"""Which start a rate is without, where their names differ."""
 
 
 class _Timer:
@@ -281,6 +264,19 @@ def _replays(torch: Any, work: Callable[[], Any], rounds: int = 50) -> tuple[flo
     return tuple(found)
 
 
+def _slope(torch: Any, quantity: str, kernel: str, work: Callable[[Any], Any], sizes: Sequence[Any], each: float = 1.0) -> Sample:
+    """What more work takes more: of two sizes the difference, so that what any launch takes does not count. `each`: work of an element."""
+    few, many = sizes
+    times = [_graph_seconds(torch, lambda x=x: work(x)) for x in (few, many)]  # type: ignore[misc]
+    more = each * (many.numel() - few.numel())
+    rates = tuple(more / max(long - short, 1e-9) for short, long in zip(*times, strict=True))
+    return Sample(quantity=quantity, kernel=f"{kernel}, fp16", values=rates, detail=f"{_shape(many)} less {_shape(few)}")
+
+
+def _shape(x: Any) -> str:
+    return "×".join(map(str, x.shape))
+
+
 def _host_seconds(torch: Any, chain: Callable[[], Any], calls: int, rounds: int = 20) -> tuple[float, ...]:
     """Host seconds per call of a chain of `calls` different modules, whose work the GPU finishes faster than it is issued."""
     for _ in range(3):
@@ -357,75 +353,64 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
     make = {"device": "cuda", "dtype": torch.float16}
     channels, size = 256, 28
     images = max(1, l2_bytes // 8 // (channels * size * size * 2))
-    x = torch.randn(images, channels, size, size, **make).to(memory_format=torch.channels_last)
+    few, many = (
+        torch.randn(count, channels, size, size, **make).to(memory_format=torch.channels_last)
+        for count in (max(1, images // 2), 2 * images)
+    )
     half = torch.nn.BatchNorm2d(channels).cuda().half().eval()
     mixed = torch.nn.BatchNorm2d(channels).cuda().eval()
-    factor, bias = torch.randn(images, channels, 1, 1, **make), torch.randn(1, channels, 1, 1, **make)
-    per_element: tuple[tuple[str, str, Callable[[], Any]], ...] = (
-        ("pointwise_elements_per_s", "torch relu", lambda: functional.relu(x)),
-        ("add_elements_per_s", "torch add of two tensors", lambda: x + x),
-        ("silu_elements_per_s", "torch silu", lambda: functional.silu(x)),
-        ("gelu_elements_per_s", "torch gelu", lambda: functional.gelu(x)),
-        ("norm_elements_per_s", "torch batch_norm, parameters fp16", lambda: half(x)),
-        ("norm_autocast_elements_per_s", "torch batch_norm, parameters fp32", lambda: mixed(x)),
-        ("broadcast_elements_per_s", "torch multiply by N×C×1×1", lambda: x * factor),
-        ("bias_elements_per_s", "torch add of 1×C×1×1", lambda: x + bias),
-        ("reduce_elements_per_s", "torch mean over pixels", lambda: x.mean((2, 3))),
-        ("concat_elements_per_s", "torch cat of two tensors, elements written", lambda: torch.cat((x[:, :128], x[:, 128:]), 1)),
+    factor, bias = torch.randn(2 * images, channels, 1, 1, **make), torch.randn(1, channels, 1, 1, **make)
+    per_element: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+        ("pointwise_elements_per_s", "torch relu", functional.relu),
+        ("add_elements_per_s", "torch add of two tensors", lambda x: x + x),
+        ("silu_elements_per_s", "torch silu", functional.silu),
+        ("gelu_elements_per_s", "torch gelu", functional.gelu),
+        ("norm_elements_per_s", "torch batch_norm, parameters fp16", half),
+        ("norm_autocast_elements_per_s", "torch batch_norm, parameters fp32", mixed),
+        ("broadcast_elements_per_s", "torch multiply by N×C×1×1", lambda x: x * factor[: len(x)]),
+        ("bias_elements_per_s", "torch add of 1×C×1×1", lambda x: x + bias),
+        ("reduce_elements_per_s", "torch mean over pixels", lambda x: x.mean((2, 3))),
+        ("concat_elements_per_s", "torch cat of two tensors, elements written", lambda x: torch.cat((x[:, :128], x[:, 128:]), 1)),
     )
-    with torch.inference_mode():
-        for quantity, kernel, work in per_element:
-            rates = tuple(x.numel() / took for took in _graph_seconds(torch, work))
-            yield Sample(
-                quantity=quantity,
-                kernel=f"{kernel}, fp16, in L2",
-                values=rates,
-                detail=f"{images}×{channels}×{size}×{size}",
-                work=float(x.numel()),
+
+    def convolution(taps: int, groups: int) -> Any:
+        layer = torch.nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=groups, bias=False).cuda().half()
+        return layer.to(memory_format=torch.channels_last)
+
+    grouped: tuple[tuple[str, str, Any, float], ...] = (
+        *(
+            (
+                f"depthwise_{taps}x{taps}_ops_per_s",
+                f"torch conv2d {taps}×{taps}, depthwise",
+                convolution(taps, channels),
+                2.0 * taps**2,
             )
-        stem = torch.randn(32, 64, 112, 112, **make).to(memory_format=torch.channels_last)
-        yield Sample(
-            quantity="window_elements_per_s",
-            kernel="torch max_pool2d 3×3, stride 2, fp16, elements read",
-            values=tuple(stem.numel() / took for took in _graph_seconds(torch, lambda: functional.max_pool2d(stem, 3, 2, 1))),
-            detail="32×64×112×112",
-            work=float(stem.numel()),
+            for taps in (3, 5, 7)
+        ),
+        ("grouped_elements_per_s", "torch conv2d 3×3, groups of 8", convolution(3, channels // 8), 1.0),
+    )
+    before = torch.backends.cudnn.benchmark
+    with torch.inference_mode():
+        torch.backends.cudnn.benchmark = True  # as the networks run
+        for quantity, kernel, work, each in (*((q, k, w, 1.0) for q, k, w in per_element), *grouped):
+            yield _slope(torch, quantity, kernel, work, (few, many), each)
+        padded = (
+            torch.nn.Conv2d(240, 240, 3, padding=1, groups=10, bias=False).cuda().half().to(memory_format=torch.channels_last)
         )
+        narrow = [x[:, :240].contiguous(memory_format=torch.channels_last) for x in (few, many)]
+        yield _slope(torch, "grouped_padded_elements_per_s", "torch conv2d 3×3, groups of 24", padded, narrow)
+        stems = [torch.randn(count, 64, 112, 112, **make).to(memory_format=torch.channels_last) for count in (8, 32)]
+        kernel = "torch max_pool2d 3×3, stride 2, elements read"
+        yield _slope(torch, "window_elements_per_s", kernel, lambda x: functional.max_pool2d(x, 3, 2, 1), stems)
+        torch.backends.cudnn.benchmark = before
         for width in (64, 128, 256, 384, 768):
-            rows = x.numel() // width
+            rows = few.numel() * 2 // width
             flat, weight = torch.randn(rows, width, **make), torch.ones(width, **make)
             times = _graph_seconds(torch, lambda f=flat, w=weight, c=width: functional.layer_norm(f, (c,), w, w))  # type: ignore[misc]
             rates = tuple(rows / took for took in times)
             kernel = "torch layer_norm, fp16, in L2"
             yield Sample(
                 quantity="layer_norm_rows_per_s", kernel=kernel, values=rates, detail=f"{rows}×{width}", work=float(rows)
-            )
-        many = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
-        for taps in (3, 5, 7):
-            layer = torch.nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=channels, bias=False).cuda().half()
-            layer = layer.to(memory_format=torch.channels_last)
-            ops = 2 * taps * taps * many.numel()
-            rates = tuple(ops / took for took in _graph_seconds(torch, lambda m=layer: m(many)))  # type: ignore[misc]
-            quantity = f"depthwise_{taps}x{taps}_ops_per_s"
-            yield Sample(
-                quantity=quantity,
-                kernel="torch conv2d, depthwise, fp16",
-                values=rates,
-                detail=f"64×{channels}×{size}×{size}",
-                work=float(ops),
-            )
-        for kind, width in (("grouped", 8), ("grouped_padded", 24)):
-            count = channels // width
-            given = torch.randn(64, count * width, size, size, **make).to(memory_format=torch.channels_last)
-            layer = torch.nn.Conv2d(count * width, count * width, 3, padding=1, groups=count, bias=False).cuda().half()
-            layer = layer.to(memory_format=torch.channels_last)
-            rates = tuple(given.numel() / took for took in _graph_seconds(torch, lambda m=layer, g=given: m(g)))  # type: ignore[misc]
-            yield Sample(
-                quantity=f"{kind}_elements_per_s",
-                kernel=f"torch conv2d 3×3, groups of {width}, fp16",
-                values=rates,
-                detail=f"64×{count * width}×{size}×{size}",
-                work=float(given.numel()),
             )
         wide = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
         layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).cuda().half().to(memory_format=torch.channels_last)
@@ -447,7 +432,7 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
             kernel="host: a graph of one launch, and waiting for it",
             values=_replays(torch, lambda: functional.relu(tiny)),
         )
-        yield from _startups(torch)
+        yield from _startups(torch, statistics.median(times))
         yield from _host_times(torch)
 
 
@@ -461,7 +446,7 @@ DEPTH_STEP: Final = 64
 """Of a product's depth: what a library's kernel takes from shared memory at a time."""
 
 
-def _startups(torch: Any) -> Iterator[Sample]:
+def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
     """What kernels take that have next to nothing to do: one image of 14×14, a tile or two; and what a product takes more for its depth."""
     functional, nn = torch.nn.functional, torch.nn
     make = {"device": "cuda", "dtype": torch.float16}
@@ -503,9 +488,13 @@ def _startups(torch: Any) -> Iterator[Sample]:
         )
     x, stem = image(256, 14), image(64, 112)
     rows, weight = x.permute(0, 2, 3, 1), torch.ones(256, **make)
-    norm, factor = nn.BatchNorm2d(256).cuda().eval(), torch.randn(1, 256, 1, 1, **make)
+    half, mixed = nn.BatchNorm2d(256).cuda().half().eval(), nn.BatchNorm2d(256).cuda().eval()
+    factor = torch.randn(1, 256, 1, 1, **make)
+    # a half norm first converts its statistics in two small kernels, which the list of kernels has
+    times = tuple(took - 2 * floor_s for took in _graph_seconds(torch, lambda: half(x), SMALL_LAUNCHES))
+    yield Sample(quantity="norm_startup_s", kernel="torch batch_norm, parameters fp16, without its two helpers", values=times)
     works: tuple[tuple[str, str, Callable[[], Any]], ...] = (
-        ("norm", "torch batch_norm, parameters fp32", lambda: norm(x)),
+        ("norm_autocast", "torch batch_norm, parameters fp32", lambda: mixed(x)),
         ("row_norm", "torch layer_norm", lambda: functional.layer_norm(rows, (256,), weight, weight)),
         ("broadcast", "torch multiply by N×C×1×1", lambda: x * factor),
         ("reduce", "torch mean over pixels", lambda: x.mean((2, 3), keepdim=True)),

@@ -17,7 +17,6 @@ from perfmodel.validation.samples import Sample
 ARCHITECTURE: Final = "sm_90a"
 REPEATS: Final = 5
 PAUSE_S: Final = 0.002
-ITEM_BYTES: Final = 16384
 READ_BYTES: Final = 16384
 """Of each block of a cluster, by one turn of `exchanges`."""
 LAUNCHES: Final = 200
@@ -183,12 +182,6 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
             seconds(turns),
             "lines in random order, " + ("not read before" if cold else "read before"),
         )
-    source = cupy.zeros(16 * ITEM_BYTES, cupy.uint8)
-    ring = 8
-    more = (source, cupy.int32(16), cupy.int32(ring))
-    items = phases.turns("items", grid=1, threads=128, shared_bytes=ring * ITEM_BYTES + 1024, count=400, more=more)
-    rates = tuple(ITEM_BYTES / (turn.clocks / clock_hz) for turn in items)
-    yield sample("bulk_copy_bytes_per_s", "cp.async.bulk of 16 KiB", rates, f"one multiprocessor, {ring} on their way")
     yield sample(
         "l2_read_alone_bytes_per_s",
         "ld.global.cg of 16 bytes",

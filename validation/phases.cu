@@ -247,14 +247,11 @@ __global__ void __launch_bounds__(1024) ordinary(long long* out, float* sink, in
   __syncthreads();
   const Stamp begin = stamp();
 #pragma unroll 1
-  for (int turn = 0; turn < turns; ++turn) {
-#pragma unroll
-    for (int u = 0; u < 4; ++u, i += 96) {
-      const uint32_t g = i % 8, p = i / 8, y = p / 10 - 1, x = p % 10 - 1;
-      const bool inside = y < (uint32_t)height && x < (uint32_t)width;
-      const uint32_t at = inside ? (y * width + x) * channels + g * 8 : 0;
-      sum = add2(sum, pack2(v + (float)(at & 255), v)) ^ at;
-    }
+  for (int turn = 0; turn < turns; ++turn, i += 96) {  // one after the other: nothing of the next to fill the latencies of this one
+    const uint32_t g = i % 8, p = i / 8, y = p / 10 - 1, x = p % 10 - 1;
+    const bool inside = y < (uint32_t)height && x < (uint32_t)width;
+    const uint32_t at = inside ? (y * width + x) * channels + g * 8 : 0;
+    sum = add2(sum, pack2(v + (float)(at & 255), v)) ^ at;
     v += __uint_as_float(sum & 0x3fffffffu);
   }
   report(out, begin, stamp());
@@ -267,25 +264,6 @@ __global__ void global_loads(long long* out, float* sink, int turns, const uint3
   for (int turn = 0; turn < turns; ++turn) asm volatile("ld.global.cg.b32 %0, [%1];" : "=r"(at) : "l"(words + at) : "memory");
   report(out, begin, stamp());
   if (turns < 0) sink[threadIdx.x] = at;
-}
-// the same 16 KiB items that every block fetches in turn, as weights are streamed: `ring` copies in flight
-__global__ void __launch_bounds__(128) items(long long* out, float*, int turns, const unsigned char* from, int count, int ring) {
-  extern __shared__ __align__(1024) unsigned char smem[];
-  const uint32_t sm = smem_u32(smem), bar = sm + ring * 16384;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < ring; ++i) mbar_init(bar + 8 * i, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    const Stamp begin = stamp();
-    for (int i = 0; i < turns + ring; ++i) {
-      const int slot = i % ring;
-      if (i >= ring) mbar_wait(bar + 8 * slot, (i / ring - 1) & 1);
-      if (i < turns) {
-        mbar_expect(bar + 8 * slot, 16384);
-        bulk_load(sm + slot * 16384, from + (size_t)(i % count) * 16384, 16384, bar + 8 * slot);
-      }
-    }
-    report(out, begin, stamp());
-  }
 }
 #define CLUSTER(SIZE) \
   __global__ void __launch_bounds__(256) __cluster_dims__(SIZE, 1, 1) exchanges_##SIZE(long long* out, float* sink, int turns) { exchanges<SIZE>(out, sink, turns); } \

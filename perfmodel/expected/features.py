@@ -24,7 +24,21 @@ HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER = range(4)
 EXTRA = ("bias_add", "cast", "layout", "norm_helper")
 """Kinds of operations that no layer of the network asks for."""
 
-RATES = ("none", "pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "window", "concat", "row_norm")
+RATES = (
+    "none",
+    "pointwise",
+    "add",
+    "silu",
+    "gelu",
+    "norm",
+    "norm_autocast",
+    "broadcast",
+    "bias",
+    "reduce",
+    "window",
+    "concat",
+    "row_norm",
+)
 """Kinds of framework kernels whose elements per second `perfmodel hardware measure` takes: `RATES[i]`_elements_per_s."""
 _RATE_OF = {
     "add": "add", "silu": "silu", "gelu": "gelu", "bias_add": "bias", "multiply": "broadcast", "scale": "bias",

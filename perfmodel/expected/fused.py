@@ -24,7 +24,7 @@ them fills both (NVIDIA A100 whitepaper, 2020; the Hopper tuning guide says no l
 MEASURED: Final = (
     "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s",
     "small_product_ops_per_s", "small_product_latency_s", "special_latency_s", "shared_latency_s", "barrier_latency_s",
-    "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "bulk_copy_bytes_per_s", "l2_latency_s", "dram_latency_s",
+    "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "l2_latency_s", "dram_latency_s",
     "dram_copy_bytes_per_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
 )  # fmt: skip
 """What `perfmodel hardware measure` must have found; rates of one multiprocessor where the name has no other meaning."""
@@ -63,10 +63,8 @@ class Figures:
     special_latency: float
     shared_latency: float
     barrier_latency: float
-    bulk_bytes_per_clock: float
-    """Of bulk copies from L2 into shared memory, by one multiprocessor, however many of them copy."""
     cache_bytes_per_clock: float
-    """From L2 by loads of threads, of one multiprocessor when all of them read."""
+    """From L2, of one multiprocessor when all of them read."""
     cache_bytes_per_clock_alone: float
     cache_latency: float
     dram_latency: float
@@ -89,15 +87,12 @@ class Figures:
         """
         peak = device.matrix_peak(dtype)
         measured = {entry.quantity: entry.value for entry in device.measured}
-        missing = [
-            name
-            for name in (*MEASURED, f"matrix_{dtype}_ops_per_s", f"sustained_matrix_{SUSTAINED_TYPE}_ops_per_s")
-            if name not in measured
-        ]
-        if missing:
+        wanted = (*MEASURED, f"matrix_{dtype}_ops_per_s", f"sustained_matrix_{SUSTAINED_TYPE}_ops_per_s")
+        if missing := [name for name in wanted if name not in measured]:
             raise HardwareError(
-                f"{device.slug}: tier expected of fused kernels needs {', '.join(missing)}, which were not measured on it; run "
-                "`perfmodel hardware measure` there, and pass the path of the file that it writes"
+                f"tier expected has no calibration for schedule block on {device.slug}, where {len(missing)} figures were not measured "
+                f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); run `perfmodel hardware measure` there, and pass the path of the "
+                "file that it writes"
             )
         clock, processors = device.chip.boost_clock_hz, device.chip.multiprocessors
         macs = peak.ops_per_clock_per_multiprocessor / 2
@@ -128,7 +123,6 @@ class Figures:
             special_latency=clocks("special_latency_s"),
             shared_latency=clocks("shared_latency_s"),
             barrier_latency=clocks("barrier_latency_s"),
-            bulk_bytes_per_clock=per_clock("bulk_copy_bytes_per_s"),
             cache_bytes_per_clock=per_clock("l2_read_bytes_per_s") / processors,
             cache_bytes_per_clock_alone=per_clock("l2_read_alone_bytes_per_s"),
             cache_latency=clocks("l2_latency_s"),

@@ -208,8 +208,10 @@ def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: 
     """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak."""
     seconds = np.zeros_like(f.dram_bytes)
     if "rates" in terms:
-        rows_per_s = machine.multiprocessors * machine.clock_hz / c.row_clocks
-        if machine.rows_per_s is not None:  # of the framework's own kernel; one that a compiler wrote has the stack's clocks per row
+        rows_per_s = np.full_like(seconds, machine.multiprocessors * machine.clock_hz / c.row_clocks)
+        if (
+            machine.rows_per_s is not None
+        ):  # of the framework's own kernel; one that a compiler wrote has the stack's clocks per row
             rows_per_s = np.where(np.array(RATES)[f.rate] == "row_norm", machine.rows_per_s, rows_per_s)
         seconds = np.maximum(f.rows / rows_per_s, f.elements / np.array(machine.element_rates)[f.rate])
         for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
@@ -240,7 +242,8 @@ def _startup_s(f: Features, path: Integers, machine: Machine) -> Floats:
         "depthwise_7x7": (path == Path.DEPTHWISE) & (f.taps >= 37),
         "grouped": path == Path.GROUPED,
         "grouped_padded": path == Path.GROUPED_PADDED,
-        "norm": np.isin(kinds, ("norm", "norm_autocast")),
+        "norm": kinds == "norm",
+        "norm_autocast": kinds == "norm_autocast",
         "row_norm": path == Path.ROW_NORM,
         "broadcast": np.isin(kinds, ("broadcast", "bias")),
         "reduce": kinds == "reduce",

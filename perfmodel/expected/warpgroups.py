@@ -190,8 +190,12 @@ def _arrival(form: WarpgroupForm, figures: Figures) -> list[Phase]:
 
 def _cached(demand: Demand, form: WarpgroupForm, figures: Figures) -> Demand:
     """Bytes of the cache pipe to clocks."""
-    del form
-    return Demand(shared=demand.shared, cache=demand.cache / figures.bulk_bytes_per_clock)
+    return Demand(shared=demand.shared, cache=demand.cache / _rate(form, figures))
+
+
+def _rate(form: WarpgroupForm, figures: Figures) -> float:
+    """Bytes per clock from L2 of one multiprocessor, with as many reading as there are blocks."""
+    return figures.cache_rate(form.blocks or figures.multiprocessors)
 
 
 def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phase]:
@@ -274,19 +278,17 @@ def _result(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phas
 
 def _lead(form: WarpgroupForm, figures: Figures) -> float:
     """The first tile from DRAM."""
-    return figures.dram_latency + form.loaded_bytes * min(form.actors, form.turns) / figures.bulk_bytes_per_clock
+    return figures.dram_latency + form.loaded_bytes * min(form.actors, form.turns) / _rate(form, figures)
 
 
 def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     """Weights that the first tile cannot begin without: all of them, or the first item of a ring."""
-    rate = figures.cache_rate(form.blocks or figures.multiprocessors)
-    return figures.cache_latency + (work.weight_bytes / rate if form.resident else ITEM_BYTES / figures.bulk_bytes_per_clock)
+    return figures.cache_latency + (work.weight_bytes if form.resident else ITEM_BYTES) / _rate(form, figures)
 
 
 def _trail(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     """The last bytes on their way."""
-    rate = figures.cache_rate(form.blocks or figures.multiprocessors)
-    return figures.cache_latency + ROWS * form.actors * work.outputs * ELEMENT_BYTES / form.split / rate
+    return figures.cache_latency + ROWS * form.actors * work.outputs * ELEMENT_BYTES / form.split / _rate(form, figures)
 
 
 def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
