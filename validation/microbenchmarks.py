@@ -441,6 +441,7 @@ SMALL_PRODUCTS: Final = (
     (48, 96, 28), (96, 192, 28), (192, 96, 28), (192, 384, 14), (384, 192, 14), (768, 384, 7), (384, 768, 7), (1536, 768, 7),
 )  # fmt: skip
 SMALL_CONVOLUTIONS: Final = ((48, 48, 56), (96, 96, 28), (192, 192, 14), (384, 384, 7), (768, 384, 7))
+SMALL_DEPTHWISE: Final = ((64, 28), (128, 28), (256, 14), (512, 14), (1024, 7))
 """Channels in and out, and image, of one image: so little that no multiprocessor has more than a tile or two."""
 DEPTH_STEP: Final = 64
 """Of a product's depth: what a library's kernel takes from shared memory at a time."""
@@ -470,13 +471,10 @@ def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
         yield Sample(quantity=f"{name}_step_s", kernel=f"{kernel_said}, by depth of {DEPTH_STEP}", values=(slope,), detail=detail)
         yield Sample(quantity=f"{name}_startup_s", kernel=f"{kernel_said}, at no depth", values=(start,), detail=detail)
     for taps in (3, 5, 7):
-        times = convolution(256, 256, 14, taps, 256)
-        yield Sample(
-            quantity=f"depthwise_{taps}x{taps}_startup_s",
-            kernel="torch conv2d, depthwise, fp16",
-            values=times,
-            detail="1×256×14×14",
-        )
+        times = tuple(statistics.median(convolution(wide, wide, size, taps, wide)) for wide, size in SMALL_DEPTHWISE)
+        detail = "the median of " + ", ".join(f"{wide} at {size}×{size}" for wide, size in SMALL_DEPTHWISE)
+        quantity = f"depthwise_{taps}x{taps}_startup_s"
+        yield Sample(quantity=quantity, kernel="torch conv2d, depthwise, fp16, one image", values=times, detail=detail)
     for kind, width in (("grouped", 8), ("grouped_padded", 24)):
         channels = 240 // width * width
         times = convolution(channels, channels, 14, 3, channels // width)

@@ -91,8 +91,10 @@ class Phases:
             time.sleep(PAUSE_S)
         return tuple(found[1:])
 
-    def clock_hz(self, name: str, *, threads: int, shared_bytes: int, count: int, launches: int) -> tuple[float, ...]:
-        """Of the last of so many launches in a row, on all multiprocessors: clocks over nanoseconds, by block 0."""
+    def clock_hz(
+        self, name: str, blocks: int, *, threads: int, shared_bytes: int, count: int, launches: int
+    ) -> tuple[float, ...]:
+        """Of the last of so many launches in a row: clocks over nanoseconds, by block 0."""
         cupy, function, found = self.cupy, self.module.get_function(name), []
         function.max_dynamic_shared_size_bytes = shared_bytes
         out, sink = cupy.zeros(2 * self.processors, cupy.int64), cupy.zeros(4096, cupy.float32)
@@ -101,7 +103,7 @@ class Phases:
             for launch in range(launches):
                 if launch == launches - 1:
                     out[:] = 0
-                function((self.processors,), (threads,), (out, sink, cupy.int32(count)), shared_mem=shared_bytes)
+                function((blocks,), (threads,), (out, sink, cupy.int32(count)), shared_mem=shared_bytes)
             clocks, nanoseconds = out.get().reshape(-1, 2)[0]
             found.append(float(clocks) / float(nanoseconds) * 1e9)
         return tuple(found)
@@ -153,11 +155,13 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
     full = statistics.median(turn.clocks for turn in phases.turns("ordinary", grid=1, threads=1024, count=2000, more=place))
     ratios = tuple(turn.clocks / (full / 8) / clock_hz for turn in alone)
     yield sample("issue_alone_s", "addresses and packed halves", ratios, "one warp of a scheduler, over an eighth of eight")
-    for quantity, launches in (("clock_fused_burst_hz", 1), ("clock_fused_sustained_hz", SUSTAINED_LAUNCHES)):
-        clocks = phases.clock_hz("bottleneck_64_64", threads=512, shared_bytes=132096, count=1000, launches=launches)
-        yield Sample(quantity=quantity, kernel="expand, silu, project on all multiprocessors", values=clocks)
+    for name, blocks, launches in (("alone", 1, 1), ("burst", processors, 1), ("sustained", processors, SUSTAINED_LAUNCHES)):
+        clocks = phases.clock_hz("bottleneck_64_64", blocks, threads=512, shared_bytes=132096, count=1000, launches=launches)
+        yield Sample(
+            quantity=f"clock_fused_{name}_hz", kernel=f"expand, silu, project on {blocks} multiprocessors", values=clocks
+        )
     many = phases.turns("small_products_4", grid=1, threads=512, count=1000)
-    work = 16 * 8 * 32 * 16 * 8 * 16 * 2  # warps · instructions · multiply-adds · operations of a turn
+    work = 16 * 32 * 16 * 8 * 16 * 2  # warps · instructions · multiply-adds of one · operations
     yield sample(
         "small_product_ops_per_s",
         "mma.sync m16n8k16",
@@ -188,6 +192,9 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
         _alone(cupy, phases),
         "one multiprocessor, 512 threads, 4 on their way",
     )
+    more = (cupy.zeros(1024, cupy.float32), cupy.zeros(1, cupy.uint32))
+    meeting = phases.turns("meetings", grid=1, threads=256, count=1000, more=more)
+    yield sample("meeting_s", "store, fence, count, fence, load", seconds(meeting), "one block")
     cluster = phases.turns("cluster_barriers_4", grid=4, threads=256, shared_bytes=1024, count=1000)
     yield sample("cluster_barrier_s", "barrier.cluster of 4 blocks", seconds(cluster))
     exchange = phases.turns("exchanges_4", grid=4, threads=256, shared_bytes=65536, count=500)

@@ -270,6 +270,25 @@ __global__ void global_loads(long long* out, float* sink, int turns, const uint3
   __global__ void __launch_bounds__(256) __cluster_dims__(SIZE, 1, 1) cluster_barriers_##SIZE(long long* out, float*, int turns) { cluster_barriers(out, turns); } \
   __global__ void __launch_bounds__(512, 1) __cluster_dims__(SIZE, 1, 1) cluster_nothing_##SIZE(int* out) { pdl_wait(); pdl_launch(); cluster_arrive(); cluster_wait(); if (out == nullptr) __nanosleep(1); }
 CLUSTER(2) CLUSTER(4) CLUSTER(8)
+// how blocks that share a tile meet: sums to L2, a fence, a count, and sums read back
+__global__ void __launch_bounds__(256) meetings(long long* out, float* sink, int turns, float4* sums, unsigned* arrived) {
+  float4 v = make_float4(threadIdx.x, 1, 2, 3);
+  __shared__ unsigned seen;
+  __syncthreads();
+  const Stamp begin = stamp();
+  for (int turn = 0; turn < turns; ++turn) {
+    __stcg(sums + threadIdx.x, v);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) seen = atomicAdd(arrived, 1u);
+    __syncthreads();
+    __threadfence();
+    const float4 w = __ldcg(sums + (threadIdx.x + seen) % 256);
+    v.x += w.y;
+  }
+  report(out, begin, stamp());
+  if (turns < 0) sink[threadIdx.x] = v.x;
+}
 // what any launch of a fused kernel takes: a block to a multiprocessor that reserves all of its shared memory
 __global__ void __launch_bounds__(512, 1) resident_nothing(int* out) {
   pdl_wait();

@@ -79,8 +79,8 @@ def expect_block(
                 ),
             )
         kernel, taken = known[key]
-        factor = _factor(found, kernel.kind)
-        kinds.add(kernel.kind)
+        factor = _factor(found, kernel.label)
+        kinds.add(kernel.label)
         macs = sum(int(kernels[index].cost.macs) for index in members) or 1
         for index in members:
             share = factor * (int(kernels[index].cost.macs) / macs if len(members) > 1 else 1.0)
@@ -129,7 +129,7 @@ def _assumptions(found: FusedCalibration, kinds: set[str], device: DeviceSpec, o
     unknown = sorted(kind for kind in kinds if kind not in {one.kind for one in found.factors})
     if unknown:
         said.append(f"no kernel of ours was measured for {', '.join(unknown)}: the factor of all classes together is taken")
-    if GENERAL in kinds:
+    if any(kind.startswith(GENERAL) for kind in kinds):
         said.append("blocks that we have no kernel for are counted layer by layer on tiles of 64 pixels")
     if outside:
         said.append(f"{percent(outside)} of the time is in no fused program: as the library runs it under torch.compile")

@@ -22,10 +22,10 @@ L2_PARTITIONS: Final = 2
 them fills both (NVIDIA A100 whitepaper, 2020; the Hopper tuning guide says no less of H100)."""
 
 MEASURED: Final = (
-    "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s",
+    "clock_fused_alone_hz", "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s",
     "small_product_ops_per_s", "small_product_latency_s", "special_latency_s", "shared_latency_s", "barrier_latency_s",
     "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "l2_latency_s", "dram_latency_s",
-    "dram_copy_bytes_per_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
+    "dram_copy_bytes_per_s", "meeting_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
 )  # fmt: skip
 """What `perfmodel hardware measure` must have found; rates of one multiprocessor where the name has no other meaning."""
 SUSTAINED_TYPE: Final = "fp16"
@@ -42,8 +42,10 @@ class Figures:
     multiprocessors: int
     clock_hz: float
     """That the latencies and rates below are given at."""
+    alone_clock_hz: float
+    """While one multiprocessor multiplies and evaluates functions."""
     burst_clock_hz: float
-    """While all multiprocessors multiply and evaluate functions, in short bursts, and for long: power holds it."""
+    """While all of them do, in short bursts, and for long: power holds it."""
     sustained_clock_hz: float
     matrix_macs_per_clock: float
     """Of one multiprocessor by instructions of a warpgroup, in the type of the product: the datasheet's."""
@@ -69,6 +71,8 @@ class Figures:
     cache_latency: float
     dram_latency: float
     dram_bytes_per_s: float
+    meeting_latency: float
+    """From a block's last store to L2 until another block, which saw by a count that it was there, may read it."""
     cluster_latency: float
     """Of the barrier of a cluster's blocks."""
     exchange_bytes_per_clock: float
@@ -109,6 +113,7 @@ class Figures:
             name=device.slug,
             multiprocessors=processors,
             clock_hz=clock,
+            alone_clock_hz=measured["clock_fused_alone_hz"],
             burst_clock_hz=measured["clock_fused_burst_hz"],
             sustained_clock_hz=measured["clock_fused_sustained_hz"],
             matrix_macs_per_clock=macs,
@@ -128,6 +133,7 @@ class Figures:
             cache_latency=clocks("l2_latency_s"),
             dram_latency=clocks("dram_latency_s"),
             dram_bytes_per_s=measured["dram_copy_bytes_per_s"],
+            meeting_latency=clocks("meeting_s"),
             cluster_latency=clocks("cluster_barrier_s"),
             exchange_bytes_per_clock=per_clock("cluster_read_bytes_per_s"),
             launch_s=measured["block_launch_s"],
@@ -151,6 +157,11 @@ class Figures:
     def special(self, evaluations: float) -> float:
         """Clocks of the special-function unit."""
         return evaluations / self.special_per_clock
+
+    def clock(self, busy: float, regime: Regime) -> float:
+        """With a share of the multiprocessors at work: between that of one and that of all."""
+        together = self.burst_clock_hz if regime == "burst" else self.sustained_clock_hz
+        return self.alone_clock_hz + (together - self.alone_clock_hz) * busy
 
     def cache_rate(self, blocks: float) -> float:
         """Bytes per clock that one multiprocessor gets from L2 while `blocks` of them read."""
@@ -232,13 +243,22 @@ class FusedKernel:
     clustered: bool = False
     """Whether its blocks run in clusters."""
 
+    @property
+    def label(self) -> str:
+        """Its class: the kind, and whether latency holds it (one round of blocks) or throughput."""
+        return f"{self.kind}, {'one round' if self.rounds() == 1 else 'rounds'}"
+
     def most_turns(self) -> float:
         """Of one multiprocessor: whole blocks, as evenly as they divide, each with all of its turns."""
         blocks = math.ceil(self.turns / self.together - 1e-9)
         return min(math.ceil(blocks / self.processors) * self.together, math.ceil(self.turns))
 
+    def busy(self) -> float:
+        """Share of the multiprocessors that have a block."""
+        return min(1.0, math.ceil(self.turns / self.together - 1e-9) / self.processors)
+
     def overlapped(self) -> float:
-        """Share of launch and prologue that passes while the kernel before runs: blocks that find a multiprocessor free."""
+        """Share of the prologue that passes while the kernel before runs: of blocks that find a multiprocessor free."""
         if not self.dependent:
             return 0.0
         blocks = min(math.ceil(self.turns / self.together - 1e-9), self.processors)
@@ -285,9 +305,9 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     together = rounds * clocks[present - 1] + (clocks[int(left) - 1] if left else 0.0)
     burst = regime == "burst"
     allowed = figures.burst_ops_per_s if burst else figures.sustained_ops_per_s
-    clock_hz = figures.burst_clock_hz if burst else figures.sustained_clock_hz
+    clock_hz = figures.clock(kernel.busy(), regime)
     launch_s = figures.cluster_launch_s if kernel.clustered else figures.launch_s
-    ahead_s = (1 - kernel.overlapped()) * (launch_s + kernel.prologue_clocks / clock_hz)
+    ahead_s = launch_s + (1 - kernel.overlapped()) * kernel.prologue_clocks / clock_hz
     return FusedTime(
         start_s=kernel.launches * (ahead_s + (kernel.lead_clocks + kernel.trail_clocks) / clock_hz),
         exchange_s=kernel.launches * kernel.rounds() * kernel.exchange_clocks / clock_hz,

@@ -43,8 +43,8 @@ BAND_SHARED_BYTES: Final = 46.0
 BAND_INSTRUCTIONS: Final = 10.0
 """Of a thread per output and channel."""
 
-Convolution = Literal["none", "shared", "registers", "rows", "bands"]
-"""How a grouped convolution runs: A from shared memory, two groups at a time (n16); A from registers, two taps at a time (n8); over rows of
+Convolution = Literal["none", "shared", "registers", "rows", "bands", "threads"]
+"""How a grouped or depthwise convolution runs: by threads, a multiply-add for each tap; on the matrix unit, A from shared memory, two groups at a time (n16); A from registers, two taps at a time (n8); over rows of
 the hidden tensor handed from warp to warp (n24); as banded matrices by products of single warps."""
 
 
@@ -96,9 +96,9 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
         ),
     ]
     if conv_of_chunk:
+        hidden = _rows(form, figures) if form.convolution == "rows" else [_threads(work, form.chunk, figures)]
         phases += [
-            Phase(name=phase.name, demand=phase.demand, latency=phase.latency, times=phase.times * chunks)
-            for phase in _rows(form, figures)
+            Phase(name=phase.name, demand=phase.demand, latency=phase.latency, times=phase.times * chunks) for phase in hidden
         ]
         phases.append(
             Phase(
@@ -240,7 +240,21 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
             latency=2 * figures.shared_latency + 2 * figures.barrier_latency,
         )
         return [convolve, norm]
+    if form.convolution == "threads" and work.front == "input":
+        return [_threads(work, work.C, figures)]
     return []
+
+
+def _threads(work: FusedWork, channels: float, figures: Figures) -> Phase:
+    """Multiply-adds in fp32 for each tap of 64 pixels, on values that stay with their threads."""
+    values = ROWS * channels
+    return Phase(
+        name="convolution",
+        demand=Demand(
+            shared=figures.shared(values * 2 * ELEMENT_BYTES), issue=figures.issue(values * (work.taps + GATHER_INSTRUCTIONS))
+        ),
+        latency=figures.shared_latency + figures.barrier_latency,
+    )
 
 
 def _rows(form: WarpgroupForm, figures: Figures) -> list[Phase]:

@@ -170,14 +170,14 @@ class _Count:
         found += self._product(
             "projection", steps, form.m16_per_warp, self.project_n8, reads_a=self.through_shared, items=form.items[1]
         )
-        if form.ring:
+        if form.ring:  # every warp asks for its part of the next item; the copies themselves pass meanwhile
             streamed = self._chunk_bytes()
-            demand = Demand(
-                shared=figures.shared(streamed),
-                issue=figures.issue(streamed / PIECE * STREAM_INSTRUCTIONS),
-                cache=streamed / self.rate,
-            )
-            found.append(Phase(name="weights", demand=demand, background=True, times=form.chunks))
+            asked = Demand(issue=figures.issue(streamed / PIECE * STREAM_INSTRUCTIONS))
+            copied = Demand(shared=figures.shared(streamed), cache=streamed / self.rate)
+            found += [
+                Phase(name="weights asked for", demand=asked, times=form.chunks),
+                Phase(name="weights", demand=copied, background=True, times=form.chunks),
+            ]
         return [*found, *self._result()]
 
     def _chunk_bytes(self) -> float:
@@ -326,5 +326,4 @@ class _Count:
             return 0.0
         sums = form.rows * self.work.outputs / form.parts * 4.0
         alone = figures.cache_bytes_per_clock_alone
-        fences = 6 * figures.cache_latency
-        return sums / self.rate + fences + form.split * max(2 * figures.cache_latency, sums / alone)
+        return sums / self.rate + figures.meeting_latency + form.split * max(2 * figures.cache_latency, sums / alone)

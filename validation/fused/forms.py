@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from perfmodel.expected import warpgroups, warps
 from perfmodel.expected.fused import Figures, FusedKernel
@@ -16,6 +16,8 @@ from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import DeviceLimits, Problem
 from perfmodel.validation.fused.tiles import resident_blocks
 
+DEFAULT_CHUNK: Final = 64
+"""Hidden channels at a time, where a kernel's constants do not say."""
 PATCH_HALO: dict[int, int] = {3: 100, 7: 196}
 """Pixels of an 8×8 patch with its halo, by kernel size."""
 
@@ -40,7 +42,7 @@ def work_of(problem: Problem) -> FusedWork:
 
 
 def expected_kernel(problem: Problem, config: Config, device: DeviceLimits, figures: Figures) -> FusedKernel:
-    """A configuration as actors and phases. Raises KeyError for a kernel that this table does not know."""
+    """A configuration as actors and phases."""
     work = work_of(problem)
     if config.kernel.endswith("_generic"):
         module = __import__(f"perfmodel.validation.fused.{problem.family}.generic", fromlist=["work_of"])
@@ -128,7 +130,35 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
             loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
             again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group) * shared_tile),
         )  # fmt: skip
-    raise KeyError(config.kernel)
+    return _other_form(problem, config, device, kind, halo)
+
+
+def _other_form(problem: Problem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
+    """A kernel of warpgroups that has no line of its own, by what the constants of all of them say."""
+    values, work = config.defines, work_of(problem)
+    actors = values.get("WARPGROUPS", max(1, config.threads // 128 - 1))
+    split = values.get("SPLIT", 1)
+    if split <= 1:
+        split = values["CLUSTER"] if values.get("SPLIT", 0) == 1 and "CLUSTER" in values else 1
+    strips = work.front == "hidden"
+    filled = rows.STRIP / rows.WARP_ROWS if strips and work.group_width > 1 else 1.0
+    convolution: warpgroups.Convolution = "none"
+    if work.front == "hidden":
+        convolution = "rows" if work.group_width > 1 else "threads"
+    elif work.front == "input":
+        convolution = "bands" if work.kernel > 3 else "registers"  # noqa: PLR2004 - a 3×3 runs two taps at a time
+    turns = work.pixels / warpgroups.ROWS / filled * split
+    count = device.multiprocessors
+    return warpgroups.WarpgroupForm(
+        kind=kind, actors=actors, chunk=values.get("CHUNK", DEFAULT_CHUNK), convolution=convolution, turns=turns, split=split,
+        processors=resident_blocks(count, split) if split > 1 else count,
+        convolves_apart=convolution == "bands" and "CONV_REGISTERS" in values,
+        resident=bool(values.get("RESIDENT", values.get("STREAMED", 1) == 0)),
+        multicast=values.get("CLUSTER", 1) if split == 1 else 1,
+        taps_from_shared=work.front == "taps", loaded_bytes=2.0 * work.C * warpgroups.ROWS * (work.kernel if work.front != "hidden" else 1),
+        stored_share=filled, again_bytes=halo, again_between_bytes=_raster_between(problem, max(1, config.tile_rows % problem.H)),
+        blocks=min(count, turns / actors),
+    )  # fmt: skip
 
 
 def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
