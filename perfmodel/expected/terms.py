@@ -52,6 +52,8 @@ FULL_RATE_ATTAINED: Final = 0.67
 """Of a full-rate part's datasheet peak, under load: 659 of 989 TFLOP/s on the one such part that was measured, an H200 held by power."""
 LARGE_INDEX_FACTOR: Final = 10.0
 """Time of a depthwise convolution whose tensors need 64-bit indices, over that of the library's kernel, which they rule out."""
+RESAMPLE_BANDWIDTH: Final = 0.125
+"""Of the DRAM bandwidth, in resizing images."""
 ACROSS_BANDWIDTH: Final = 0.28
 """Of the DRAM bandwidth, in reading NCHW in the order of NHWC or the other way round: of each line of 32 bytes a thread needs one element, and
 the others find it in a cache or not."""
@@ -184,6 +186,7 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
         fraction[[Path.DEPTHWISE, Path.DEPTHWISE_DIRECT]] = c.depthwise_bandwidth
         fraction[Path.BROADCAST] = c.broadcast_bandwidth
         fraction[Path.MOVE] = c.move_bandwidth
+        fraction[Path.RESAMPLE] = RESAMPLE_BANDWIDTH
     fraction[Path.UNALIGNED] = fraction[Path.MATRIX]
     fraction[Path.FUSED] = fraction[Path.MATRIX]
     bandwidth = machine.bandwidth_bytes_per_s * fraction[path]
