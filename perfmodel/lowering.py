@@ -284,8 +284,8 @@ class _Lowering:
                     self._dtype[node.name] = self._precision.storage
                 case Parameter():
                     self._tensor[node.name] = node.name
-                    converted = node.layer.converted and self._precision.autocast
-                    self._dtype[node.name] = self._precision.autocast if converted else self._precision.parameter
+                    converted = node.layer.converted and self._precision.autocast is not None
+                    self._dtype[node.name] = self._precision.matrix_storage if converted else self._precision.parameter
                 case View():
                     self._view(node)
                 case Rearrange(purpose="repeat") if self._stack.inlines_repeats:
@@ -597,7 +597,9 @@ class _Lowering:
         layer = Copy(purpose=purpose)
         if purpose == "cast" and source in self._nchw:
             self._nchw.add(name)
-        return self._emit(node, layer, [source], name, dtype, shapes=(shape,), across=frozenset([source] if purpose == "layout" else []))
+        return self._emit(
+            node, layer, [source], name, dtype, shapes=(shape,), across=frozenset([source] if purpose == "layout" else [])
+        )
 
     def _converted(self, node: Node, source: str, shape: Shape, name: str, dtype: str) -> str:
         """A change of layout by the library, which goes through tiles and reads nothing across."""
@@ -656,8 +658,7 @@ class _Lowering:
         weights = self._weights(node, layer, count)
         shape = layer.output_shape(*shapes)
         reads = tuple(
-            self._read(tensor, elements, across=tensor in across)
-            for tensor, elements in zip(sources, count.reads, strict=True)
+            self._read(tensor, elements, across=tensor in across) for tensor, elements in zip(sources, count.reads, strict=True)
         )
         writes = [Access(tensor=name, elements=count.writes, dtype=self._stored.get(name, dtype))]
         if self._stack.writes_pool_indices and isinstance(layer, MaxPool):

@@ -308,7 +308,7 @@ def _by_partition(graph: Graph, operations: Sequence[Operation], partition: Part
 
 
 def _read_by_others(groups: Sequence[Sequence[Operation]]) -> list[set[str]]:
-    """For each group, the tensors it must leave in memory: those that others read and do not make, and those that nobody reads (results)."""
+    """For each group, the tensors it must leave in memory: what others read and do not make, and what nobody reads (results)."""
     made = [{access.tensor for operation in group for access in operation.writes} for group in groups]
     read = [{access.tensor for operation in group for access in operation.reads} for group in groups]
     elsewhere = set().union(*(reads - own for reads, own in zip(read, made, strict=True)))
