@@ -31,7 +31,6 @@ from perfmodel.layers.rearrange import Rearrange, View
 from perfmodel.layers.reduce import Reduce
 from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.layers.softmax import Softmax
-from perfmodel.layers.upsample import Resize, Upsample
 from perfmodel.precision import Precision
 
 TensorRole = Literal["activation", "weight", "halo"]
@@ -113,7 +112,7 @@ class Stack:
     """A tensor lies in the order in which it was made: group norms, reflecting borders and stacks make NCHW of NHWC, the next convolution
     copies it back, and what combines both reads one of them across."""
     runs_fp32_list: bool
-    """Autocast's list of what runs in fp32: powers, sums, resizing and the like write fp32, some after a cast of their input."""
+    """Autocast's list of what runs in fp32: powers, sums and the like write fp32, some after a cast of their input."""
     inlines_repeats: bool
     """Who reads a tensor that was broadcast and reshaped reads what was broadcast."""
     fills_padding: bool
@@ -197,10 +196,7 @@ def _moments(node: Node, layer: GroupNorm) -> Access:
 
 
 def _is_cast_to_fp32(layer: Layer) -> bool:
-    """Whether autocast runs the operation in fp32 (PyTorch's `AT_FORALL_FP32`): resizing and some functions; norms are in it, too, but
-    timm's fast norms leave autocast."""
-    if isinstance(layer, Upsample | Resize):
-        return True
+    """Whether autocast runs the operation in fp32 (PyTorch's `AT_FORALL_FP32`); norms are in it, too, but timm's fast norms leave it."""
     return isinstance(layer, Pointwise | Activation) and layer.function in CAST_TO_FP32
 
 
@@ -288,8 +284,8 @@ class _Lowering:
                     self._dtype[node.name] = self._precision.storage
                 case Parameter():
                     self._tensor[node.name] = node.name
-                    converted = node.layer.converted and self._precision.autocast
-                    self._dtype[node.name] = self._precision.autocast if converted else self._precision.parameter
+                    converted = node.layer.converted and self._precision.autocast is not None
+                    self._dtype[node.name] = self._precision.matrix_storage if converted else self._precision.parameter
                 case View():
                     self._view(node)
                 case Rearrange(purpose="repeat") if self._stack.inlines_repeats:
@@ -578,7 +574,7 @@ class _Lowering:
         return promote(*operands)
 
     def _is_materialised(self, node: Node) -> bool:
-        if not (self._stack.materialises_gated_norms and isinstance(node.layer, BatchNorm)):
+        if not (self._stack.materialises_gated_norms and isinstance(node.layer, BatchNorm | GroupNorm)):
             return False
         if self._precision.matrix_storage not in ("fp16", "bf16"):
             return False
@@ -601,7 +597,9 @@ class _Lowering:
         layer = Copy(purpose=purpose)
         if purpose == "cast" and source in self._nchw:
             self._nchw.add(name)
-        return self._emit(node, layer, [source], name, dtype, shapes=(shape,), across=frozenset([source] if purpose == "layout" else []))
+        return self._emit(
+            node, layer, [source], name, dtype, shapes=(shape,), across=frozenset([source] if purpose == "layout" else [])
+        )
 
     def _converted(self, node: Node, source: str, shape: Shape, name: str, dtype: str) -> str:
         """A change of layout by the library, which goes through tiles and reads nothing across."""
@@ -660,8 +658,7 @@ class _Lowering:
         weights = self._weights(node, layer, count)
         shape = layer.output_shape(*shapes)
         reads = tuple(
-            self._read(tensor, elements, across=tensor in across)
-            for tensor, elements in zip(sources, count.reads, strict=True)
+            self._read(tensor, elements, across=tensor in across) for tensor, elements in zip(sources, count.reads, strict=True)
         )
         writes = [Access(tensor=name, elements=count.writes, dtype=self._stored.get(name, dtype))]
         if self._stack.writes_pool_indices and isinstance(layer, MaxPool):

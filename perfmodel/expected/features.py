@@ -134,8 +134,8 @@ class Features:
 
 
 _COLUMNS = (
-    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes", "across_bytes",
-    "elements", "rate", "rows", "vector_ops", "special_ops", "extra", "huge",
+    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
+    "across_bytes", "elements", "rate", "rows", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
 

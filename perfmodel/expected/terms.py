@@ -53,9 +53,11 @@ FULL_RATE_ATTAINED: Final = 0.67
 """Of a full-rate part's datasheet peak, under load: 659 of 989 TFLOP/s on the one such part that was measured, an H200 held by power."""
 LARGE_INDEX_FACTOR: Final = 10.0
 """Time of a depthwise convolution whose tensors need 64-bit indices, over that of the library's kernel, which they rule out."""
+RESAMPLE_BANDWIDTH: Final = 0.125
+"""Of the DRAM bandwidth, in resizing images."""
 ACROSS_BANDWIDTH: Final = 0.28
-"""Of the DRAM bandwidth, in reading NCHW in the order of NHWC or the other way round: of each line of 32 bytes a thread needs one element, and
-the others find it in a cache or not."""
+"""Of the DRAM bandwidth, in reading NCHW in the order of NHWC or the other way round: of each line of 32 bytes a thread needs one element,
+and the others find it in a cache or not."""
 MOST_FROM_L2: Final = 0.9
 """Of a kernel's bytes: something always comes from DRAM."""
 
@@ -126,8 +128,9 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
     """Products: padded ops ÷ (peak · attained), times the waves' waste; direct convolutions: ops ÷ (vector peak / 100).
 
     GROUPED needs no padding: its kernel exists for the width. GROUPED_PADDED computes on copies whose groups are as wide as tiles; making
-    the copies and taking the result apart are kernels of their own, whose passes over the data nothing hides. Derivation of the tail: B blocks on S multiprocessors take
-    ⌈B/S⌉ waves where B/S would do; of the tiles that a library has, the best is taken, a tile of less than full intensity at its rate.
+    the copies and taking the result apart are kernels of their own, whose passes over the data nothing hides. Derivation of the tail: B
+    blocks on S multiprocessors take ⌈B/S⌉ waves where B/S would do; of the tiles that a library has, the best is taken, a tile of less than
+    full intensity at its rate.
     """
     on_matrix = np.isin(path, MATRIX_PATHS) | ((path == Path.FUSED) & (f.ops > 0))
     shaped = on_matrix & (f.m > 0)
@@ -188,6 +191,7 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
         fraction[[Path.DEPTHWISE, Path.DEPTHWISE_DIRECT]] = c.depthwise_bandwidth
         fraction[Path.BROADCAST] = c.broadcast_bandwidth
         fraction[Path.MOVE] = c.move_bandwidth
+        fraction[Path.RESAMPLE] = RESAMPLE_BANDWIDTH
     fraction[Path.UNALIGNED] = fraction[Path.MATRIX]
     fraction[Path.FUSED] = fraction[Path.MATRIX]
     bandwidth = machine.bandwidth_bytes_per_s * fraction[path]

@@ -16,8 +16,8 @@ from perfmodel.layers.attention import Attention
 from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.concat import Concat
 from perfmodel.layers.conv2d import Conv2d
-from perfmodel.layers.copy import Copy
 from perfmodel.layers.conv_transpose2d import ConvTranspose2d
+from perfmodel.layers.copy import Copy
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import Graph, GraphBuilder, Tensor
 from perfmodel.layers.group_norm import GroupNorm

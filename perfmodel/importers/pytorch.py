@@ -741,10 +741,8 @@ class _Reader:
         self._emit(node, "pointwise", [a["self"], a["mask"]], function="select")
 
     def _aten_addcmul(self, node: Any, a: dict[str, Any]) -> None:
-        between = f"{node.name}.product"
-        self._program.values[between] = Value(name=between, shape=tuple(node.meta["val"].shape))
-        self._append("pointwise", node, [a["tensor1"], a["tensor2"]], (between,), function="multiply")
-        self._emit(node, "pointwise", [a["self"], between], function="add")
+        factors = [_number(a["tensor1"]), _number(a["tensor2"])]
+        self._emit(node, "pointwise", [_number(a["self"]), *factors], function="multiply_add")
 
     def _aten_softmax(self, node: Any, a: dict[str, Any]) -> None:
         self._emit(node, "softmax", [a["self"]], axis=a["dim"] % max(1, len(self._shape(a["self"]))))

@@ -16,8 +16,9 @@ TRACED_BATCH: Final = 13
 
 
 def rebatched(network: Network, batch: int) -> Network:
-    """`network`, which was imported at TRACED_BATCH, for `batch` images: the extent that holds the images scaled in each shape, the first,
-    or all there is of a tensor that is counted flat.
+    """`network`, which was imported at TRACED_BATCH, for `batch` images.
+
+    In each shape the extent that holds the images is scaled: the first, or all there is of a tensor that is counted flat.
 
     Raises ValueError for a network of another batch.
     """

@@ -116,7 +116,9 @@ def _normalised(r: _Rewriter, op: Op) -> Op | None:
         if squares is None or _squared(r, squares.inputs[0]) != centred:
             return None
         x, axes, kind = centred, squares.attributes["axes"], "rms_norm"
-    return Op(kind=kind, name=op.name, inputs=(r.unconverted(str(x)),), outputs=op.outputs, attributes={"axes": axes, "found": True})
+    return Op(
+        kind=kind, name=op.name, inputs=(r.unconverted(str(x)),), outputs=op.outputs, attributes={"axes": axes, "found": True}
+    )
 
 
 def _ratio(r: _Rewriter, op: Op) -> tuple[str | None, str | None]:
