@@ -29,6 +29,7 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.validation.design_tables import front_table, search_speed_table
     from perfmodel.validation.expected_tables import (
         ablation_markdown,
+        blind_networks_markdown,
         constants_markdown,
         measured_networks_markdown,
         paths_markdown,
@@ -75,6 +76,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "expected-ablation": ablation_markdown,
         "expected-worst": worst_markdown,
         "expected-h200": measured_networks_markdown,
+        "expected-h200-blind": blind_networks_markdown,
         "fused-bytes": fused_bytes_markdown,
         "fused-decisions": fused_decisions_markdown,
         "fused-errors": fused_errors_markdown,
