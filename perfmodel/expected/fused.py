@@ -95,8 +95,8 @@ class Figures:
         if missing := [name for name in wanted if name not in measured]:
             raise HardwareError(
                 f"tier expected has no calibration for schedule block on {device.slug}, where {len(missing)} figures were not measured "
-                f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); run `perfmodel hardware measure` there, and pass the path of the "
-                "file that it writes"
+                f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); run `perfmodel hardware measure` there, "
+                "and pass the path of the file that it writes"
             )
         clock, processors = device.chip.boost_clock_hz, device.chip.multiprocessors
         macs = peak.ops_per_clock_per_multiprocessor / 2

@@ -10,7 +10,8 @@ from perfmodel.expected.features import RATES
 from perfmodel.hardware.spec import DeviceSpec, Peak
 
 STARTUPS: tuple[str, ...] = (
-    "product", "convolution", "depthwise_3x3", "depthwise_5x5", "depthwise_7x7", "grouped", "grouped_padded", "norm", "norm_autocast", "row_norm",
+    "product", "convolution", "depthwise_3x3", "depthwise_5x5", "depthwise_7x7",
+    "grouped", "grouped_padded", "norm", "norm_autocast", "row_norm",
     "broadcast", "reduce", "concat", "window",
 )  # fmt: skip
 """Kinds of library kernels whose start `perfmodel hardware measure` takes: `STARTUPS[i]`_startup_s."""

@@ -44,8 +44,9 @@ BAND_INSTRUCTIONS: Final = 10.0
 """Of a thread per output and channel."""
 
 Convolution = Literal["none", "shared", "registers", "rows", "bands", "threads"]
-"""How a grouped or depthwise convolution runs: by threads, a multiply-add for each tap; on the matrix unit, A from shared memory, two groups at a time (n16); A from registers, two taps at a time (n8); over rows of
-the hidden tensor handed from warp to warp (n24); as banded matrices by products of single warps."""
+"""How a grouped or depthwise convolution runs: by threads, a multiply-add for each tap; on the matrix unit, A from shared memory, two
+groups at a time (n16); A from registers, two taps at a time (n8); over rows of the hidden tensor handed from warp to warp (n24); as banded
+matrices by products of single warps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,7 +146,7 @@ def _other_form(problem: Problem, config: Config, device: DeviceLimits, kind: st
     if work.front == "hidden":
         convolution = "rows" if work.group_width > 1 else "threads"
     elif work.front == "input":
-        convolution = "bands" if work.kernel > 3 else "registers"  # noqa: PLR2004 - a 3×3 runs two taps at a time
+        convolution = "bands" if work.kernel > 3 else "registers"
     turns = work.pixels / warpgroups.ROWS / filled * split
     count = device.multiprocessors
     return warpgroups.WarpgroupForm(
