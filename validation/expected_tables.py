@@ -73,6 +73,9 @@ def worst_markdown() -> str:
     return "\n\n".join(parts)
 
 
+BLIND = "networks-blind.jsonl"
+
+
 def measured_networks_markdown() -> str:
     """Whole networks on the H200, by how they ran, and each of them."""
     return _measured_markdown("networks.jsonl")
@@ -80,7 +83,9 @@ def measured_networks_markdown() -> str:
 
 def blind_networks_markdown() -> str:
     """Networks that nobody had looked at when the model was made."""
-    return _measured_markdown("networks-blind.jsonl")
+    if not (RESULTS / "h200" / BLIND).is_file():
+        return "Not recorded yet."
+    return _measured_markdown(BLIND)
 
 
 def _measured_markdown(file: str) -> str:

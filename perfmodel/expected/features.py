@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
@@ -79,6 +80,8 @@ class Features:
     """Which of RATES its elements are held by."""
     rows: Floats
     """Rows of a norm over channels, N·H·W; 0 elsewhere."""
+    norm_threads: Floats
+    """That the framework's kernel starts for a batch norm of a tensor with channels last; 0 elsewhere."""
     vector_ops: Floats
     special_ops: Floats
     extra: npt.NDArray[np.bool_]
@@ -135,7 +138,7 @@ class Features:
 
 _COLUMNS = (
     "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
-    "across_bytes", "elements", "rate", "rows", "vector_ops", "special_ops", "extra", "huge",
+    "across_bytes", "elements", "rate", "rows", "norm_threads", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
 
@@ -160,7 +163,10 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
         k = lead.macs // (m * n * groups)
     elif any(operation.role == "norm" or operation.kind == "layer_norm" for operation in kernel.operations):
         host = HOST_NORM
+    norm_threads = 0
     for operation in kernel.operations:
+        if operation.role == "norm":
+            norm_threads = _norm_threads(operation.shape.N * operation.shape.H * operation.shape.W, operation.shape.C)
         if isinstance(operation.layer, LayerNorm):
             rows = max(rows, operation.shape.N * operation.shape.H * operation.shape.W)
     extra = bool(kernel.operations) and all(operation.kind in EXTRA for operation in kernel.operations)
@@ -173,8 +179,21 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     return (
         path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
         cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, across, largest, rate, rows,
-        cost.vector_ops, cost.special_ops, extra, huge,
+        norm_threads, cost.vector_ops, cost.special_ops, extra, huge,
     )  # fmt: skip
+
+
+NORM_BLOCK = 512
+"""Threads of a block of PyTorch's batch_norm_transform_input_channels_last, at most 32 of them side by side along the channels;"""
+NORM_ROWS = 16
+NORM_BLOCKS = 128
+"""rows that a thread takes at least, and blocks along the rows at most (aten/src/ATen/native/cuda/Normalization.cuh)."""
+
+
+def _norm_threads(rows: int, channels: int) -> int:
+    across = min(1 << (channels.bit_length() - 1), 32)
+    down = min(1 << max((rows // NORM_ROWS).bit_length() - 1, 0), NORM_BLOCK // across)
+    return across * down * math.ceil(channels / across) * min(math.ceil(rows / (down * NORM_ROWS)), NORM_BLOCKS)
 
 
 def _rate(kernel: Kernel) -> str:

@@ -208,6 +208,10 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
     return (f.dram_bytes - cached) / bandwidth + from_cache
 
 
+THREADS = 2048
+"""That a multiprocessor of the measured parts holds."""
+
+
 def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
     """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak."""
     seconds = np.zeros_like(f.dram_bytes)
@@ -217,7 +221,9 @@ def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: 
             machine.rows_per_s is not None
         ):  # of the framework's own kernel; one that a compiler wrote has the stack's clocks per row
             rows_per_s = np.where(np.array(RATES)[f.rate] == "row_norm", machine.rows_per_s, rows_per_s)
-        seconds = np.maximum(f.rows / rows_per_s, f.elements / np.array(machine.element_rates)[f.rate])
+        # a batch norm with few channels starts fewer threads than the multiprocessors hold: its rate is that of those there are
+        filled = np.where(f.norm_threads > 0, np.minimum(f.norm_threads / (machine.multiprocessors * THREADS), 1.0), 1.0)
+        seconds = np.maximum(f.rows / rows_per_s, f.elements / (np.array(machine.element_rates)[f.rate] * filled))
         for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
             seconds = np.where(path == grouped, np.maximum(seconds, f.elements / elements_per_s), seconds)
     if "special" in terms:
