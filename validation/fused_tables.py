@@ -26,6 +26,7 @@ def recorded_fused() -> FusedProtocol:
 def errors_table(protocol: FusedProtocol) -> Table:
     """By machine figures alone, and with a factor for each class from other configurations."""
     groups: list[tuple[str, tuple[FusedRow, ...]]] = [
+        ("everything recorded, bursts", (*protocol.chosen(), *protocol.layouts())),
         ("kernels as chosen, bursts", protocol.chosen()),
         ("of these, batch 128", tuple(row for row in protocol.chosen() if row.N > SMALL)),
         ("of these, batch 1 and 16", tuple(row for row in protocol.chosen() if row.N <= SMALL)),
