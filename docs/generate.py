@@ -29,12 +29,20 @@ def _tables() -> dict[str, Callable[[], str]]:
     from perfmodel.validation.design_tables import front_table, search_speed_table
     from perfmodel.validation.expected_tables import (
         ablation_markdown,
+        blind_networks_markdown,
         constants_markdown,
         measured_networks_markdown,
         paths_markdown,
         predictors_markdown,
         terms_markdown,
         worst_markdown,
+    )
+    from perfmodel.validation.fused_tables import (
+        fused_bytes_markdown,
+        fused_decisions_markdown,
+        fused_errors_markdown,
+        fused_factors_markdown,
+        fused_worst_markdown,
     )
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
     from perfmodel.validation.library_tables import library_differences, library_summary, onnx_summary
@@ -68,6 +76,12 @@ def _tables() -> dict[str, Callable[[], str]]:
         "expected-ablation": ablation_markdown,
         "expected-worst": worst_markdown,
         "expected-h200": measured_networks_markdown,
+        "expected-h200-blind": blind_networks_markdown,
+        "fused-bytes": fused_bytes_markdown,
+        "fused-decisions": fused_decisions_markdown,
+        "fused-errors": fused_errors_markdown,
+        "fused-factors": fused_factors_markdown,
+        "fused-worst": fused_worst_markdown,
         "library-summary": library_summary,
         "library-differences": library_differences,
         "onnx-summary": onnx_summary,

@@ -87,6 +87,8 @@ class _PerChannel(Layer):
     role: ClassVar[Role] = "elementwise"
 
     channels: Dim
+    converted: bool = False
+    """The weight is converted to the type of the activations first; otherwise the result takes the wider of both types."""
 
     def __post_init__(self) -> None:
         require_positive(self, channels=self.channels)

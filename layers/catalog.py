@@ -37,6 +37,7 @@ from perfmodel.layers.pooling import ADAPTIVE_AVERAGE_POOL, GLOBAL_AVERAGE_POOL,
 from perfmodel.layers.rearrange import REARRANGE
 from perfmodel.layers.reduce import REDUCE_OPS, reduce_formula
 from perfmodel.layers.rms_norm import RMS_NORM
+from perfmodel.layers.sample_conv2d import SAMPLE_CONV2D
 from perfmodel.layers.softmax import SOFTMAX
 from perfmodel.layers.upsample import OUTPUT_OPS, upsample_formula
 
@@ -64,6 +65,7 @@ def _formulas() -> dict[str, Formula]:
         "rearrange": REARRANGE,
         "pad": PAD,
         "conv_transpose2d": conv_transpose2d_formula(bias=True),
+        "sample_conv2d": SAMPLE_CONV2D,
         "matmul": MATMUL,
         "attention": ATTENTION,
         "group_norm": GROUP_NORM,

@@ -27,6 +27,8 @@ class Concat(Layer):
     role: ClassVar[Role] = "copy"
 
     inputs: int = 2
+    stacked: bool = False
+    """The tensors are joined along a new axis, not along their channels: images lie in the order of their axes then."""
 
     def __post_init__(self) -> None:
         if self.inputs < 2:

@@ -47,6 +47,8 @@ class Conv2d(Layer):
     dilation: tuple[int, int] = (1, 1)
     group_width: Dim = None
     bias: bool = False
+    computed_weights: bool = False
+    """The weights are computed from the parameters at every step (standardised), and lie in the order K, C, R, S whatever the data's."""
 
     def __post_init__(self) -> None:
         if self.group_width is None:

@@ -19,7 +19,11 @@ NOTHING = Formula(inputs=(), reads=(), writes=N * C * H * W)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy(Layer):
-    """A copy of a tensor: `cast` to another element type, `layout` between NCHW and NHWC, or `slice` of a part of its channels."""
+    """A copy of a tensor: `cast` to another element type, `layout` between NCHW and NHWC, or `slice` of a part of its channels.
+
+    As layers of a network, these are what it asks for itself: `layout` puts images in the order of their axes, NCHW; `cast` converts to
+    fp32, and what is in fp32 already, back to the type of the activations. Where all tensors are of one order or type it is nothing.
+    """
 
     kind: ClassVar[str] = "copy"
     role: ClassVar[Role] = "copy"

@@ -26,6 +26,8 @@ class Pad(Layer):
 
     output: Shape
     sides: tuple[int, int, int, int] | None = None
+    reflected: bool = False
+    """The border repeats or mirrors the image, instead of holding one number."""
 
     @property
     def formula(self) -> Formula:

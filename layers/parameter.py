@@ -29,6 +29,8 @@ class Parameter(Layer):
     trained: bool = True
     scalar: bool = False
     """Of no dimension: such a tensor does not widen the type of those it is combined with."""
+    converted: bool = False
+    """The network converts it to the type of its activations before it uses it."""
 
     @property
     def formula(self) -> Formula:

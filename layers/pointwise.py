@@ -18,6 +18,7 @@ OPERAND_OPS: Final = MappingProxyType(
         "add": (1, 0),
         "subtract": (1, 0),
         "multiply": (1, 0),
+        "multiply_add": (2, 0),
         "maximum": (1, 0),
         "minimum": (1, 0),
         "compare": (1, 0),

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from perfmodel.layers.activation import Activation
 from perfmodel.layers.arithmetic import BiasAdd, Scale
 from perfmodel.layers.batch_norm import BatchNorm
+from perfmodel.layers.concat import Concat
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.copy import Copy, Input
 from perfmodel.layers.cost import Quantity
@@ -24,8 +25,11 @@ from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
 from perfmodel.layers.pad import Pad
 from perfmodel.layers.parameter import Parameter
+from perfmodel.layers.pointwise import Pointwise
 from perfmodel.layers.pooling import MaxPool
 from perfmodel.layers.rearrange import Rearrange, View
+from perfmodel.layers.reduce import Reduce
+from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.layers.softmax import Softmax
 from perfmodel.precision import Precision
 
@@ -45,6 +49,8 @@ class Access:
     """Which part of the tensor, where it is not all of it: parts of different names are different elements."""
     of: Quantity = None
     """Elements of the whole tensor, where this is a part."""
+    across: bool = False
+    """Read in another order than the one it lies in: NCHW by a step that runs in NHWC, or the other way round."""
 
     @property
     def bytes(self) -> Quantity:
@@ -100,10 +106,17 @@ class Stack:
     """In a network that is in a half type throughout, a batch norm first converts its statistics, in two small kernels."""
     splits_group_norms: bool
     """A group norm is two kernels: its moments, then the normalisation, which reads the tensor again."""
-    normalises_groups_in_nchw: bool
-    """A group norm needs NCHW: it copies what is in NHWC, and the next convolution copies its result back."""
     chooses_layout: bool
     """Given NCHW, the stack goes to NHWC unless grouped convolutions make up too much of the arithmetic."""
+    keeps_orders: bool
+    """A tensor lies in the order in which it was made: group norms, reflecting borders and stacks make NCHW of NHWC, the next convolution
+    copies it back, and what combines both reads one of them across."""
+    runs_fp32_list: bool
+    """Autocast's list of what runs in fp32: powers, sums and the like write fp32, some after a cast of their input."""
+    inlines_repeats: bool
+    """Who reads a tensor that was broadcast and reshaped reads what was broadcast."""
+    fills_padding: bool
+    """A constant border is written by filling the whole result first."""
     copies_slices: bool
     """A convolution that reads a part of a tensor's channels has it copied first."""
     folds_padding: bool
@@ -121,8 +134,11 @@ EAGER: Final = Stack(
     converts_layout=True,
     prepares_half_norms=True,
     splits_group_norms=True,
-    normalises_groups_in_nchw=True,
     chooses_layout=False,
+    keeps_orders=True,
+    runs_fp32_list=True,
+    inlines_repeats=False,
+    fills_padding=True,
     copies_slices=True,
     folds_padding=False,
 )
@@ -137,8 +153,11 @@ COMPILED: Final = Stack(
     converts_layout=False,
     prepares_half_norms=False,
     splits_group_norms=True,
-    normalises_groups_in_nchw=False,
     chooses_layout=True,
+    keeps_orders=False,
+    runs_fp32_list=True,
+    inlines_repeats=True,
+    fills_padding=False,
     copies_slices=True,
     folds_padding=False,
 )
@@ -153,8 +172,11 @@ LIBRARY: Final = Stack(
     converts_layout=False,
     prepares_half_norms=False,
     splits_group_norms=False,
-    normalises_groups_in_nchw=False,
     chooses_layout=False,
+    keeps_orders=False,
+    runs_fp32_list=False,
+    inlines_repeats=False,
+    fills_padding=False,
     copies_slices=False,
     folds_padding=True,
 )
@@ -162,11 +184,29 @@ LIBRARY: Final = Stack(
 _GATED: Final = ("silu", "hard_swish")
 
 
+SUMS_IN_FP32: Final = ("sum", "product", "norm")
+"""Reductions that autocast lets write fp32, whatever they read."""
+CAST_TO_FP32: Final = ("power", "exp", "log", "softplus", "reciprocal", "rsqrt")
+"""Functions whose operand autocast casts to fp32 first."""
+
+
+def _moments(node: Node, layer: GroupNorm) -> Access:
+    """Mean and deviation of each group of each image."""
+    return Access(tensor=f"{node.name}.moments", elements=2 * node.shape.N * layer.groups, dtype="fp32")
+
+
+def _is_cast_to_fp32(layer: Layer) -> bool:
+    """Whether autocast runs the operation in fp32 (PyTorch's `AT_FORALL_FP32`); norms are in it, too, but timm's fast norms leave it."""
+    return isinstance(layer, Pointwise | Activation) and layer.function in CAST_TO_FP32
+
+
 def operation_kind(layer: Layer) -> str:
     """The name under which an operation is reported: more telling than its layer's kind where there are cases."""
     match layer:
         case Conv2d():
             return layer.conv_class
+        case SampleConv2d():
+            return f"sample_{layer.grouped.conv_class}"
         case Activation():
             return layer.function
         case Copy() | Rearrange():
@@ -226,7 +266,10 @@ class _Lowering:
         self._dtype: dict[str, str] = {}
         self._stored: dict[str, str] = {}
         self._part_of: dict[str, tuple[str, Quantity]] = {}
+        self._repeats: dict[str, Quantity] = {}
+        """Elements of tensors that are read as if they had more."""
         self._nchw: set[str] = set()
+        self._orders = stack.keeps_orders and layout == "nhwc"
         self._copies_around_convolutions = layout == "nchw" and (
             stack.converts_layout or (stack.chooses_layout and stays_in_nchw(graph))
         )
@@ -241,9 +284,14 @@ class _Lowering:
                     self._dtype[node.name] = self._precision.storage
                 case Parameter():
                     self._tensor[node.name] = node.name
-                    self._dtype[node.name] = self._precision.parameter
+                    converted = node.layer.converted and self._precision.autocast is not None
+                    self._dtype[node.name] = self._precision.matrix_storage if converted else self._precision.parameter
                 case View():
                     self._view(node)
+                case Rearrange(purpose="repeat") if self._stack.inlines_repeats:
+                    self._repeated(node)
+                case Copy():
+                    self._conversion(node, node.layer)
                 case Pad() if self._absorbs(node):
                     self._tensor[node.name] = self._tensor[node.inputs[0]]
                 case _ if node.layer.role == "matrix":
@@ -261,6 +309,32 @@ class _Lowering:
             self._stored[node.name] = self._stored[source]
         base, whole = self._part_of.get(source, (source, node.input_shapes[0].elements))
         self._part_of[node.name] = (base, whole)
+
+    def _repeated(self, node: Node) -> None:
+        """A tensor that was broadcast: nothing runs, and its readers read what was."""
+        source = self._tensor[node.inputs[0]]
+        self._tensor[node.name] = source
+        self._repeats.setdefault(source, node.input_shapes[0].elements)
+
+    def _conversion(self, node: Node, layer: Copy) -> None:
+        """What the network converts itself: to fp32, and what is in fp32 back to the type of the activations; from NHWC to NCHW."""
+        source = self._tensor[node.inputs[0]]
+        given, half = self._dtype[source], self._precision.matrix_storage
+        self._tensor[node.name] = source
+        if layer.purpose == "layout":
+            if self._orders and source not in self._nchw:
+                self._tensor[node.name] = self._to_nchw(node, source, node.input_shapes[0], node.name)
+        elif self._stack.casts and half in ("fp16", "bf16") and given in (half, "fp32"):
+            wanted = "fp32" if given == half else half
+            self._tensor[node.name] = self._copy(node, source, node.input_shapes[0], "cast", node.name, wanted)
+
+    def _to_nchw(self, node: Node, source: str, shape: Shape, name: str) -> str:
+        """A copy in NCHW; of images of one pixel, what is there."""
+        if shape.H * shape.W == 1:
+            return source
+        copied = self._copy(node, source, shape, "layout", name, self._dtype[source])
+        self._nchw.add(copied)
+        return copied
 
     def _absorbs(self, node: Node) -> bool:
         """Whether all that reads a padded tensor are convolutions that can pad it themselves."""
@@ -294,49 +368,62 @@ class _Lowering:
         if isinstance(layer, Conv2d) and stack.copies_slices and sources[0] in self._part_of:
             dtype = self._dtype[sources[0]]
             sources[0] = self._copy(node, sources[0], node.input_shapes[0], "slice", f"{node.name}.slice", dtype)
-        if isinstance(layer, Conv2d) and sources[0] in self._nchw:
+        in_nchw = sources[0] in self._nchw or (isinstance(layer, SampleConv2d) and self._orders)
+        if in_nchw and isinstance(layer, Conv2d) and not layer.computed_weights:
             dtype = self._dtype[sources[0]]
             sources[0] = self._copy(node, sources[0], node.input_shapes[0], "layout", f"{node.name}.from_nchw", dtype)
-        converts = self._converts_layout(layer)
+            in_nchw = False
+        converts = self._converts_layout(layer, in_nchw=in_nchw)
         if converts:
             dtype = self._dtype[sources[0]]
-            sources[0] = self._copy(node, sources[0], node.input_shapes[0], "layout", f"{node.name}.to_nhwc", dtype)
+            sources[0] = self._converted(node, sources[0], node.input_shapes[0], f"{node.name}.to_nhwc", dtype)
         output = self._emit(node, layer, sources, node.name, storage, shapes=shapes, layers=tuple(layers))
         if converts:
-            output = self._copy(node, output, node.shape, "layout", f"{node.name}.to_nchw", storage)
+            output = self._converted(node, output, node.shape, f"{node.name}.to_nchw", storage)
         if separate_bias:
-            bias_add = BiasAdd(channels=node.shape.C)
+            bias_add = BiasAdd(channels=node.shape.C, converted=True)  # autocast casts what a convolution is given
             output = self._emit(node, bias_add, [output], f"{node.name}.bias_add", storage, shapes=(node.shape,))
         for name in layers:
             self._tensor[name] = output
+        if in_nchw:
+            self._nchw.add(output)
 
     def _foldable_norm(self, node: Node) -> Node | None:
         """The batch norm that is the only reader of a convolution."""
         readers = self._graph.consumers[node.name]
         return readers[0] if len(readers) == 1 and isinstance(readers[0].layer, BatchNorm) else None
 
-    def _converts_layout(self, layer: Layer) -> bool:
+    def _converts_layout(self, layer: Layer, *, in_nchw: bool) -> bool:
+        convolution = layer.grouped if isinstance(layer, SampleConv2d) else layer
         return (
-            self._copies_around_convolutions
-            and isinstance(layer, Conv2d)
-            and layer.conv_class in ("conv", "grouped_conv")
+            (in_nchw or self._copies_around_convolutions)
+            and isinstance(convolution, Conv2d)
+            and convolution.conv_class in ("conv", "grouped_conv")
             and self._precision.matrix != "fp32"
         )
 
     def _other(self, node: Node) -> None:
         autocast = self._precision.autocast
         sources = [self._tensor[name] for name in node.inputs]
-        if autocast and isinstance(node.layer, LayerNorm):
+        if autocast and isinstance(node.layer, LayerNorm | GroupNorm):  # timm's fast norms
             sources = [self._cast(node, 0, autocast)]
         elif autocast and isinstance(node.layer, Softmax):
             sources = [self._cast(node, 0, "fp32")]
+        if autocast and self._stack.runs_fp32_list and _is_cast_to_fp32(node.layer):
+            sources = [self._cast(node, 0, "fp32"), *sources[1:]]
+        if self._orders and isinstance(node.layer, Pad) and node.layer.reflected and sources[0] not in self._nchw:
+            sources = [self._to_nchw(node, sources[0], node.input_shapes[0], f"{node.name}.to_nchw")]
         operands = [self._dtype[source] for source, name in zip(sources, node.inputs, strict=True) if not self._is_scalar(name)]
         operands = operands or [self._dtype[source] for source in sources]
         if isinstance(node.layer, GroupNorm):
             sources = [self._before_group_norm(node, sources[0])]
-        if isinstance(node.layer, Scale):
+        if isinstance(node.layer, Scale | BiasAdd) and not node.layer.converted:
             operands.append(self._precision.parameter)
-        if not self._stack.casts and isinstance(node.layer, LayerNorm):
+        if autocast and self._stack.runs_fp32_list and isinstance(node.layer, Reduce) and node.layer.function in SUMS_IN_FP32:
+            operands = ["fp32"]
+        if self._stack.fills_padding and isinstance(node.layer, Pad) and not node.layer.reflected:
+            self._fill(node, self._result_type(operands))
+        if not self._stack.casts and isinstance(node.layer, LayerNorm | GroupNorm):
             operands = [self._precision.matrix_storage]  # reads the type it is given, writes its own
         if not self._stack.casts and autocast and isinstance(node.layer, Softmax):
             operands = ["fp32"]
@@ -349,11 +436,53 @@ class _Lowering:
         )
         if prepared:
             self._prepare_norm(node)
-        self._tensor[node.name] = self._emit(node, node.layer, sources, node.name, dtype, materialised=materialised)
+        across = self._reads_across(node, sources)
+        self._tensor[node.name] = self._emit(
+            node, node.layer, sources, node.name, dtype, materialised=materialised, across=across
+        )
         if prepared:
             self._read_prepared(node)
-        if sources and sources[0] in self._nchw and node.layer.role in ("elementwise", "norm", "window"):
+        if isinstance(node.layer, GroupNorm) and self._stack.splits_group_norms:
+            self._read_moments(node, node.layer)
+        if self._in_nchw(node, sources):
             self._nchw.add(node.name)
+
+    def _in_nchw(self, node: Node, sources: list[str]) -> bool:
+        """Whether a result is in NCHW, in a stack that otherwise keeps NHWC: kernels write in the order of their first full operand."""
+        full = self._full_operands(node, sources)
+        match node.layer:
+            case _ if not self._orders:
+                return False
+            case Rearrange():
+                return node.layer.image
+            case Concat():
+                return node.layer.stacked or any(source in self._nchw for source in sources)
+            case GroupNorm():
+                return True
+            case _:
+                follows = node.layer.role in ("elementwise", "norm", "window") or isinstance(node.layer, Pad | Reduce)
+                return follows and any(source in self._nchw for source in full[:1])
+
+    def _reads_across(self, node: Node, sources: list[str]) -> frozenset[str]:
+        """The tensors that an operation reads in another order than the one they lie in."""
+        if not self._orders:
+            return frozenset()
+        full = self._full_operands(node, sources)
+        match node.layer:
+            case Concat():
+                nchw = node.layer.stacked or any(source in self._nchw for source in sources)
+                return frozenset(source for source in sources if (source in self._nchw) != nchw)
+            case Rearrange():
+                return frozenset(sources if node.layer.purpose != "repeat" else ())
+            case layer if layer.role == "elementwise":
+                return frozenset(source for source in full if (source in self._nchw) != (full[0] in self._nchw))
+            case _:
+                return frozenset()
+
+    def _full_operands(self, node: Node, sources: list[str]) -> list[str]:
+        """Operands that have as many elements as the largest: the others are broadcast, in whatever order."""
+        most = max((shape.elements for shape in node.input_shapes), default=0)
+        return [source for source, shape in zip(sources, node.input_shapes, strict=True) if shape.elements == most]
 
     def _is_scalar(self, name: str) -> bool:
         """Whether a node is a parameter of no dimension, which does not widen the others' type."""
@@ -363,12 +492,9 @@ class _Lowering:
     def _before_group_norm(self, node: Node, source: str) -> str:
         """The tensor that a group norm normalises, after the copy and the moments that its stack makes first."""
         (shape,) = node.input_shapes
-        if self._stack.normalises_groups_in_nchw and self._layout == "nhwc":
-            if source not in self._nchw:
-                source = self._copy(node, source, shape, "layout", f"{node.name}.to_nchw", self._dtype[source])
-            self._nchw.add(node.name)
+        if self._orders and source not in self._nchw:
+            source = self._to_nchw(node, source, shape, f"{node.name}.to_nchw")
         if self._stack.splits_group_norms and isinstance(node.layer, GroupNorm):
-            moments = 2 * shape.N * node.layer.groups
             self._append(
                 Operation(
                     name=f"{node.name}.moments",
@@ -378,7 +504,7 @@ class _Lowering:
                     block=node.block,
                     shape=Shape(shape.N, node.layer.groups, 1, 2),
                     reads=(self._read(source, shape.elements),),
-                    writes=(Access(tensor=f"{node.name}.moments", elements=moments, dtype="fp32"),),
+                    writes=(_moments(node, node.layer),),
                     macs=0,
                     vector_ops=0,
                     special_ops=0,
@@ -386,6 +512,30 @@ class _Lowering:
                 )
             )
         return source
+
+    def _fill(self, node: Node, dtype: str) -> None:
+        """The border, which is written by filling all of the result."""
+        elements = node.shape.elements
+        self._append(
+            Operation(
+                name=f"{node.name}.fill",
+                kind="fill",
+                role="copy",
+                layers=(node.name,),
+                block=node.block,
+                shape=node.shape,
+                reads=(),
+                writes=(Access(tensor=f"{node.name}.fill", elements=elements, dtype=dtype),),
+                macs=0,
+                vector_ops=0,
+                special_ops=0,
+            )
+        )
+
+    def _read_moments(self, node: Node, layer: GroupNorm) -> None:
+        """The group norm that was emitted last reads its moments, which a kernel before it made: what is left of it is elementwise."""
+        norm = self._operations[-1]
+        self._operations[-1] = replace(norm, role="elementwise", reads=(*norm.reads, _moments(node, layer)))
 
     def _prepare_norm(self, node: Node) -> None:
         """The statistics of a norm in a half type as fp32: the mean copied, 1/√(σ² + ε) computed."""
@@ -424,7 +574,7 @@ class _Lowering:
         return promote(*operands)
 
     def _is_materialised(self, node: Node) -> bool:
-        if not (self._stack.materialises_gated_norms and isinstance(node.layer, BatchNorm)):
+        if not (self._stack.materialises_gated_norms and isinstance(node.layer, BatchNorm | GroupNorm)):
             return False
         if self._precision.matrix_storage not in ("fp16", "bf16"):
             return False
@@ -444,13 +594,22 @@ class _Lowering:
     def _copy(
         self, node: Node, source: str, shape: Shape, purpose: Literal["cast", "layout", "slice"], name: str, dtype: str
     ) -> str:
-        return self._emit(node, Copy(purpose=purpose), [source], name, dtype, shapes=(shape,))
+        layer = Copy(purpose=purpose)
+        if purpose == "cast" and source in self._nchw:
+            self._nchw.add(name)
+        return self._emit(
+            node, layer, [source], name, dtype, shapes=(shape,), across=frozenset([source] if purpose == "layout" else [])
+        )
+
+    def _converted(self, node: Node, source: str, shape: Shape, name: str, dtype: str) -> str:
+        """A change of layout by the library, which goes through tiles and reads nothing across."""
+        return self._emit(node, Copy(purpose="layout"), [source], name, dtype, shapes=(shape,))
 
     def _weights(self, node: Node, layer: Layer, count: Count) -> tuple[Access, ...]:
         """The weights as the operation reads them; casts them first where the stack keeps them in another type."""
         precision = self._precision
-        # a separate bias addition was part of a convolution's call, whose operands autocast casts
-        in_matrix_type = layer.role == "matrix" or isinstance(layer, LayerNorm | BiasAdd)
+        converted = isinstance(layer, Scale | BiasAdd) and layer.converted
+        in_matrix_type = layer.role == "matrix" or isinstance(layer, LayerNorm | GroupNorm) or converted
         accesses = []
         for weight, elements in zip(layer.formula.weights, count.weights, strict=True):
             name = f"{node.name}.{weight.name}"
@@ -491,13 +650,16 @@ class _Lowering:
         shapes: tuple[Shape, ...] | None = None,
         layers: tuple[str, ...] | None = None,
         materialised: bool = False,
+        across: frozenset[str] = frozenset(),
     ) -> str:
         """Append the operation of `layer` reading tensors `sources`, and return the tensor it writes."""
         shapes = shapes or node.input_shapes
         count = layer.count(*shapes)
         weights = self._weights(node, layer, count)
         shape = layer.output_shape(*shapes)
-        reads = tuple(self._read(tensor, elements) for tensor, elements in zip(sources, count.reads, strict=True))
+        reads = tuple(
+            self._read(tensor, elements, across=tensor in across) for tensor, elements in zip(sources, count.reads, strict=True)
+        )
         writes = [Access(tensor=name, elements=count.writes, dtype=self._stored.get(name, dtype))]
         if self._stack.writes_pool_indices and isinstance(layer, MaxPool):
             writes.append(Access(tensor=f"{name}.indices", elements=count.writes, dtype="int64"))
@@ -522,12 +684,13 @@ class _Lowering:
         )
         return name
 
-    def _read(self, tensor: str, elements: Quantity) -> Access:
+    def _read(self, tensor: str, elements: Quantity, *, across: bool = False) -> Access:
         dtype = self._stored.get(tensor, self._dtype[tensor])
+        elements = self._repeats.get(tensor, elements)
         if tensor not in self._part_of:
-            return Access(tensor=tensor, elements=elements, dtype=dtype)
+            return Access(tensor=tensor, elements=elements, dtype=dtype, across=across)
         base, whole = self._part_of[tensor]
-        return Access(tensor=base, elements=elements, dtype=dtype, part=tensor, of=whole)
+        return Access(tensor=base, elements=elements, dtype=dtype, part=tensor, of=whole, across=across)
 
     def _append(self, operation: Operation) -> None:
         self._operations.append(operation)

@@ -20,7 +20,7 @@ from perfmodel.layers.unsupported import Unsupported
 from perfmodel.network import Network
 from perfmodel.networks.catalog import whole_batch, whole_resolution
 from perfmodel.precision import Precision
-from perfmodel.schedule import AUTO, Partition, check, kernels
+from perfmodel.schedule import AUTO, BLOCK, Partition, check, kernels
 from perfmodel.units import si, text
 from perfmodel.waterline import Bound, KernelTime, Limits, kernel_times
 
@@ -257,10 +257,14 @@ def place(
         assumptions.append(f"no bound: {error}")
     low_s = high_s = None
     if tier == "expected":
-        from perfmodel.expected.tier import expect  # brings NumPy, which the other tiers do without
+        from perfmodel.expected.block_tier import expect_block  # these bring NumPy, which the other tiers do without
+        from perfmodel.expected.tier import expect
 
         name = schedule if isinstance(schedule, str) else "partition"
-        expectation = expect(work, device, peak, precision, name, layout, graph=graph, calibration=calibration)
+        if name == BLOCK:
+            expectation = expect_block(work, network.graph.nodes, device, peak, precision, calibration=calibration)
+        else:
+            expectation = expect(work, device, peak, precision, name, layout, graph=graph, calibration=calibration)
         times, low_s, high_s = expectation.times, expectation.low_s, expectation.high_s
         assumptions += expectation.assumptions
     return Prediction(

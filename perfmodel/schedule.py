@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +32,8 @@ AUTO: Final = "auto"
 
 MAX_FUSED_CONCAT: Final = 8
 """torch.compile copies the inputs of a longer concatenation in a kernel of its own."""
+MAX_INLINED_READS: Final = 4
+"""Tensors up to which torch.compile computes a pointwise value anew for each of several readers (`realize_reads_threshold`)."""
 
 
 class ScheduleError(PerfmodelError):
@@ -64,25 +66,26 @@ def _one_each(operations: Sequence[Operation]) -> list[list[Operation]]:
     return [[operation] for operation in operations]
 
 
-def _fuse(operations: Sequence[Operation], may_join: Callable[[Operation, Operation], bool]) -> list[list[Operation]]:
-    """Greedy fusion in execution order.
+def _fuse(units: Iterable[Sequence[Operation]], may_join: Callable[[Operation, Operation], bool]) -> list[list[Operation]]:
+    """Greedy fusion in execution order, of operations or of chains that stay together.
 
-    An operation joins the latest kernel that it depends on, if `may_join(operation, producer)` allows it (`producer` is the operation of
-    that kernel whose result it reads); otherwise it starts a kernel. All of its other inputs then come from that kernel or from earlier
+    A chain joins the latest kernel that it depends on, if `may_join(its last operation, producer)` allows it (`producer` is the operation
+    of that kernel whose result it reads); otherwise it starts a kernel. All of its other inputs then come from that kernel or from earlier
     ones, so the kernels can run in order.
     """
     groups: list[list[Operation]] = []
     origin: dict[str, tuple[int, Operation]] = {}
-    for operation in operations:
-        producers = [origin[access.tensor] for access in operation.reads if access.tensor in origin]
+    for unit in units:
+        producers = [origin[access.tensor] for operation in unit for access in operation.reads if access.tensor in origin]
         latest = max((index for index, _ in producers), default=-1)
-        if latest >= 0 and all(may_join(operation, producer) for index, producer in producers if index == latest):
-            groups[latest].append(operation)
+        if latest >= 0 and all(may_join(unit[-1], producer) for index, producer in producers if index == latest):
+            groups[latest] += [operation for operation in unit if operation not in groups[latest]]
         else:
             latest = len(groups)
-            groups.append([operation])
-        for access in operation.writes:
-            origin[access.tensor] = (latest, operation)
+            groups.append(list(unit))
+        for operation in unit:
+            for access in operation.writes:
+                origin[access.tensor] = (latest, operation)
     return groups
 
 
@@ -90,17 +93,66 @@ def _is_long_concat(operation: Operation) -> bool:
     return operation.kind == "concat" and len(operation.reads) > MAX_FUSED_CONCAT
 
 
+_POINTWISE: Final = ("elementwise", "norm", "copy")
+_OF_THE_LIBRARY: Final = ("layout", "slice")
+"""Copies that a library's call makes before its own kernel."""
+
+
 def _pointwise(operations: Sequence[Operation]) -> list[list[Operation]]:
-    """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer."""
+    """torch.compile: everything pointwise between two library calls is one kernel, and a mean or norm joins its producer.
+
+    What one other step reads is computed there. A kernel runs over the elements of one tensor: what spreads a smaller one over more (a gate
+    over an image) starts another.
+    """
 
     def may_join(operation: Operation, producer: Operation) -> bool:
         if producer.materialised or producer.role in ("matrix", "opaque"):
+            return False
+        if operation.kind in _OF_THE_LIBRARY or producer.kind in _OF_THE_LIBRARY:
+            return False
+        if _more(operation.shape.elements, producer.shape.elements):
             return False
         if _is_long_concat(operation) or _is_long_concat(producer):
             return False
         return operation.role in ("elementwise", "norm", "reduction", "copy")
 
-    return _fuse(operations, may_join)
+    return _fuse(_inlined(operations), may_join)
+
+
+def _inlined(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
+    """Chains: each operation behind those whose results it computes itself, since nothing else reads them or they are quickly computed."""
+    readers: dict[str, list[Operation]] = {}
+    for operation in operations:
+        for tensor in dict.fromkeys(access.tensor for access in operation.reads):
+            readers.setdefault(tensor, []).append(operation)
+    inlined: dict[str, list[Operation]] = {}
+    for operation in operations:
+        tensors = dict.fromkeys(access.tensor for access in operation.reads)
+        chain = list({part.name: part for tensor in tensors for part in inlined.get(tensor, [])}.values())
+        chain.append(operation)
+        (*_, result) = operation.writes
+        read_by = readers.get(result.tensor, [])
+        few = len(read_by) == 1 or _tensors_read(chain) <= MAX_INLINED_READS
+        if read_by and few and _can_be_inlined(operation) and all(map(_takes_in, read_by)):
+            inlined[result.tensor] = chain
+        else:
+            yield chain
+
+
+def _tensors_read(chain: Sequence[Operation]) -> int:
+    made = {access.tensor for operation in chain for access in operation.writes}
+    return len({access.tensor for operation in chain for access in operation.reads} - made)
+
+
+def _can_be_inlined(operation: Operation) -> bool:
+    if operation.materialised or operation.kind in ("concat", *_OF_THE_LIBRARY):
+        return False
+    return operation.role in _POINTWISE and operation.writes[0].role != "weight"
+
+
+def _takes_in(operation: Operation) -> bool:
+    pointwise = operation.role in (*_POINTWISE, "reduction") and operation.kind not in _OF_THE_LIBRARY
+    return pointwise and not _is_long_concat(operation)
 
 
 def _layer(operations: Sequence[Operation]) -> list[list[Operation]]:
@@ -115,7 +167,7 @@ def _layer(operations: Sequence[Operation]) -> list[list[Operation]]:
             and producer.role in ("matrix", "elementwise", "norm", "reduction")
         )
 
-    return _fuse(operations, may_join)
+    return _fuse(_one_each(operations), may_join)
 
 
 def _same_size(left: Shape, right: Shape) -> bool:
@@ -256,16 +308,12 @@ def _by_partition(graph: Graph, operations: Sequence[Operation], partition: Part
 
 
 def _read_by_others(groups: Sequence[Sequence[Operation]]) -> list[set[str]]:
-    """For each group, the tensors it must leave in memory: those that other groups read, and those that nobody reads (results)."""
-    readers: dict[str, set[int]] = {}
-    for index, group in enumerate(groups):
-        for operation in group:
-            for access in operation.reads:
-                readers.setdefault(access.tensor, set()).add(index)
-    return [
-        {a.tensor for operation in group for a in operation.writes if readers.get(a.tensor, set()) != {index}}
-        for index, group in enumerate(groups)
-    ]
+    """For each group, the tensors it must leave in memory: what others read and do not make, and what nobody reads (results)."""
+    made = [{access.tensor for operation in group for access in operation.writes} for group in groups]
+    read = [{access.tensor for operation in group for access in operation.reads} for group in groups]
+    elsewhere = set().union(*(reads - own for reads, own in zip(read, made, strict=True)))
+    anywhere = set().union(*read)
+    return [{tensor for tensor in own if tensor in elsewhere or tensor not in anywhere} for own in made]
 
 
 def _merged(accesses: Iterable[Access]) -> tuple[Access, ...]:

@@ -187,10 +187,11 @@ def reduce(layer: Reduce, x: Tensor) -> Tensor:
     return y
 
 
-_COMBINED: dict[str, Callable[[Scalar, Scalar], Scalar]] = {
+_COMBINED: dict[str, Callable[..., Scalar]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
     "multiply": lambda a, b: a * b,
+    "multiply_add": lambda a, b, c: a + b * c,
     "maximum": Scalar.maximum,
     "minimum": Scalar.minimum,
     "compare": lambda a, b: a.vector(lambda value: float(value > b.value)),
@@ -200,11 +201,11 @@ _COMBINED: dict[str, Callable[[Scalar, Scalar], Scalar]] = {
 }
 
 
-def pointwise(layer: Pointwise, left: Tensor, right: Tensor) -> Tensor:
-    y = Tensor(left.tally, tuple(layer.output))
+def pointwise(layer: Pointwise, *operands: Tensor) -> Tensor:
+    y = Tensor(operands[0].tally, tuple(layer.output))
     for index in y.indices():
-        a, b = (t[tuple(i if n > 1 else 0 for i, n in zip(index, t.shape, strict=True))] for t in (left, right))
-        y[index] = _COMBINED[layer.function](a, b)
+        values = [t[tuple(i if n > 1 else 0 for i, n in zip(index, t.shape, strict=True))] for t in operands]
+        y[index] = _COMBINED[layer.function](*values)
     return y
 
 

@@ -243,7 +243,7 @@ def test_padding_before_a_convolution_is_the_ideal_librarys_own(tmp_path: Path) 
         helper.make_node("Conv", ["p", "w"], ["y"], strides=[2, 2]),
     ]
     network = imported(tmp_path, model(nodes, [pads, weight("w", 8, 3, 3, 3)]))
-    assert [kernel.kind for kernel in kernels(network.graph, Precision(), "eager")] == ["pad", "conv"]
+    assert [kernel.kind for kernel in kernels(network.graph, Precision(), "eager")] == ["fill", "pad", "conv"]
     (kernel,) = kernels(network.graph, Precision(), "layer")
     assert kernel.cost.read_activation_bytes == 2 * 3 * 256  # of the image, without a border
 

@@ -48,6 +48,27 @@ def test_the_two_forms_of_ncu_say_the_same() -> None:
     assert long[0].dram_bytes == pytest.approx(25.6e6)
 
 
+def test_a_real_profile_of_ncu_in_both_forms() -> None:
+    long, wide = (read_ncu(FILES / f"h200-resnet18-ncu-{form}.csv") for form in ("long", "wide"))
+    assert len(long) == 19
+    assert [one.name for one in long] == [one.name for one in wide]
+    for left, right in zip(long, wide, strict=True):
+        assert left.duration_s == pytest.approx(right.duration_s, rel=2e-3)  # printed with as few digits as that
+        assert left.dram_bytes == pytest.approx(right.dram_bytes, rel=6e-3)
+    norm = next(one for one in long if "batch_norm_transform" in one.name)
+    assert norm.duration_s == pytest.approx(118e-6, rel=0.02)
+    assert norm.dram_bytes == pytest.approx(2 * 64 * 64 * 112 * 112 * 2, rel=0.05)  # read and written
+
+
+def test_a_real_trace_is_joined_kernel_by_kernel() -> None:
+    work = predict("resnet18", "h200", batch=64, dtype="fp16", schedule="eager", tier="expected")
+    found = compare_profile(work, read_torch_trace(FILES / "h200-resnet18-torch-trace.json.gz"), file="f", form="torch-trace")
+    assert found.joined_by.startswith("kernel")
+    assert {"conv1", "bn1", "bn1.act", "layer1.0.conv1", "fc"} <= {row.name for row in found.rows}
+    assert found.measured_s == pytest.approx(1.47e-3, rel=0.01)
+    assert 0.7 < found.predicted_s / found.measured_s < 1.3
+
+
 def test_kernels_are_joined_in_order_within_their_class() -> None:
     found = compare_profile(predicted(), read_ncu(FILES / "ncu-long.csv"), file="f", form="ncu")
     assert found.joined_by == "kernel"

@@ -207,7 +207,7 @@ POINTWISE = {
         "pointwise_conv: se.reduce",
         "pointwise: se.reduce se.act",
         "pointwise_conv: se.expand",
-        "pointwise: se.expand se.gate se.mul",
+        "pointwise: spatial.bn.act se.expand se.gate se.mul",  # the activation again, from the norm
         "pointwise_conv: project",
         "pointwise: project.bn add",
     ],
@@ -598,9 +598,40 @@ def test_the_norm_before_a_gated_activation_is_materialised_in_fp32(function: st
     assert traffic(run) - traffic(fused) == 8 * PIXELS * 8  # written and read again, 4 bytes each
     (norm,) = (kernel for kernel in run if kernel.layers == ("bn",))
     assert types(norm.writes) == "fp32"
-    (activation,) = (kernel for kernel in run if "act" in kernel.layers)
-    assert activation.reads[0] == norm.writes[0]
-    assert types(activation.writes) == types(next(kernel for kernel in fused if "act" in kernel.layers).writes)
+    activations = [kernel for kernel in run if "act" in kernel.layers]
+    assert len(activations) == (2 if reader == "se" else 1)  # computed by each of its readers
+    assert all(norm.writes[0] in activation.reads for activation in activations)
+    assert types(run[-1].writes) == types(fused[-1].writes)
+
+
+def gated_by_itself(*, norm: bool) -> Graph:
+    """A pointwise value, with a norm in it or not, that is averaged and multiplied by a gate made of the average."""
+    builder, x = start()
+    y = builder.add(Conv2d(in_channels=8, out_channels=8, bias=True), x, name="conv")
+    y = builder.add(BatchNorm(channels=8), y, name="bn") if norm else y
+    y = builder.activation(y, "relu", name="act")
+    gate = builder.conv(builder.add(GlobalAveragePool(), y, name="mean"), 8, name="reduce")
+    builder.add(Multiply(), y, gate, name="multiply")
+    return builder.graph()
+
+
+def test_what_is_quickly_computed_is_computed_by_each_reader() -> None:
+    """A value of two tensors is not written but computed again; a norm alone reads five, and what it makes is written."""
+    quick, slow = (kernels(gated_by_itself(norm=norm), FP16, "pointwise") for norm in (False, True))
+    assert [kernel.layers for kernel in quick] == [("conv",), ("conv", "act", "mean"), ("reduce",), ("conv", "act", "multiply")]
+    assert [kernel.layers for kernel in slow] == [("conv",), ("conv", "bn", "act", "mean"), ("reduce",), ("multiply",)]
+    means = [len(run[1].writes) for run in (quick, slow)]
+    assert means == [1, 2], "the mean alone, or the value beside it"
+
+
+def test_what_one_step_reads_is_computed_there() -> None:
+    """A norm of an earlier tensor, which a residual addition reads, is no kernel and leaves nothing in memory."""
+    builder, x = start()
+    y = builder.conv(x, 8, name="conv1")
+    norm = builder.add(BatchNorm(channels=8), y, name="bn")
+    z = builder.conv(y, 8, name="conv2")
+    builder.residual(z, norm, name="add")
+    assert [kernel.layers for kernel in kernels(builder.graph(), FP16, "pointwise")] == [("conv1",), ("conv2",), ("bn", "add")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What holds for the kernels of any network under any schedule or partition."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -125,7 +126,13 @@ def test_fusion_keeps_the_arithmetic_and_folding_lowers_it(graph: Graph) -> None
 
     counts = graph.counts.values()
     as_counted = (sum(count.vector_ops for count in counts), sum(count.special_ops for count in counts))
-    assert arithmetic("eager") == arithmetic("pointwise") == as_counted
+    assert arithmetic("eager") == as_counted
+    # what is quickly computed is computed by each kernel that reads it, and an elementwise layer counts in each of them
+    often = Counter(operation.name for kernel in kernels(graph, FP16, "pointwise") for operation in kernel.operations)
+    again = [(count, often[name] - 1) for name, count in graph.counts.items() if often[name] > 1]
+    assert all(graph.nodes[name].layer.role in ("elementwise", "norm") for name, times in often.items() if times > 1)
+    more = (sum(count.vector_ops * times for count, times in again), sum(count.special_ops * times for count, times in again))
+    assert arithmetic("pointwise") == (as_counted[0] + more[0], as_counted[1] + more[1])
     folded = folded_norms(graph)
     # a folded norm is gone, and its convolution has a bias to add
     biases = [graph.counts[layer].writes for layer in folded.values() if not graph.nodes[layer].layer.bias]
@@ -152,7 +159,7 @@ def test_networks_of_residual_blocks_move_least_with_the_ideal_library(graph: Gr
     [  # tensors of the input's size that each kernel moves
         ("diamond", [2, 2], [2]),
         ("mean", [2, 1], [1]),
-        ("concat", [2, 2, 4], [2, 4]),
+        ("concat", [2, 2, 4], [3]),
     ],
 )
 def test_the_ideal_library_can_move_more_than_pointwise_fusion(case: str, layer: list[int], pointwise: list[int]) -> None:

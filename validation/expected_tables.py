@@ -73,9 +73,23 @@ def worst_markdown() -> str:
     return "\n\n".join(parts)
 
 
+BLIND = "networks-blind.jsonl"
+
+
 def measured_networks_markdown() -> str:
     """Whole networks on the H200, by how they ran, and each of them."""
-    comparison = compare_networks(RESULTS / "h200" / "networks.jsonl", "h200")
+    return _measured_markdown("networks.jsonl")
+
+
+def blind_networks_markdown() -> str:
+    """Networks that nobody had looked at when the model was made."""
+    if not (RESULTS / "h200" / BLIND).is_file():
+        return "Not recorded yet."
+    return _measured_markdown(BLIND)
+
+
+def _measured_markdown(file: str) -> str:
+    comparison = compare_networks(RESULTS / "h200" / file, "h200")
     header = ("how they ran", "n", "mean", "median", "90 %", "worst", "bias", "Spearman", "within 10 %")
     by_run = markdown_table((header, [[name, *summary_cells(found)] for name, found in comparison.by_run.items()]))
     rows = [

@@ -10,7 +10,7 @@ import datetime
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any, Final
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from perfmodel.hardware.spec import Measured
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
+from perfmodel.validation.samples import Sample
 
 REPEATS: Final = 7
 DRAM_BYTES: Final = 2**30
@@ -29,34 +30,6 @@ SUSTAINED_S: Final = 0.8
 LAUNCHES: Final = 1000
 CHAINS: Final = 8 * 32
 """Operations of a thread per turn in the throughput kernels."""
-
-
-class Sample(BaseModel):
-    """One quantity as it was measured: every repeat, and under which clock."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    quantity: str
-    kernel: str
-    values: tuple[float, ...]
-    """In the unit that the quantity's name ends with."""
-    clock_hz: float | None = None
-    power_w: float | None = None
-    detail: str | None = None
-    """Size or shape, where one quantity is measured at several."""
-    work: float | None = None
-    """Of one launch, in the unit that the quantity counts per second, where a launch takes only microseconds."""
-
-    @property
-    def median(self) -> float:
-        """Of the repeats."""
-        return statistics.median(self.values)
-
-    def without(self, floor_s: float) -> float:
-        """The median rate, less the time that any launch takes: what a launch of much more work attains."""
-        if self.work is None:
-            return self.median
-        return self.work / max(self.work / self.median - floor_s, 0.1 * self.work / self.median)
 
 
 class MachineRun(BaseModel):
@@ -141,6 +114,10 @@ def run(say: Callable[[str], None] = lambda _: None) -> MachineRun:
     add(_bandwidths(cupy, module, timer, device.multiprocessors, device.l2_bytes))
     add(_throughputs(cupy, module, timer, device.multiprocessors))
     add(_launch_gaps(cupy, module))
+    if device.compute_capability == (9, 0):
+        from perfmodel.validation.phase_times import samples as phase_samples
+
+        add(phase_samples(cupy, device.multiprocessors, float(cupy.cuda.Device().attributes["ClockRate"]) * 1e3))
     if torch is not None:
         add(_matrix_torch(torch))
         add(_framework(torch, device.l2_bytes))
@@ -271,6 +248,35 @@ def _graph_seconds(torch: Any, work: Callable[[], Any], launches: int = 20) -> t
     return tuple(took / launches for took in _torch_seconds(torch, graph.replay, 1))
 
 
+def _replays(torch: Any, work: Callable[[], Any], rounds: int = 50) -> tuple[float, ...]:
+    """Host seconds to replay a graph of one launch and to wait for its end."""
+    work()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    found = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        for _ in range(rounds):
+            graph.replay()
+            torch.cuda.synchronize()
+        found.append((time.perf_counter() - start) / rounds)
+    return tuple(found)
+
+
+def _slope(torch: Any, quantity: str, kernel: str, work: Callable[[Any], Any], sizes: Sequence[Any], each: float = 1.0) -> Sample:
+    """What more work takes more: of two sizes the difference, so that what any launch takes does not count. `each`: work of an element."""
+    few, many = sizes
+    times = [_graph_seconds(torch, lambda x=x: work(x)) for x in (few, many)]  # type: ignore[misc]
+    more = each * (many.numel() - few.numel())
+    rates = tuple(more / max(long - short, 1e-9) for short, long in zip(*times, strict=True))
+    return Sample(quantity=quantity, kernel=f"{kernel}, fp16", values=rates, detail=f"{_shape(many)} less {_shape(few)}")
+
+
+def _shape(x: Any) -> str:
+    return "×".join(map(str, x.shape))
+
+
 def _host_seconds(torch: Any, chain: Callable[[], Any], calls: int, rounds: int = 20) -> tuple[float, ...]:
     """Host seconds per call of a chain of `calls` different modules, whose work the GPU finishes faster than it is issued."""
     for _ in range(3):
@@ -347,68 +353,64 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
     make = {"device": "cuda", "dtype": torch.float16}
     channels, size = 256, 28
     images = max(1, l2_bytes // 8 // (channels * size * size * 2))
-    x = torch.randn(images, channels, size, size, **make).to(memory_format=torch.channels_last)
+    few, many = (
+        torch.randn(count, channels, size, size, **make).to(memory_format=torch.channels_last)
+        for count in (max(1, images // 2), 2 * images)
+    )
     half = torch.nn.BatchNorm2d(channels).cuda().half().eval()
     mixed = torch.nn.BatchNorm2d(channels).cuda().eval()
-    factor, bias = torch.randn(images, channels, 1, 1, **make), torch.randn(1, channels, 1, 1, **make)
-    per_element: tuple[tuple[str, str, Callable[[], Any]], ...] = (
-        ("pointwise_elements_per_s", "torch relu", lambda: functional.relu(x)),
-        ("add_elements_per_s", "torch add of two tensors", lambda: x + x),
-        ("silu_elements_per_s", "torch silu", lambda: functional.silu(x)),
-        ("gelu_elements_per_s", "torch gelu", lambda: functional.gelu(x)),
-        ("norm_elements_per_s", "torch batch_norm, parameters fp16", lambda: half(x)),
-        ("norm_autocast_elements_per_s", "torch batch_norm, parameters fp32", lambda: mixed(x)),
-        ("broadcast_elements_per_s", "torch multiply by N×C×1×1", lambda: x * factor),
-        ("bias_elements_per_s", "torch add of 1×C×1×1", lambda: x + bias),
-        ("reduce_elements_per_s", "torch mean over pixels", lambda: x.mean((2, 3))),
-        ("window_elements_per_s", "torch max_pool2d 3×3, stride 2, elements read", lambda: functional.max_pool2d(x, 3, 2, 1)),
-        ("concat_elements_per_s", "torch cat of two tensors, elements written", lambda: torch.cat((x[:, :128], x[:, 128:]), 1)),
+    factor, bias = torch.randn(2 * images, channels, 1, 1, **make), torch.randn(1, channels, 1, 1, **make)
+    per_element: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+        ("pointwise_elements_per_s", "torch relu", functional.relu),
+        ("add_elements_per_s", "torch add of two tensors", lambda x: x + x),
+        ("silu_elements_per_s", "torch silu", functional.silu),
+        ("gelu_elements_per_s", "torch gelu", functional.gelu),
+        ("norm_elements_per_s", "torch batch_norm, parameters fp16", half),
+        ("norm_autocast_elements_per_s", "torch batch_norm, parameters fp32", mixed),
+        ("broadcast_elements_per_s", "torch multiply by N×C×1×1", lambda x: x * factor[: len(x)]),
+        ("bias_elements_per_s", "torch add of 1×C×1×1", lambda x: x + bias),
+        ("reduce_elements_per_s", "torch mean over pixels", lambda x: x.mean((2, 3))),
+        ("concat_elements_per_s", "torch cat of two tensors, elements written", lambda x: torch.cat((x[:, :128], x[:, 128:]), 1)),
     )
-    with torch.inference_mode():
-        for quantity, kernel, work in per_element:
-            rates = tuple(x.numel() / took for took in _graph_seconds(torch, work))
-            yield Sample(
-                quantity=quantity,
-                kernel=f"{kernel}, fp16, in L2",
-                values=rates,
-                detail=f"{images}×{channels}×{size}×{size}",
-                work=float(x.numel()),
+
+    def convolution(taps: int, groups: int) -> Any:
+        layer = torch.nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=groups, bias=False).cuda().half()
+        return layer.to(memory_format=torch.channels_last)
+
+    grouped: tuple[tuple[str, str, Any, float], ...] = (
+        *(
+            (
+                f"depthwise_{taps}x{taps}_ops_per_s",
+                f"torch conv2d {taps}×{taps}, depthwise",
+                convolution(taps, channels),
+                2.0 * taps**2,
             )
+            for taps in (3, 5, 7)
+        ),
+        ("grouped_elements_per_s", "torch conv2d 3×3, groups of 8", convolution(3, channels // 8), 1.0),
+    )
+    before = torch.backends.cudnn.benchmark
+    with torch.inference_mode():
+        torch.backends.cudnn.benchmark = True  # as the networks run
+        for quantity, kernel, work, each in (*((q, k, w, 1.0) for q, k, w in per_element), *grouped):
+            yield _slope(torch, quantity, kernel, work, (few, many), each)
+        padded = (
+            torch.nn.Conv2d(240, 240, 3, padding=1, groups=10, bias=False).cuda().half().to(memory_format=torch.channels_last)
+        )
+        narrow = [x[:, :240].contiguous(memory_format=torch.channels_last) for x in (few, many)]
+        yield _slope(torch, "grouped_padded_elements_per_s", "torch conv2d 3×3, groups of 24", padded, narrow)
+        stems = [torch.randn(count, 64, 112, 112, **make).to(memory_format=torch.channels_last) for count in (8, 32)]
+        kernel = "torch max_pool2d 3×3, stride 2, elements read"
+        yield _slope(torch, "window_elements_per_s", kernel, lambda x: functional.max_pool2d(x, 3, 2, 1), stems)
+        torch.backends.cudnn.benchmark = before
         for width in (64, 128, 256, 384, 768):
-            rows = x.numel() // width
+            rows = few.numel() * 2 // width
             flat, weight = torch.randn(rows, width, **make), torch.ones(width, **make)
             times = _graph_seconds(torch, lambda f=flat, w=weight, c=width: functional.layer_norm(f, (c,), w, w))  # type: ignore[misc]
             rates = tuple(rows / took for took in times)
             kernel = "torch layer_norm, fp16, in L2"
             yield Sample(
                 quantity="layer_norm_rows_per_s", kernel=kernel, values=rates, detail=f"{rows}×{width}", work=float(rows)
-            )
-        for taps in (3, 5, 7):
-            layer = torch.nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=channels, bias=False).cuda().half()
-            layer = layer.to(memory_format=torch.channels_last)
-            ops = 2 * taps * taps * x.numel()
-            rates = tuple(ops / took for took in _graph_seconds(torch, lambda m=layer: m(x)))  # type: ignore[misc]
-            quantity = f"depthwise_{taps}x{taps}_ops_per_s"
-            yield Sample(
-                quantity=quantity,
-                kernel="torch conv2d, depthwise, fp16, in L2",
-                values=rates,
-                detail=f"{images}×{channels}×{size}×{size}",
-                work=float(ops),
-            )
-        for width in (16, 24):
-            groups = channels // width
-            given = x[:, : groups * width].contiguous(memory_format=torch.channels_last)
-            layer = torch.nn.Conv2d(groups * width, groups * width, 3, padding=1, groups=groups, bias=False).cuda().half()
-            layer = layer.to(memory_format=torch.channels_last)
-            rates = tuple(given.numel() / took for took in _graph_seconds(torch, lambda m=layer, g=given: m(g)))  # type: ignore[misc]
-            quantity, kernel = f"grouped_{width}_elements_per_s", f"torch conv2d 3×3, groups of {width}, fp16, in L2"
-            yield Sample(
-                quantity=quantity,
-                kernel=kernel,
-                values=rates,
-                detail=f"{images}×{groups * width}×{size}×{size}",
-                work=float(given.numel()),
             )
         wide = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
         layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).cuda().half().to(memory_format=torch.channels_last)
@@ -425,7 +427,91 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         tiny = torch.randn(1, 64, 2, 2, **make).to(memory_format=torch.channels_last)
         times = _graph_seconds(torch, lambda: functional.relu(tiny), 200)
         yield Sample(quantity="kernel_floor_s", kernel="torch relu of 256 elements, replayed in a graph", values=times)
+        yield Sample(
+            quantity="graph_replay_s",
+            kernel="host: a graph of one launch, and waiting for it",
+            values=_replays(torch, lambda: functional.relu(tiny)),
+        )
+        yield from _startups(torch, statistics.median(times))
         yield from _host_times(torch)
+
+
+SMALL_LAUNCHES: Final = 100
+SMALL_PRODUCTS: Final = (
+    (48, 96, 28), (96, 192, 28), (192, 96, 28), (192, 384, 14), (384, 192, 14), (768, 384, 7), (384, 768, 7), (1536, 768, 7),
+)  # fmt: skip
+SMALL_CONVOLUTIONS: Final = ((48, 48, 56), (96, 96, 28), (192, 192, 14), (384, 384, 7), (768, 384, 7))
+SMALL_DEPTHWISE: Final = ((64, 28), (128, 28), (256, 14), (512, 14), (1024, 7))
+"""Channels in and out, and image, of one image: so little that no multiprocessor has more than a tile or two."""
+DEPTH_STEP: Final = 64
+"""Of a product's depth: what a library's kernel takes from shared memory at a time."""
+
+
+def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
+    """What kernels take that have next to nothing to do: one image of 14×14, a tile or two; and what a product takes more for its depth."""
+    functional, nn = torch.nn.functional, torch.nn
+    make = {"device": "cuda", "dtype": torch.float16}
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # as the networks run
+
+    def image(channels: int, size: int) -> Any:
+        return torch.randn(1, channels, size, size, **make).to(memory_format=torch.channels_last)
+
+    def convolution(inputs: int, outputs: int, size: int, kernel: int, groups: int = 1) -> tuple[float, ...]:
+        layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False).cuda().half()
+        layer, x = layer.to(memory_format=torch.channels_last), image(inputs, size)
+        return _graph_seconds(torch, lambda: layer(x), SMALL_LAUNCHES)
+
+    for name, kernel, shapes in (("product", 1, SMALL_PRODUCTS), ("convolution", 3, SMALL_CONVOLUTIONS)):
+        medians = [statistics.median(convolution(*shape, kernel)) for shape in shapes]
+        steps = [inputs * kernel**2 / DEPTH_STEP for inputs, _, _ in shapes]
+        slope, start = _line(steps, medians)
+        detail = ", ".join(f"{inputs} → {outputs} at {size}×{size}" for inputs, outputs, size in shapes)
+        kernel_said = f"torch conv2d {kernel}×{kernel}, fp16"
+        yield Sample(quantity=f"{name}_step_s", kernel=f"{kernel_said}, by depth of {DEPTH_STEP}", values=(slope,), detail=detail)
+        yield Sample(quantity=f"{name}_startup_s", kernel=f"{kernel_said}, at no depth", values=(start,), detail=detail)
+    for taps in (3, 5, 7):
+        times = tuple(statistics.median(convolution(wide, wide, size, taps, wide)) for wide, size in SMALL_DEPTHWISE)
+        detail = "the median of " + ", ".join(f"{wide} at {size}×{size}" for wide, size in SMALL_DEPTHWISE)
+        quantity = f"depthwise_{taps}x{taps}_startup_s"
+        yield Sample(quantity=quantity, kernel="torch conv2d, depthwise, fp16, one image", values=times, detail=detail)
+    for kind, width in (("grouped", 8), ("grouped_padded", 24)):
+        channels = 240 // width * width
+        times = convolution(channels, channels, 14, 3, channels // width)
+        yield Sample(
+            quantity=f"{kind}_startup_s",
+            kernel=f"torch conv2d 3×3, groups of {width}, fp16",
+            values=times,
+            detail=f"1×{channels}×14×14",
+        )
+    x, stem = image(256, 14), image(64, 112)
+    rows, weight = x.permute(0, 2, 3, 1), torch.ones(256, **make)
+    half, mixed = nn.BatchNorm2d(256).cuda().half().eval(), nn.BatchNorm2d(256).cuda().eval()
+    factor = torch.randn(1, 256, 1, 1, **make)
+    # a half norm first converts its statistics in two small kernels, which the list of kernels has
+    times = tuple(took - 2 * floor_s for took in _graph_seconds(torch, lambda: half(x), SMALL_LAUNCHES))
+    yield Sample(quantity="norm_startup_s", kernel="torch batch_norm, parameters fp16, without its two helpers", values=times)
+    works: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+        ("norm_autocast", "torch batch_norm, parameters fp32", lambda: mixed(x)),
+        ("row_norm", "torch layer_norm", lambda: functional.layer_norm(rows, (256,), weight, weight)),
+        ("broadcast", "torch multiply by N×C×1×1", lambda: x * factor),
+        ("reduce", "torch mean over pixels", lambda: x.mean((2, 3), keepdim=True)),
+        ("concat", "torch cat of two tensors", lambda: torch.cat((x, x), 1)),
+        ("window", "torch max_pool2d 3×3, stride 2, of 1×64×112×112", lambda: functional.max_pool2d(stem, 3, 2, 1)),
+    )
+    for name, kernel_said, work in works:
+        yield Sample(
+            quantity=f"{name}_startup_s", kernel=f"{kernel_said}, fp16", values=_graph_seconds(torch, work, SMALL_LAUNCHES)
+        )
+    torch.backends.cudnn.benchmark = before
+
+
+def _line(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Slope and value at 0 of the straight line of least squares; neither below nothing."""
+    mean_x, mean_y = statistics.fmean(x), statistics.fmean(y)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    slope = max(slope, 1e-12)
+    return slope, max(mean_y - slope * mean_x, 1e-9)
 
 
 CHAIN: Final = 32

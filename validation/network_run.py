@@ -10,9 +10,11 @@ import contextlib
 import datetime
 import importlib
 import json
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -155,6 +157,8 @@ def measure_all(
                 torch.cuda.empty_cache()
                 module, built = _module(torch, timm, case), (case.model, case.dtype, case.layout)
             line = _measured(torch, module, case, profile=case.batch in profiled and case.run != "graph")
+            if line is None:
+                continue
         except (RuntimeError, ValueError, KeyError) as error:  # CUDA's, torch's and timm's errors: this case only
             say(f"{case.key}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             torch.cuda.empty_cache()
@@ -163,6 +167,78 @@ def measure_all(
         count += 1
         say(f"{time.perf_counter() - began:6.1f} s {case.key}: {line['median_s'] * 1e3:.3f} ms")
     return count
+
+
+def measure_compiled(
+    wanted: Sequence[NetworkCase],
+    path: Path | None,
+    *,
+    jobs: int,
+    profile: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Measure compiled networks that are not recorded yet, each in a process of its own; returns how many.
+
+    `torch.compile` takes tens of seconds on one core: up to `jobs` processes compile at the same time, and once all of them are done they
+    are timed one after the other, alone on the GPU. Without a `path` nothing is timed: the compiler's cache on disk is filled. Raises
+    GpuError where there is no torch, timm or GPU.
+    """
+    torch = _torch()
+    _timm()
+    results = None if path is None else NetworkResults(path, torch.cuda.get_device_name(0))
+    left = [case for case in wanted if results is None or not results.has(case)]
+    context, count = multiprocessing.get_context("spawn"), 0
+    for start in range(0, len(left), jobs):
+        together = left[start : start + jobs]
+        pipes = [context.Pipe() for _ in together]
+        workers = [
+            context.Process(target=_compiled, args=(case, far, path is not None, profile))
+            for case, (_, far) in zip(together, pipes, strict=True)
+        ]
+        for worker, (_, far) in zip(workers, pipes, strict=True):
+            worker.start()
+            far.close()
+        ready = [_answer(near) for near, _ in pipes]
+        for case, (near, _), answer in zip(together, pipes, ready, strict=True):
+            if answer is True and results is not None:
+                near.send(True)
+                answer = _answer(near)  # noqa: PLW2901 - the line takes the place of "ready"
+            if isinstance(answer, str):
+                say(f"{case.key}: {answer}")
+                continue
+            count += 1
+            if results is not None and isinstance(answer, dict):
+                results.add(case, answer)
+                say(f"{case.key}: {answer['median_s'] * 1e3:.3f} ms, compiled in {answer['prepared_s']:.0f} s")
+        for worker in workers:
+            worker.join()
+    return count
+
+
+def _answer(pipe: Any) -> Any:
+    """What a worker sends: True for ready, a line, or a sentence of what failed."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return "its process ended without an answer"
+
+
+def _compiled(case: NetworkCase, pipe: Any, timed: bool, profile: bool) -> None:
+    """A worker: compile and warm up, wait for its turn, measure."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # before torch's compiler is first imported
+    try:
+        torch, timm = _torch(), _timm()
+        line = _measured(torch, _module(torch, timm, case), case, profile=profile, turn=lambda: _turn(pipe, timed))
+        if line is not None:
+            pipe.send(line)
+    except (RuntimeError, ValueError, KeyError) as error:
+        pipe.send(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+
+
+def _turn(pipe: Any, timed: bool) -> bool:
+    """Say that all is compiled, and wait; whether to go on and measure."""
+    pipe.send(True)
+    return timed and bool(_answer(pipe) is True)
 
 
 def _torch() -> Any:
@@ -190,7 +266,10 @@ def _module(torch: Any, timm: Any, case: NetworkCase) -> Any:
     return module.to(memory_format=torch.channels_last) if case.layout == "nhwc" else module
 
 
-def _measured(torch: Any, module: Any, case: NetworkCase, *, profile: bool) -> dict[str, Any]:
+def _measured(
+    torch: Any, module: Any, case: NetworkCase, *, profile: bool, turn: Callable[[], bool] = lambda: True
+) -> dict[str, Any] | None:
+    """The line of a case; None where its `turn`, which is asked for once everything is compiled, does not come."""
     dtype = next(module.parameters()).dtype
     x = torch.randn(case.batch, 3, case.resolution, case.resolution, device="cuda", dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last) if case.layout == "nhwc" else x
@@ -212,6 +291,11 @@ def _measured(torch: Any, module: Any, case: NetworkCase, *, profile: bool) -> d
             step()
         torch.cuda.synchronize()
         prepared_s = time.perf_counter() - began
+        if not turn():
+            return None
+        torch.backends.cudnn.benchmark = True  # alone on the GPU: the library times its kernels now
+        for _ in range(WARM_UP):
+            step()
         repeated: Callable[[], Any] = step
         if case.run == "graph":
             repeated = _captured(torch, step).replay

@@ -229,8 +229,11 @@ def plot(file: FileProtocol, target: Path) -> None:
     figure.savefig(target, dpi=110, format="png")
 
 
-def write_report(protocol: Protocol, output: Path) -> None:
-    """Write the report, Markdown or HTML by the file's ending, and its plots beside it; raises PerfmodelError for another ending."""
+def write_report(protocol: Protocol, output: Path, more: Sequence[Block] = ()) -> None:
+    """Write the report, Markdown or HTML by the file's ending, and its plots beside it; `more` are parts at its end.
+
+    Raises PerfmodelError for another ending.
+    """
     if output.suffix not in (".md", ".html"):
         raise PerfmodelError(f"the report {output} must end in .md or .html")
     import tempfile
@@ -241,7 +244,7 @@ def write_report(protocol: Protocol, output: Path) -> None:
             names = [f"{output.stem}-{index}.png" for index in range(1, len(protocol.files) + 1)]
             for file, name in zip(protocol.files, names, strict=True):
                 plot(file, folder / name)
-            parts = blocks(protocol, names)
+            parts = [*blocks(protocol, names), *more]
             text = as_markdown(parts) if output.suffix == ".md" else as_html(parts, folder)
         output.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -224,6 +224,7 @@ def validate_report(
     ),
 ) -> None:
     """How right tier expected is on what it has not seen, where it is wrong and why: Markdown or HTML, with plots."""
+    from perfmodel.validation.fused_tables import fused_blocks, recorded_fused
     from perfmodel.validation.protocol import run
     from perfmodel.validation.protocol_report import recorded_protocol, write_report
 
@@ -234,7 +235,8 @@ def validate_report(
     )
     if record is not None:
         emit(protocol.model_dump_json(indent=1) + "\n", record)
-    write_report(protocol, output)
+    # others' files say nothing about our kernels; what is recorded of them belongs to the recorded protocol
+    write_report(protocol, output, () if files else fused_blocks(recorded_fused()))
     print(f"wrote {output}", file=sys.stderr)
 
 
@@ -243,28 +245,58 @@ def validate_calibrate(
     files: MeasuredFiles,
     description: Annotated[str, typer.Option(help="The software that was measured, for people: 'PyTorch 2.4 eager'.")],
     source: Source,
-    schedule: Annotated[str | None, typer.Option(help="eager or pointwise; default: as each file's name says.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="eager or pointwise (default: as each file's name says), or block: CSV is a folder of fused kernels' results."
+        ),
+    ] = None,
     layout: Annotated[str | None, typer.Option(help="nhwc or nchw; default: as each file's name says.")] = None,
     autocast: Annotated[str, typer.Option(help="fp16 or bf16.")] = "fp16",
     least_batch: Annotated[int, typer.Option(min=1, help="Leave out rows of smaller batches.")] = 1,
     cache: Cache = None,
     output: Output = None,
 ) -> None:
-    """Fit the constants of a software stack to measured files; predict takes the result with --calibration."""
+    """Fit the constants of a software stack to measured files; predict takes the result with --calibration.
+
+    With --schedule block the file is a folder of fused kernels' results (`validate run --what fused`).
+    """
     from perfmodel.validation.protocol import as_toml, calibrated
 
+    if schedule == "block":
+        emit(_fused_factors(files, description, source), output)
+        return
     datasets = _datasets(files, schedule, layout, autocast, least_batch, cache)
     if len({dataset.schedule for dataset in datasets}) > 1:
         raise PerfmodelError("the files were measured with different schedules; fit eager and pointwise apart")
     emit(as_toml(calibrated(datasets, description=description, source=source)), output)
 
 
+def _fused_factors(files: list[str], description: str, source: str) -> str:
+    from perfmodel.validation.fused_protocol import calibrated_fused, run_fused
+    from perfmodel.validation.fused_tables import fused_toml
+    from perfmodel.validation.protocol import git_revision, today
+
+    if len(files) != 1 or "=" not in files[0]:
+        raise PerfmodelError(
+            "fused kernels are calibrated from one folder of results and its GPU, as in validation/results/h200=h200"
+        )
+    folder, _, device = files[0].rpartition("=")
+    protocol = run_fused(Path(folder), device)
+    for case in protocol.skipped:
+        _say(f"left out, recorded with another configuration: {case}")
+    return fused_toml(calibrated_fused(protocol, description=description, source=source, date=today(), revision=git_revision()))
+
+
 @validate_app.command("run")
 def validate_run(
-    output: Annotated[Path, typer.Option(metavar="JSONL", help="Results, one line each; a run that was stopped goes on.")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="JSONL", help="Results, one line each; a run that was stopped goes on. With --what fused a folder."),
+    ],
     what: Annotated[str, typer.Option(help="networks, layers or fused.")] = "networks",
     models: Annotated[
-        str, typer.Option(help="timm's names, separated by commas.")
+        str, typer.Option(help="timm's names, separated by commas; with --what fused families of blocks (default: all).")
     ] = "resnet50,convnext_tiny,efficientnet_b0,mobilenetv2_100",
     batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,16,64,256",
     precisions: Annotated[
@@ -277,14 +309,20 @@ def validate_run(
     layout: Layout = "nhwc",
     seconds: Annotated[float | None, typer.Option(min=0, help="Start no case after this long.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Also record every kernel's time.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Networks that torch.compile compiles at the same time.")] = 1,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Fill the compiler's cache for runs compile, and measure nothing.")
+    ] = False,
 ) -> None:
     """Measure fused kernels, single layers, and whole networks (PyTorch eager, torch.compile, graph replay) on this machine's GPU."""
-    from perfmodel.validation.network_run import RUNS, cases, measure_all
+    from perfmodel.validation.network_run import RUNS, cases, measure_all, measure_compiled
 
     if what == "fused":
+        from perfmodel.validation.fused.catalog import FAMILIES
         from perfmodel.validation.measure import main as measure_fused
 
-        raise typer.Exit(measure_fused(["--output", str(output)]))
+        chosen = [option for name in listed("--models", models) if name in FAMILIES for option in ("--block", name)]
+        raise typer.Exit(measure_fused(["--output", str(output), *chosen]))
     if what not in ("networks", "layers"):
         raise PerfmodelError(f"what must be networks, layers or fused, not {what!r}")
     wanted_runs: list[Run] = []
@@ -301,7 +339,10 @@ def validate_run(
 
         count = measure_layers(wanted, output, seconds=seconds, say=_say)
     else:
-        count = measure_all(wanted, output, seconds=seconds, profile_batches=sizes if profile else (), say=_say)
+        compiled = [case for case in wanted if case.run == "compile"]
+        others = [case for case in wanted if case.run != "compile"]
+        count = 0 if prepare else measure_all(others, output, seconds=seconds, profile_batches=sizes if profile else (), say=_say)
+        count += measure_compiled(compiled, None if prepare else output, jobs=jobs, profile=profile, say=_say)
     print(f"{count} measured, in {output}", file=sys.stderr)
 
 

@@ -23,7 +23,7 @@ LEAST_ROWS: Final = 20
 TOLERANCE: Final = 1e-5
 """Relative, of the cost and of the constants' logarithms: far finer than they are known."""
 
-UNBOUNDED: Final = ("row_clocks", "unaligned", "gap_s")
+UNBOUNDED: Final = ("row_clocks", "unaligned", "grouped_passes", "gap_s")
 FRACTIONS: Final = (0.02, 1.99)
 """Between which the other constants are sought."""
 
@@ -42,7 +42,7 @@ PRIORS: Final[Mapping[str, Prior]] = MappingProxyType(
         "l2_share": Prior(value=0.33, sigma=0.2),
         "row_clocks": Prior(value=278.0, sigma=0.1),
         "unaligned": Prior(value=2.0, sigma=0.2),
-        "grouped_rate": Prior(value=0.6, sigma=0.2),
+        "grouped_passes": Prior(value=3.0, sigma=0.3),
         "gap_s": Prior(value=1e-6, sigma=0.7),
     }
 )

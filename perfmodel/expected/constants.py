@@ -42,8 +42,8 @@ class Constants(_Record):
     """Clocks of one multiprocessor per row of a layer norm."""
     unaligned: Positive
     """Memory time of a product whose channels are no multiples of 8, relative to an aligned one."""
-    grouped_rate: Fraction
-    """Of `matrix_rate`, in grouped convolutions that are padded to a tile per group."""
+    grouped_passes: Positive
+    """Times that a grouped convolution which is padded to tiles moves its data: it computes on copies with padded groups."""
     gap_s: Positive
     """From one kernel to the next."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
@@ -13,6 +14,7 @@ from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, lead_of, path_of
 from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
+from perfmodel.layers.sample_conv2d import SampleConv2d
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -23,7 +25,21 @@ HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER = range(4)
 EXTRA = ("bias_add", "cast", "layout", "norm_helper")
 """Kinds of operations that no layer of the network asks for."""
 
-RATES = ("none", "pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce")
+RATES = (
+    "none",
+    "pointwise",
+    "add",
+    "silu",
+    "gelu",
+    "norm",
+    "norm_autocast",
+    "broadcast",
+    "bias",
+    "reduce",
+    "window",
+    "concat",
+    "row_norm",
+)
 """Kinds of framework kernels whose elements per second `perfmodel hardware measure` takes: `RATES[i]`_elements_per_s."""
 _RATE_OF = {
     "add": "add", "silu": "silu", "gelu": "gelu", "bias_add": "bias", "multiply": "broadcast", "scale": "bias",
@@ -56,12 +72,16 @@ class Features:
     recent_bytes: Floats
     """Of these, tensors that the kernel just before wrote or read."""
     written_bytes: Floats
+    across_bytes: Floats
+    """Of `dram_bytes`, what is read in another order than the one it lies in."""
     elements: Floats
     """Elements of the largest tensor it reads or writes."""
     rate: Integers
     """Which of RATES its elements are held by."""
     rows: Floats
     """Rows of a norm over channels, N·H·W; 0 elsewhere."""
+    norm_threads: Floats
+    """That the framework's kernel starts for a batch norm of a tensor with channels last; 0 elsewhere."""
     vector_ops: Floats
     special_ops: Floats
     extra: npt.NDArray[np.bool_]
@@ -118,7 +138,7 @@ class Features:
 
 _COLUMNS = (
     "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
-    "elements", "rate", "rows", "vector_ops", "special_ops", "extra", "huge",
+    "across_bytes", "elements", "rate", "rows", "norm_threads", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
 
@@ -136,23 +156,44 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
             host = HOST_CONVOLUTION
             groups, taps = lead.layer.groups, lead.layer.kernel[0] * lead.layer.kernel[1]
             n //= groups
+        elif isinstance(lead.layer, SampleConv2d):  # a group per image, or per image and channel
+            host = HOST_CONVOLUTION
+            m, groups = lead.shape.H * lead.shape.W, lead.shape.N * lead.layer.each.groups
+            n, taps = n // lead.layer.each.groups, lead.layer.each.kernel[0] * lead.layer.each.kernel[1]
         k = lead.macs // (m * n * groups)
     elif any(operation.role == "norm" or operation.kind == "layer_norm" for operation in kernel.operations):
         host = HOST_NORM
+    norm_threads = 0
     for operation in kernel.operations:
+        if operation.role == "norm":
+            norm_threads = _norm_threads(operation.shape.N * operation.shape.H * operation.shape.W, operation.shape.C)
         if isinstance(operation.layer, LayerNorm):
             rows = max(rows, operation.shape.N * operation.shape.H * operation.shape.W)
     extra = bool(kernel.operations) and all(operation.kind in EXTRA for operation in kernel.operations)
     largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
     recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
     from_before = sum(access.bytes for access in kernel.reads if access.role != "weight" and access.tensor in recent)
+    across = sum(access.bytes for access in kernel.reads if access.across)
     rate = RATES.index(_rate(kernel))
     huge = largest >= LARGE_TENSOR_ELEMENTS
     return (
         path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
-        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, largest, rate, rows, cost.vector_ops,
-        cost.special_ops, extra, huge,
+        cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, across, largest, rate, rows,
+        norm_threads, cost.vector_ops, cost.special_ops, extra, huge,
     )  # fmt: skip
+
+
+NORM_BLOCK = 512
+"""Threads of a block of PyTorch's batch_norm_transform_input_channels_last, at most 32 of them side by side along the channels;"""
+NORM_ROWS = 16
+NORM_BLOCKS = 128
+"""rows that a thread takes at least, and blocks along the rows at most (aten/src/ATen/native/cuda/Normalization.cuh)."""
+
+
+def _norm_threads(rows: int, channels: int) -> int:
+    across = min(1 << (channels.bit_length() - 1), 32)
+    down = min(1 << max((rows // NORM_ROWS).bit_length() - 1, 0), NORM_BLOCK // across)
+    return across * down * math.ceil(channels / across) * min(math.ceil(rows / (down * NORM_ROWS)), NORM_BLOCKS)
 
 
 def _rate(kernel: Kernel) -> str:
@@ -165,4 +206,8 @@ def _rate(kernel: Kernel) -> str:
         return "norm_autocast" if fp32 and operation.writes[0].dtype != "fp32" else "norm"
     if operation.kind in _RATE_OF:
         return _RATE_OF[operation.kind]
-    return "pointwise" if operation.role in ("elementwise", "copy") and operation.kind != "concat" else "none"
+    if isinstance(operation.layer, LayerNorm):
+        return "row_norm"
+    if operation.role == "window" or operation.kind == "concat":
+        return "window" if operation.role == "window" else "concat"
+    return "pointwise" if operation.role in ("elementwise", "copy") else "none"

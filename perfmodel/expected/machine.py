@@ -9,6 +9,15 @@ from typing import Self
 from perfmodel.expected.features import RATES
 from perfmodel.hardware.spec import DeviceSpec, Peak
 
+STARTUPS: tuple[str, ...] = (
+    "product", "convolution", "depthwise_3x3", "depthwise_5x5", "depthwise_7x7",
+    "grouped", "grouped_padded", "norm", "norm_autocast", "row_norm",
+    "broadcast", "reduce", "concat", "window",
+)  # fmt: skip
+"""Kinds of library kernels whose start `perfmodel hardware measure` takes: `STARTUPS[i]`_startup_s."""
+STEP_DEPTH: float = 64
+"""Of a product's sums: what a library's kernel brings to shared memory at a time."""
+
 FULL_RATE_OPS_PER_CLOCK: float = 1024
 """fp16 operations per clock and multiprocessor with fp32 sums, from which on a part counts as full-rate: data-centre parts have 1024
 (Volta) to 4096 (Hopper), GeForce and workstation parts, which halve the rate of fp32 sums or have narrower units, 512."""
@@ -48,12 +57,21 @@ class Machine:
     """Measured: (kernel size, operations per second) of depthwise convolutions on data in L2."""
     convolution_ops_per_s: float | None
     """Measured: what a 3×3 convolution of the library sustains."""
+    startup_s: tuple[tuple[str, float], ...]
+    """Measured: (kind of STARTUPS, seconds that its kernel takes beyond the gap where it has next to nothing to do)."""
+    step_s: tuple[float, float]
+    """Measured: what one more step of depth (STEP_DEPTH) costs a product of one tile: 1×1, and k×k; 0 where it was not measured."""
+    grouped_elements_per_s: tuple[float, float]
+    """Measured: of grouped convolutions whose kernel exists, and of those that are padded; infinite where it was not measured."""
 
     @classmethod
     def of(cls, device: DeviceSpec, peak: Peak) -> Self:
         """The figures of a device. Raises HardwareError naming the first that a term needs and the device lacks."""
         measured = {entry.quantity: entry.value for entry in device.measured}
         host = tuple(measured.get(f"host_{kind}_s") for kind in ("convolution", "matrix", "norm", "other"))
+        # a chain of unlike modules takes the host longer than chains of like ones do: its caches see the code of all
+        apart = sum(measured.get(f"host_{kind}_s", 0.0) for kind in ("convolution", "norm", "other"))
+        mixed = max(1.0, measured.get("host_block_s", 0.0) / apart) if apart else 1.0
         depthwise = tuple(
             (taps, measured[key]) for taps in (3, 5, 7) if (key := f"depthwise_{taps}x{taps}_ops_per_s") in measured
         )
@@ -71,9 +89,19 @@ class Machine:
             vector_ops_per_s=device.vector_peak("fp32").ops_per_s,
             special_per_s=device.special_peak("fp32").ops_per_s,
             gap_s=measured.get("kernel_floor_s"),
-            host_s=host if None not in host else None,  # type: ignore[arg-type]
+            host_s=tuple(mixed * one for one in host) if None not in host else None,  # type: ignore[operator,arg-type]
             element_rates=tuple(measured.get(f"{kind}_elements_per_s", math.inf) for kind in RATES),
             rows_per_s=measured.get("layer_norm_rows_per_s"),
             depthwise_ops_per_s=depthwise,
             convolution_ops_per_s=measured.get(f"convolution_{peak.dtype}_ops_per_s"),
+            startup_s=tuple(
+                (kind, max(0.0, measured[key] - measured.get("kernel_floor_s", 0.0)))
+                for kind in STARTUPS
+                if (key := f"{kind}_startup_s") in measured
+            ),
+            step_s=(measured.get("product_step_s", 0.0), measured.get("convolution_step_s", 0.0)),
+            grouped_elements_per_s=(
+                measured.get("grouped_elements_per_s", math.inf),
+                measured.get("grouped_padded_elements_per_s", math.inf),
+            ),
         )

@@ -15,6 +15,7 @@ from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
+from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.lowering import Operation
 
 
@@ -43,6 +44,10 @@ class Path(IntEnum):
     """Windows and copies: pooling, concatenation, casts, changes of layout, resampling."""
     ROW_NORM = 10
     """A norm over the channels of each pixel: a row per warp or block, whatever its width."""
+    RESAMPLE = 13
+    """The framework's kernel for resizing images: an element per thread, whose place is computed by divisions."""
+    REORDER = 12
+    """A copy between NCHW and NHWC, or a step whose operands lie in different orders: one of them is read a line per element."""
     FUSED = 11
     """A fused program of the tensor machine."""
 
@@ -50,8 +55,12 @@ class Path(IntEnum):
 MATRIX_PATHS: Final = (Path.MATRIX, Path.UNALIGNED, Path.GROUPED, Path.GROUPED_PADDED)
 ALIGNMENT: Final = 8
 """Channels: 16 bytes of a 2-byte type, what one load instruction of a tensor-core kernel takes."""
-DEPTHWISE_KERNELS: Final = ((3, 3), (5, 5), (7, 7))
+DEPTHWISE_KERNELS: Final = ((1, 1), (3, 3), (5, 5), (7, 7))
 """Kernel sizes for which the library has a depthwise kernel."""
+LARGEST_GROUPED_KERNEL: Final = 3
+"""Kernel size up to which the library has grouped kernels."""
+WIDEST_UNEQUAL_GROUP: Final = 32
+"""Output channels per group up to which these kernels take groups of other than as many input channels."""
 LARGE_TENSOR_ELEMENTS: Final = 2**31
 """Beyond this, indices need 64 bits."""
 
@@ -78,6 +87,14 @@ def _aligned(layer: Conv2d) -> bool:
     return bool(layer.in_channels % ALIGNMENT == 0 and layer.out_channels % ALIGNMENT == 0)
 
 
+def _has_grouped_kernel(layer: Conv2d) -> bool:
+    width, out = int(layer.group_width), _width_out(layer)
+    if layer.conv_class != "grouped_conv" or max(layer.kernel) > LARGEST_GROUPED_KERNEL:
+        return False
+    fits = width >= 4 if width == out else 4 <= out <= WIDEST_UNEQUAL_GROUP
+    return _power_of_two(width) and _power_of_two(out) and fits
+
+
 RULES: Final = (
     Rule(
         path=Path.DEPTHWISE,
@@ -87,7 +104,7 @@ RULES: Final = (
             and c.out_channels == c.in_channels
             and c.dilation == (1, 1)
         ),
-        condition="depthwise, 3×3, 5×5 or 7×7, one output per input channel",
+        condition="depthwise, 1×1, 3×3, 5×5 or 7×7, one output per input channel",
     ),
     Rule(
         path=Path.DEPTHWISE_DIRECT,
@@ -102,23 +119,21 @@ RULES: Final = (
         diagnosis="depthwise convolution outside 3×3, 5×5, 7×7 runs at a hundredth of the vector peak; use 7×7, or smaller ones in a row",
     ),
     Rule(
+        path=Path.GROUPED,
+        applies=_has_grouped_kernel,
+        condition="grouped, up to 3×3, C/g and K/g powers of two: equal from 4, or K/g 4 to 32",
+    ),
+    Rule(
         path=Path.GROUPED_PAIR,
         applies=lambda c: c.conv_class == "grouped_conv" and min(int(c.group_width), _width_out(c)) < 4,
         condition="grouped, fewer than 4 channels per group",
         diagnosis="grouped convolution of fewer than 4 channels per group runs on the vector unit; use 4 or more, or depthwise",
     ),
     Rule(
-        path=Path.GROUPED,
-        applies=lambda c: (
-            c.conv_class == "grouped_conv" and int(c.group_width) == _width_out(c) and _power_of_two(int(c.group_width))
-        ),
-        condition="grouped, C/g = K/g a power of two from 4",
-    ),
-    Rule(
         path=Path.GROUPED_PADDED,
         applies=lambda c: c.conv_class == "grouped_conv",
-        condition="grouped, any other width (24, 40, 48, 56, 72, 112; C/g ≠ K/g)",
-        diagnosis="grouped convolution whose width is no power of two is padded to 128 channels per group; use a power of two",
+        condition="grouped, any other width (24, 40, 48, 56, 72, 112) or kernel",
+        diagnosis="grouped convolution whose width is no power of two is padded to tiles, in copies; use a power of two",
     ),
     Rule(path=Path.MATRIX, applies=_aligned, condition="ordinary, C and K multiples of 8"),
     Rule(
@@ -155,11 +170,17 @@ def path_of(kernel: Kernel) -> Path:
     lead = lead_of(kernel)
     if isinstance(lead.layer, Conv2d):
         return convolution_rule(lead.layer).path
+    if isinstance(lead.layer, SampleConv2d):
+        return convolution_rule(lead.layer.grouped).path
     if isinstance(lead.layer, Linear):
         aligned = lead.layer.in_channels % ALIGNMENT == 0 and lead.layer.out_channels % ALIGNMENT == 0
         return Path.MATRIX if aligned else Path.UNALIGNED
     if any(isinstance(operation.layer, LayerNorm) for operation in kernel.operations):
         return Path.ROW_NORM
+    if kernel.kind in ("upsample", "resize"):
+        return Path.RESAMPLE
+    if any(access.across for access in kernel.reads):
+        return Path.REORDER
     if any(operation.role in _MOVES or operation.kind == "concat" for operation in kernel.operations if operation.kind != "cast"):
         return Path.MOVE
     if len(kernel.operations) == 1 and lead.kind == "cast":

@@ -10,13 +10,14 @@ from typing import Final
 import numpy as np
 
 from perfmodel.expected.constants import Constants
-from perfmodel.expected.features import Features, Floats, Integers
-from perfmodel.expected.machine import Machine
+from perfmodel.expected.features import RATES, Features, Floats, Integers
+from perfmodel.expected.machine import STEP_DEPTH, Machine
 from perfmodel.expected.paths import MATRIX_PATHS, Path
 
 TERMS: Final = MappingProxyType(
     {
         "launch": "a gap between kernels, and the host's queue: a kernel starts when the one before has ended and its call was issued",
+        "startup": "a library's kernel takes a time of its own to start, and a product of few tiles the latency of its depth",
         "tail": "tiles come in whole waves over the multiprocessors, and a product with few tiles leaves some idle",
         "padding": "products are padded to tiles: K and C·R·S to multiples of 32",
         "paths": "which unit and library path a convolution takes, by its shape",
@@ -27,6 +28,7 @@ TERMS: Final = MappingProxyType(
         "extra": "kernels that the framework adds: bias additions, casts, changes of layout",
         "classes": "the attained fraction of the bandwidth depends on the kind of kernel",
         "overlap": "part of the shorter of compute and memory time is not hidden behind the longer",
+        "across": "reading NCHW in the order of NHWC, or the other way round, attains a quarter of the bandwidth",
         "index": "a depthwise convolution over 2³¹ elements or more needs 64-bit indices, which the library's kernel does not have",
     }
 )
@@ -35,18 +37,27 @@ ALL: Final = frozenset(TERMS)
 
 PADDED_TO: Final = 32
 """K and C·R·S of a product: the depth of one step of a tensor-core kernel, and its narrowest tile."""
-GROUP_PADDED_TO: Final = 128
-"""Output channels per group that the library's padded grouped convolution computes."""
+GROUP_PADDED_TO: Final = (16, 64)
+"""Input and output channels per group of the library's padded grouped convolution: one step of the matrix unit, and its narrowest tile."""
 TILES: Final = ((256, 128), (128, 128), (128, 64), (64, 64), (128, 32), (64, 32))
 """Rows × columns of the results that one block of a library's product computes."""
 FULL_INTENSITY: Final = 32.0
 """Tile rows · columns / (rows + columns) from which on shared memory feeds the matrix unit at its full rate."""
-DIRECT_RATE: Final = 0.01
+UNALIGNED_SLOWER: Final = 1.4
+"""Time of the arithmetic whose operands are not aligned: narrower loads, and more of them."""
+DIRECT_RATE: Final = 0.014
 """Of the vector peak, in convolutions without a kernel of their own (depthwise 9×9, multipliers, two channels per group)."""
+DIRECT_START: Final = 10.0
+"""Taps that fit into the time such a convolution spends per result before its first tap: finding its place in the tensors."""
 FULL_RATE_ATTAINED: Final = 0.67
 """Of a full-rate part's datasheet peak, under load: 659 of 989 TFLOP/s on the one such part that was measured, an H200 held by power."""
 LARGE_INDEX_FACTOR: Final = 10.0
 """Time of a depthwise convolution whose tensors need 64-bit indices, over that of the library's kernel, which they rule out."""
+RESAMPLE_BANDWIDTH: Final = 0.125
+"""Of the DRAM bandwidth, in resizing images."""
+ACROSS_BANDWIDTH: Final = 0.28
+"""Of the DRAM bandwidth, in reading NCHW in the order of NHWC or the other way round: of each line of 32 bytes a thread needs one element,
+and the others find it in a cache or not."""
 MOST_FROM_L2: Final = 0.9
 """Of a kernel's bytes: something always comes from DRAM."""
 
@@ -81,8 +92,13 @@ def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractS
     path = f.path if "paths" in terms else _without_paths(f)
     arithmetic = _arithmetic_s(f, path, machine, c, terms)
     memory = _memory_s(f, path, machine, c, terms)
-    rate = _rate_s(f, machine, c, terms)
+    rate = _rate_s(f, path, machine, c, terms)
     exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
+    if "startup" in terms:
+        arithmetic = np.maximum(arithmetic, _depth_s(f, path, machine))
+        exposed = exposed + _startup_s(f, path, machine)
+    exposed = exposed + np.where(path == Path.UNALIGNED, (c.unaligned - 1) * memory, 0.0)
+    exposed = exposed + np.where(path == Path.GROUPED_PADDED, (c.grouped_passes - 1) * memory, 0.0)
     parts = [arithmetic, memory, rate, exposed]
     if "index" in terms:
         parts = [part * np.where(f.huge & (path == Path.DEPTHWISE), LARGE_INDEX_FACTOR, 1.0) for part in parts]
@@ -111,23 +127,27 @@ def _without_paths(f: Features) -> Integers:
 def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
     """Products: padded ops ÷ (peak · attained), times the waves' waste; direct convolutions: ops ÷ (vector peak / 100).
 
-    GROUPED needs no padding: its kernel exists for the width. Derivation of the tail: B blocks on S multiprocessors take
-    ⌈B/S⌉ waves where B/S would do; of the tiles that a library has, the best is taken, a tile of less than full intensity at its rate.
+    GROUPED needs no padding: its kernel exists for the width. GROUPED_PADDED computes on copies whose groups are as wide as tiles; making
+    the copies and taking the result apart are kernels of their own, whose passes over the data nothing hides. Derivation of the tail: B
+    blocks on S multiprocessors take ⌈B/S⌉ waves where B/S would do; of the tiles that a library has, the best is taken, a tile of less than
+    full intensity at its rate.
     """
     on_matrix = np.isin(path, MATRIX_PATHS) | ((path == Path.FUSED) & (f.ops > 0))
     shaped = on_matrix & (f.m > 0)
     k, n = f.k, f.n
     if "padding" in terms:
         k, n = _up(f.k, PADDED_TO), _up(f.n, PADDED_TO)
-        n = np.where(path == Path.GROUPED_PADDED, _up(f.n, GROUP_PADDED_TO), n)
+        deep, wide = GROUP_PADDED_TO
+        k = np.where(path == Path.GROUPED_PADDED, _up(f.k / np.maximum(f.taps, 1), deep) * f.taps, k)
+        n = np.where(path == Path.GROUPED_PADDED, _up(f.n, wide), n)
         k, n = np.where(path == Path.GROUPED, f.k, k), np.where(path == Path.GROUPED, f.n, n)
     ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
     seconds = ops / matrix_ops_per_s(machine, c, terms)
     if "clock" in terms and machine.convolution_ops_per_s is not None:
         seconds = np.where(f.taps > 1, ops / machine.convolution_ops_per_s, seconds)
-    seconds = np.where((path == Path.GROUPED_PADDED) | (path == Path.GROUPED), seconds / c.grouped_rate, seconds)
     if "tail" in terms:
         seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, n, machine.multiprocessors), seconds)
+    seconds = np.where(path == Path.UNALIGNED, UNALIGNED_SLOWER * seconds, seconds)
     seconds = np.where(on_matrix, seconds, 0.0)
     if "rates" in terms:
         for taps, ops_per_s in machine.depthwise_ops_per_s:
@@ -135,7 +155,8 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
             least, most = {3: (0, 16), 5: (16, 37), 7: (37, np.inf)}[taps]
             seconds = np.where((path == Path.DEPTHWISE) & (f.taps >= least) & (f.taps < most), f.ops / ops_per_s, seconds)
     direct = (path == Path.DEPTHWISE_DIRECT) | (path == Path.GROUPED_PAIR)
-    return np.where(direct, f.ops / (DIRECT_RATE * machine.vector_ops_per_s), seconds)
+    direct_ops = f.ops * (1 + DIRECT_START / np.maximum(f.taps, 1))
+    return np.where(direct, direct_ops / (DIRECT_RATE * machine.vector_ops_per_s), seconds)
 
 
 def matrix_ops_per_s(machine: Machine, c: Constants, terms: AbstractSet[str] = ALL) -> float:
@@ -170,9 +191,16 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
         fraction[[Path.DEPTHWISE, Path.DEPTHWISE_DIRECT]] = c.depthwise_bandwidth
         fraction[Path.BROADCAST] = c.broadcast_bandwidth
         fraction[Path.MOVE] = c.move_bandwidth
-    fraction[Path.UNALIGNED] = fraction[Path.MATRIX] / c.unaligned
+        fraction[Path.RESAMPLE] = RESAMPLE_BANDWIDTH
+    fraction[Path.UNALIGNED] = fraction[Path.MATRIX]
     fraction[Path.FUSED] = fraction[Path.MATRIX]
     bandwidth = machine.bandwidth_bytes_per_s * fraction[path]
+    if machine.copy_bytes_per_s is not None:  # a fraction above it was fitted where much of the data stayed in a large cache
+        bandwidth = np.minimum(bandwidth, machine.copy_bytes_per_s)
+    if "across" in terms:
+        # Σ bytes of a kind ÷ its bandwidth, as one bandwidth for all of the kernel's bytes
+        across = np.divide(f.across_bytes, f.dram_bytes, out=np.zeros_like(f.dram_bytes), where=f.dram_bytes > 0)
+        bandwidth = bandwidth / (1 - across + across * fraction[path] / ACROSS_BANDWIDTH)
     if "l2" not in terms:
         return f.dram_bytes / bandwidth
     cached = np.minimum(c.l2_share * machine.l2_bytes, MOST_FROM_L2 * f.dram_bytes)
@@ -180,15 +208,61 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
     return (f.dram_bytes - cached) / bandwidth + from_cache
 
 
-def _rate_s(f: Features, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
+THREADS = 2048
+"""That a multiprocessor of the measured parts holds."""
+
+
+def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
     """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak."""
     seconds = np.zeros_like(f.dram_bytes)
     if "rates" in terms:
-        rows_per_s = machine.rows_per_s or machine.multiprocessors * machine.clock_hz / c.row_clocks
-        seconds = np.maximum(f.rows / rows_per_s, f.elements / np.array(machine.element_rates)[f.rate])
+        rows_per_s = np.full_like(seconds, machine.multiprocessors * machine.clock_hz / c.row_clocks)
+        if (
+            machine.rows_per_s is not None
+        ):  # of the framework's own kernel; one that a compiler wrote has the stack's clocks per row
+            rows_per_s = np.where(np.array(RATES)[f.rate] == "row_norm", machine.rows_per_s, rows_per_s)
+        # a batch norm with few channels starts fewer threads than the multiprocessors hold: its rate is that of those there are
+        filled = np.where(f.norm_threads > 0, np.minimum(f.norm_threads / (machine.multiprocessors * THREADS), 1.0), 1.0)
+        seconds = np.maximum(f.rows / rows_per_s, f.elements / (np.array(machine.element_rates)[f.rate] * filled))
+        for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
+            seconds = np.where(path == grouped, np.maximum(seconds, f.elements / elements_per_s), seconds)
     if "special" in terms:
         seconds = np.maximum(seconds, f.special_ops / machine.special_per_s)
     return seconds
+
+
+def _depth_s(f: Features, path: Integers, machine: Machine) -> Floats:
+    """A product of one tile is as long as its depth: C/g·R·S in steps of 64, each with its latency, however few rows there are."""
+    pointwise, convolution = machine.step_s
+    steps = np.ceil(f.k / STEP_DEPTH)
+    seconds = steps * np.where(f.taps > 1, convolution, pointwise)
+    return np.where(np.isin(path, (Path.MATRIX, Path.UNALIGNED)) & (f.m > 0), seconds, 0.0)
+
+
+def _startup_s(f: Features, path: Integers, machine: Machine) -> Floats:
+    """Beyond the gap: what the kernel of each kind takes with next to nothing to do; nothing where it was not measured."""
+    found = np.zeros_like(f.dram_bytes)
+    kinds = np.array(RATES)[f.rate]
+    deep = f.taps > 1
+    where = {
+        "product": np.isin(path, (Path.MATRIX, Path.UNALIGNED)) & ~deep,
+        "convolution": np.isin(path, (Path.MATRIX, Path.UNALIGNED)) & deep,
+        "depthwise_3x3": (path == Path.DEPTHWISE) & (f.taps < 16),
+        "depthwise_5x5": (path == Path.DEPTHWISE) & (f.taps >= 16) & (f.taps < 37),
+        "depthwise_7x7": (path == Path.DEPTHWISE) & (f.taps >= 37),
+        "grouped": path == Path.GROUPED,
+        "grouped_padded": path == Path.GROUPED_PADDED,
+        "norm": kinds == "norm",
+        "norm_autocast": kinds == "norm_autocast",
+        "row_norm": path == Path.ROW_NORM,
+        "broadcast": np.isin(kinds, ("broadcast", "bias")),
+        "reduce": kinds == "reduce",
+        "concat": kinds == "concat",
+        "window": kinds == "window",
+    }
+    for kind, seconds in machine.startup_s:
+        found = np.where(where[kind], seconds, found)
+    return found
 
 
 def _gap_s(f: Features, kernel_s: Floats, machine: Machine, c: Constants, terms: AbstractSet[str], *, graph: bool) -> Floats:

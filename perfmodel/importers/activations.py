@@ -70,12 +70,16 @@ _VALUES: Final = {name: function(POINTS) for name, function in _FUNCTIONS.items(
 def _computes(op: Op) -> bool:
     """Whether an operation can be part of an activation: elementwise, of at most two operands, and its function is known here."""
     function = op.attributes.get("function")
+    if op.kind == "convert":
+        return True
     if op.kind == "activation":
         return function == "clamp" or function in _UNARY
     return op.kind == "pointwise" and function in _BINARY and len(op.inputs) == 2 and not op.attributes.get("rounded")
 
 
 def _evaluated(op: Op, arguments: list[Any]) -> Any:
+    if op.kind == "convert":
+        return arguments[0]
     function = op.attributes["function"]
     if op.kind == "pointwise":
         return _BINARY[function](*arguments)
@@ -92,7 +96,7 @@ def recognise_activations(program: Program) -> None:
     replaced: dict[str, Op] = {}
     absorbed: set[str] = set()
     for op in reversed(program.ops):
-        if not _computes(op) or op.output in absorbed:
+        if op.kind == "convert" or not _computes(op) or op.output in absorbed:
             continue
         found = _activation(op, makers, users, set(program.outputs))
         if found is None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from perfmodel.errors import shown
 from perfmodel.importers.program import ImportedModelError, Op, Operand, Program
-from perfmodel.importers.views import Strides, contiguous, dense, reshaped
+from perfmodel.importers.views import Strides, contiguous, dense, in_order, reshaped
 from perfmodel.layers.activation import Activation
 from perfmodel.layers.arithmetic import Add, BiasAdd, Multiply, Scale
 from perfmodel.layers.attention import Attention
@@ -17,6 +17,7 @@ from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.concat import Concat
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.conv_transpose2d import ConvTranspose2d
+from perfmodel.layers.copy import Copy
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import Graph, GraphBuilder, Tensor
 from perfmodel.layers.group_norm import GroupNorm
@@ -31,6 +32,7 @@ from perfmodel.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAve
 from perfmodel.layers.rearrange import Rearrange, View
 from perfmodel.layers.reduce import Reduce
 from perfmodel.layers.rms_norm import RmsNorm
+from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.layers.softmax import Softmax
 from perfmodel.layers.unsupported import Unsupported
 from perfmodel.layers.upsample import OUTPUT_OPS, Resize, Upsample
@@ -117,7 +119,10 @@ class _Builder:
             value = self._program.values[name]
             axis = 1 if len(value.shape) == 4 else len(value.shape) - 1
             layer = Parameter(
-                shape=as_shape(value.shape, axis), trained=value.source == "parameter", scalar=len(value.shape) == 0
+                shape=as_shape(value.shape, axis),
+                trained=value.source == "parameter",
+                scalar=len(value.shape) == 0,
+                converted=value.converted,
             )
             tensor = self._graph.add(layer, name=name.removeprefix("p_"))
             self._handles[name] = self._fresh(tensor, value.shape, axis)
@@ -155,6 +160,9 @@ class _Builder:
             return
         a = op.attributes
         self._bound(op, kernel, a["stride"], a["dilation"])
+        if not self._program.is_parameter(op.inputs[1]) and len(kernel) == 2:
+            self._sample_conv(op, kernel)
+            return
         flat = len(kernel) == 1  # one-dimensional: an image of one column
         pads = (*a["padding"], (0, 0)) if flat else a["padding"]
         layer = Conv2d(
@@ -166,8 +174,34 @@ class _Builder:
             dilation=(a["dilation"][0], 1 if flat else a["dilation"][1]),
             group_width=weight[1],
             bias=len(op.inputs) > 2,
+            computed_weights=isinstance(op.inputs[1], str) and self._program.values[op.inputs[1]].computed,
         )
         self._put(op, layer, self._tensor(str(op.inputs[0]), 1), axis=1)
+
+    def _sample_conv(self, op: Op, kernel: tuple[int, ...]) -> None:
+        """A convolution of one image that holds all images' channels, with computed weights: each image with weights of its own."""
+        x, weights = self._handle(str(op.inputs[0])), self._handle(str(op.inputs[1]))
+        images = self._shape(self._program.inputs[0])[0]
+        _, channels, height, width = x.shape
+        shape = self._shape(op.output)
+        if x.shape[0] != 1 or channels % images or shape[1] % images or len(op.inputs) > 2:
+            self._unknown(op)
+            return
+        a = op.attributes
+        each = Conv2d(
+            in_channels=channels // images,
+            out_channels=shape[1] // images,
+            kernel=(kernel[0], kernel[1]),
+            stride=a["stride"],
+            padding=(*a["padding"][0], *a["padding"][1]),
+            dilation=a["dilation"],
+            group_width=self._shape(op.inputs[1])[1],
+        )
+        inputs = (
+            Tensor(name=x.node, shape=Shape(images, channels // images, height, width)),
+            Tensor(name=weights.node, shape=Shape(images, weights.elements // images, 1, 1)),
+        )
+        self._put(op, SampleConv2d(each=each), *inputs, axis=1, strides=contiguous(shape))
 
     def _conv_transpose(self, op: Op) -> None:
         weight, out = self._shape(op.inputs[1]), self._shape(op.output)
@@ -284,6 +318,23 @@ class _Builder:
             return
         self._put(op, layer, self._tensor(x), axis=handle.axis, strides=_kept(handle))
 
+    def _convert(self, op: Op) -> None:
+        self._elementwise(op, Copy(purpose="cast"), str(op.inputs[0]))
+
+    def _contiguous(self, op: Op) -> None:
+        """A view where the tensor lies in the order of its axes; a copy of an image in NHWC, or of what was permuted."""
+        x = str(op.inputs[0])
+        handle = self._handle(x)
+        ordered = contiguous(handle.shape)
+        lies = [(size, stride) for size, stride in zip(handle.shape, handle.strides, strict=True) if size > 1]
+        wanted = [(size, stride) for size, stride in zip(handle.shape, ordered, strict=True) if size > 1]
+        if lies == wanted:
+            self._same(op, handle, axis=handle.axis, strides=handle.strides)
+        elif handle.base != handle.shape or handle.strides != dense(handle.shape, handle.axis):
+            self._copy(op, "transpose", handle.axis)
+        else:
+            self._put(op, Copy(purpose="layout"), self._tensor(x), axis=handle.axis, strides=ordered)
+
     def _softmax(self, op: Op) -> None:
         x, axis = str(op.inputs[0]), op.attributes["axis"]
         self._put(op, Softmax(), self._tensor(x, axis), axis=axis, strides=_kept(self._handle(x)))
@@ -341,7 +392,8 @@ class _Builder:
             sizes = (1,) * (len(out) - len(self._shape(other))) + self._shape(other)
             if sizes != tuple(size if place == axis else 1 for place, size in enumerate(out)):
                 return None
-            return (Scale(channels=out[axis]) if function == "multiply" else BiasAdd(channels=out[axis])), [x]
+            kind = Scale if function == "multiply" else BiasAdd
+            return kind(channels=out[axis], converted=self._program.values[other].converted), [x]
         handle = self._handle(other)
         gate = tuple(size if place in (0, axis) else 1 for place, size in enumerate(out))
         if function == "multiply" and len(handle.base) == len(out) and handle.base == gate:
@@ -359,9 +411,11 @@ class _Builder:
         if function == "mean" and rank >= 3 and axes == set(range(1, rank)) - {handle.axis}:
             self._put(op, GlobalAveragePool(), self._tensor(x), axis=handle.axis if len(out) == rank else 1)
             return
-        kept = len(out) == rank
-        axis = handle.axis if kept else len(out) - 1
-        self._put(op, Reduce(function=function, output=as_shape(out, axis)), self._tensor(x), axis=axis)
+        left = [place for place in range(rank) if len(out) == rank or place not in axes]
+        axis = left.index(handle.axis) if handle.axis in left else len(out) - 1
+        # a reduction's result lies in the order of what it was made of
+        strides = in_order(out, [handle.strides[place] for place in left]) if len(left) == len(out) else None
+        self._put(op, Reduce(function=function, output=as_shape(out, axis)), self._tensor(x), axis=axis, strides=strides)
 
     def _pool(self, op: Op) -> None:
         a, x = op.attributes, str(op.inputs[0])
@@ -411,6 +465,10 @@ class _Builder:
         x = str(op.inputs[0])
         handle, target = self._handle(x), self._shape(op.output)
         axis = _axis_after(handle.shape, handle.axis, target)
+        strides = reshaped(handle.shape, handle.strides, target) if handle.base == handle.shape else None
+        if strides is not None and handle.shape and target[axis] != handle.shape[handle.axis]:
+            step = handle.strides[handle.axis]  # channels that were split: the innermost of what they became
+            axis = next((place for place, size in enumerate(target) if size > 1 and strides[place] == step), axis)
         if handle.base != handle.shape:
             if math.prod(handle.base) == math.prod(target):
                 self._same(op, handle, axis=axis, strides=contiguous(target))
@@ -420,7 +478,6 @@ class _Builder:
             else:
                 self._copy(op, "repeat", axis)
             return
-        strides = reshaped(handle.shape, handle.strides, target)
         if strides is None and len(target) == 2 and target[0] == handle.shape[0]:
             strides = contiguous(target)  # flattened for a matrix product, whose weights can be stored in the order the image has
         if strides is None:
@@ -430,7 +487,7 @@ class _Builder:
 
     def _copy(self, op: Op, purpose: str, axis: int, source: str | None = None) -> None:
         shape = self._shape(op.output)
-        layer = Rearrange(purpose=purpose, output=as_shape(shape, axis))
+        layer = Rearrange(purpose=purpose, output=as_shape(shape, axis), image=len(shape) == 4)
         self._put(op, layer, self._tensor(str(op.inputs[0]) if source is None else source), axis=axis, strides=contiguous(shape))
 
     def _permute(self, op: Op) -> None:
@@ -491,7 +548,7 @@ class _Builder:
         if len(tensors) == 1:
             self._same(op, self._handle(op.tensors[0]), axis=len(shape) - 1, strides=contiguous(shape))
             return
-        self._put(op, Concat(inputs=len(tensors)), *tensors, axis=-1, strides=contiguous(shape))
+        self._put(op, Concat(inputs=len(tensors), stacked=True), *tensors, axis=-1, strides=contiguous(shape))
 
     def _pad(self, op: Op) -> None:
         x, sides = str(op.inputs[0]), op.attributes["sides"]
@@ -506,7 +563,11 @@ class _Builder:
                 self._copy(op, "pad", handle.axis)
             return
         image = len(sides) == 4 and sides[0] == sides[1] == (0, 0) and op.attributes["zeros"]
-        layer = Pad(output=self._out(op, handle.axis), sides=(*sides[2], *sides[3]) if image else None)
+        layer = Pad(
+            output=self._out(op, handle.axis),
+            sides=(*sides[2], *sides[3]) if image else None,
+            reflected=op.attributes.get("mode", "constant") != "constant",
+        )
         self._put(op, layer, self._tensor(x), axis=handle.axis)
 
     def _rearrange(self, op: Op) -> None:

@@ -41,6 +41,10 @@ class Value:
     source: Source = "activation"
     floating: bool = True
     """Whether its elements are floating-point numbers (indices and masks are not)."""
+    converted: bool = False
+    """A parameter that the model converts to the type of its activations before it uses it."""
+    computed: bool = False
+    """Computed from parameters, at every step where nobody folds it."""
 
     @property
     def elements(self) -> int:
@@ -132,9 +136,12 @@ def fold_constants(program: Program) -> None:
             kept.append(op)
             continue
         source: Source = "parameter" if "parameter" in sources else "constant"
+        converted = op.kind == "convert" or any(program.values[name].converted for name in op.tensors)
         for name in op.outputs:
             old = program.values[name]
-            program.values[name] = Value(name=name, shape=old.shape, source=source, floating=old.floating)
+            program.values[name] = Value(
+                name=name, shape=old.shape, source=source, floating=old.floating, converted=converted, computed=True
+            )
     program.ops = kept
 
 

@@ -93,8 +93,8 @@ _REDUCE: Final = {
 }
 _IDENTITY: Final = frozenset(
     {
-        *("dropout", "feature_dropout", "alpha_dropout", "alias", "to", "_to_copy", "type_as", "detach", "contiguous", "clone"),
-        *("lift_fresh_copy", "lift_fresh", "identity", "float", "half", "bernoulli"),
+        *("dropout", "feature_dropout", "alpha_dropout", "alias", "detach"),
+        *("lift_fresh_copy", "lift_fresh", "identity", "bernoulli"),
     }
 )
 _RESHAPE: Final = frozenset(
@@ -297,7 +297,7 @@ def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
     module.eval()
     trained = sum(p.numel() for p in module.parameters())
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), _contiguous_shown():
             exported = torch.export.export(module, tuple(inputs), strict=False)
     except Exception as error:
         reason = _first_line(error)
@@ -307,6 +307,22 @@ def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
     finally:
         module.train(was_training)
     return Exported(name=name, exported=exported, trained=trained)
+
+
+@contextlib.contextmanager
+def _contiguous_shown() -> Iterator[None]:
+    """Calls of `contiguous` are exported even where they do nothing: exported tensors are NCHW, and in NHWC the same call copies."""
+    torch = torch_module()
+    given = torch.Tensor.contiguous
+
+    def shown_call(self: Any, memory_format: Any = torch.contiguous_format) -> Any:
+        return self.clone(memory_format=memory_format)
+
+    torch.Tensor.contiguous = shown_call
+    try:
+        yield
+    finally:
+        torch.Tensor.contiguous = given
 
 
 @contextlib.contextmanager
@@ -567,6 +583,28 @@ class _Reader:
         axes = tuple(sorted(axis % rank for axis in given)) if given else tuple(range(rank))
         self._emit(node, "reduce", [x], function=_REDUCE[base], axes=axes)
 
+    def _aten_to(self, node: Any, a: dict[str, Any]) -> None:
+        """A conversion between floating-point types, which matters under autocast, where not all tensors are of one; else nothing."""
+        x = a[next(iter(a))]
+        value = self._program.values.get(x) if isinstance(x, str) else None
+        floating = bool(node.meta["val"].is_floating_point())
+        if value is not None and value.floating and floating and (a.get("dtype") is not None or "other" in a):
+            self._emit(node, "convert", [x])
+        else:
+            self._operand[node] = x
+
+    def _aten_contiguous(self, node: Any, a: dict[str, Any]) -> None:
+        """A copy, where the tensor does not lie in the order of its axes: an image in NHWC does not."""
+        if a["memory_format"] is self._torch.contiguous_format:
+            self._emit(node, "contiguous", [a["self"]])
+        else:
+            self._operand[node] = a["self"]
+
+    _aten_clone = _aten_contiguous
+
+    _aten__to_copy = _aten_to
+    _aten_type_as = _aten_to
+
     def _aten_conv2d(self, node: Any, a: dict[str, Any]) -> None:
         self._convolution(node, a, "conv")
 
@@ -703,10 +741,8 @@ class _Reader:
         self._emit(node, "pointwise", [a["self"], a["mask"]], function="select")
 
     def _aten_addcmul(self, node: Any, a: dict[str, Any]) -> None:
-        between = f"{node.name}.product"
-        self._program.values[between] = Value(name=between, shape=tuple(node.meta["val"].shape))
-        self._append("pointwise", node, [a["tensor1"], a["tensor2"]], (between,), function="multiply")
-        self._emit(node, "pointwise", [a["self"], between], function="add")
+        factors = [_number(a["tensor1"]), _number(a["tensor2"])]
+        self._emit(node, "pointwise", [_number(a["self"]), *factors], function="multiply_add")
 
     def _aten_softmax(self, node: Any, a: dict[str, Any]) -> None:
         self._emit(node, "softmax", [a["self"]], axis=a["dim"] % max(1, len(self._shape(a["self"]))))
@@ -797,7 +833,7 @@ class _Reader:
         sides = [(0, 0)] * rank
         for position in range(len(flat) // 2):
             sides[rank - 1 - position] = (flat[2 * position], flat[2 * position + 1])
-        self._emit(node, "pad", [a["self"]], sides=tuple(sides), zeros=a["mode"] == "constant" and not a["value"])
+        self._emit(node, "pad", [a["self"]], sides=tuple(sides), zeros=a["mode"] == "constant" and not a["value"], mode=a["mode"])
 
     _aten_constant_pad_nd = lambda self, node, a: self._aten_pad(node, {**a, "mode": "constant"})  # noqa: E731
 

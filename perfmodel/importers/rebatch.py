@@ -16,7 +16,9 @@ TRACED_BATCH: Final = 13
 
 
 def rebatched(network: Network, batch: int) -> Network:
-    """`network`, which was imported at TRACED_BATCH, for `batch` images: each shape's leading extent scaled, which holds the images.
+    """`network`, which was imported at TRACED_BATCH, for `batch` images.
+
+    In each shape the extent that holds the images is scaled: the first, or all there is of a tensor that is counted flat.
 
     Raises ValueError for a network of another batch.
     """
@@ -24,7 +26,10 @@ def rebatched(network: Network, batch: int) -> Network:
         raise ValueError(f"only a network of batch {TRACED_BATCH} can be rebatched, not one of {network.batch}")
 
     def shape(old: Shape) -> Shape:
-        return old._replace(N=old.N // TRACED_BATCH * batch) if old.N % TRACED_BATCH == 0 else old
+        if old.N % TRACED_BATCH == 0:
+            return old._replace(N=old.N // TRACED_BATCH * batch)
+        flat = old.N == old.H == old.W == 1 and old.C % TRACED_BATCH == 0
+        return old._replace(C=old.C // TRACED_BATCH * batch) if flat else old
 
     def layer(old: Layer) -> Layer:
         if isinstance(old, Parameter):

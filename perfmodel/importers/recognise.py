@@ -40,11 +40,17 @@ class _Rewriter:
         return self.program.values[operand].shape if isinstance(operand, str) else ()
 
     def maker(self, operand: Operand, kind: str, function: str | None = None) -> Op | None:
-        """The operation that makes `operand`, if it is of that kind and function."""
-        op = self.makers.get(operand) if isinstance(operand, str) else None
+        """The operation that makes `operand`, before conversions of its type, if it is of that kind and function."""
+        op = self.makers.get(self.unconverted(operand)) if isinstance(operand, str) else None
         if op is None or op.kind != kind or (function is not None and op.attributes.get("function") != function):
             return None
         return op
+
+    def unconverted(self, name: str) -> str:
+        """The value before conversions of its type."""
+        while (op := self.makers.get(name)) is not None and op.kind == "convert":
+            name = op.tensors[0]
+        return name
 
     def readers(self, name: str) -> list[Op]:
         """The operations that read a value, as they were before this rule."""
@@ -110,7 +116,9 @@ def _normalised(r: _Rewriter, op: Op) -> Op | None:
         if squares is None or _squared(r, squares.inputs[0]) != centred:
             return None
         x, axes, kind = centred, squares.attributes["axes"], "rms_norm"
-    return Op(kind=kind, name=op.name, inputs=(x,), outputs=op.outputs, attributes={"axes": axes, "found": True})
+    return Op(
+        kind=kind, name=op.name, inputs=(r.unconverted(str(x)),), outputs=op.outputs, attributes={"axes": axes, "found": True}
+    )
 
 
 def _ratio(r: _Rewriter, op: Op) -> tuple[str | None, str | None]:

@@ -33,6 +33,19 @@ def dense(shape: Sequence[int], channel_axis: int) -> Strides:
     return contiguous(shape)
 
 
+def in_order(shape: Sequence[int], steps: Sequence[int]) -> Strides:
+    """Strides of a dense tensor whose axes lie in the order of `steps`, the smallest innermost.
+
+    >>> in_order((2, 3, 4, 5), (120, 1, 30, 6))
+    (60, 1, 15, 3)
+    """
+    strides, step = [0] * len(shape), 1
+    for axis in sorted(range(len(shape)), key=lambda place: (steps[place], -place)):
+        strides[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(strides)
+
+
 def reshaped(shape: Sequence[int], strides: Strides, target: Sequence[int]) -> Strides | None:
     """Strides of a view of `shape` as `target`, or None where only a copy has that order.
 

@@ -1,0 +1,99 @@
+"""Serial actors on shared pipes: how fast W warpgroups go that each do one phase after the other on the same multiprocessor.
+
+A fused kernel is no single roofline. A warpgroup multiplies, then evaluates functions, then convolves; while it does one, the pipes of
+the others wait for another warpgroup to need them. With W of them the multiprocessor is a closed queueing network: W customers, a
+server for each pipe, and latencies that nobody queues for. Mean value analysis (Reiser and Lavenberg, JACM 27, 1980) gives its rate:
+
+    R_f(w) = latency_f + max over pipes p of d_fp · (1 + Q_p(w − 1))        a phase waits for those who are at its pipes already
+    X(w)   = min(w / Σ_f R_f(w), 1 / max_p Σ_f d_fp, 1 / exclusive)         turns per clock
+    Q_p(w) = X(w) · Σ_f d_fp · (1 + Q_p(w − 1))                            how many are at a pipe
+
+With one actor this is the sum of its phases, with many the fullest pipe; between them nothing is fitted. Two departures from the
+textbook: a phase may use several pipes at once (a product reads an operand from shared memory while it multiplies), and takes as long as
+the slowest of them; and what runs in the background (copies that were asked for long before) only takes part in the second bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Final
+
+PIPES: Final = ("matrix", "special", "shared", "issue", "cache")
+"""Of a multiprocessor: the matrix unit, the special-function unit, shared memory's data path, issue slots, the way to the L2 cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Clocks of each pipe of one multiprocessor."""
+
+    matrix: float = 0.0
+    special: float = 0.0
+    shared: float = 0.0
+    issue: float = 0.0
+    cache: float = 0.0
+
+    @property
+    def clocks(self) -> tuple[float, ...]:
+        """In the order of PIPES."""
+        return astuple(self)
+
+    def __mul__(self, factor: float) -> Demand:
+        return Demand(**{name: value * factor for name, value in zip(PIPES, self.clocks, strict=True)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """What an actor does in one go: all pipes at once, and a latency during which it needs none."""
+
+    name: str
+    demand: Demand = Demand()
+    latency: float = 0.0
+    background: bool = False
+    """Whether somebody else does it meanwhile, so that the actor does not wait for it."""
+    exclusive: bool = False
+    """Whether one actor alone does it for all of them, so that two never do it at the same time."""
+    times: float = 1.0
+    """How often it comes in a turn."""
+
+
+def turn_clocks(phases: Sequence[Phase], actors: int, *, issue_alone: float = 1.0) -> tuple[float, ...]:
+    """Clocks of a turn of each of 1, 2, … `actors` actors that work side by side.
+
+    `issue_alone`: clocks from one instruction of a warp to its next, which waits for what the first leaves; others may issue meanwhile.
+    Raises ValueError where nothing takes any time, or for fewer than one actor.
+
+    >>> product = Phase(name="product", demand=Demand(matrix=100))
+    >>> function = Phase(name="function", demand=Demand(special=100))
+    >>> turn_clocks([product, function], 3)
+    (200.0, 300.0, 400.0)
+    """
+    if actors < 1:
+        raise ValueError(f"there are {actors} actors; at least one must work")
+    total = [sum(phase.demand.clocks[pipe] * phase.times for phase in phases) for pipe in range(len(PIPES))]
+    waited = [0.0 if phase.background else _waited(phase, issue_alone) for phase in phases]
+    alone = sum(wait * phase.times for wait, phase in zip(waited, phases, strict=True))
+    if max(total) <= 0 and alone <= 0:
+        raise ValueError("no phase takes any time")
+    apart = [(phase, wait) for phase, wait in zip(phases, waited, strict=True) if phase.exclusive]
+    slowest = max(*total, sum(phase.times * (wait + max(phase.demand.clocks)) for phase, wait in apart))
+    queued = [0.0] * len(PIPES)
+    found = []
+    for present in range(1, actors + 1):
+        response, busy = alone, [0.0] * len(PIPES)
+        for phase in phases:
+            if phase.background:
+                continue
+            waits = [clocks * (1 + queue) for clocks, queue in zip(phase.demand.clocks, queued, strict=True)]
+            response += phase.times * max(waits)
+            busy = [held + phase.times * wait for held, wait in zip(busy, waits, strict=True)]
+        rate = min(present / response if response else math.inf, 1 / slowest if slowest else math.inf)
+        queued = [rate * held for held in busy]
+        found.append(present / rate)
+    return tuple(found)
+
+
+def _waited(phase: Phase, issue_alone: float) -> float:
+    """The latency of a phase: its own, and what an actor alone cannot issue in the time that its pipes take."""
+    return phase.latency + max(0.0, issue_alone * phase.demand.issue - max(phase.demand.clocks))

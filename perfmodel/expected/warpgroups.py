@@ -1,0 +1,315 @@
+"""Fused kernels of warpgroups (Hopper's `wgmma`): what one of them does for a tile of 64 rows, as phases.
+
+A warpgroup owns 64 rows of the matrix instructions and walks over chunks of hidden channels: expand, activate, project. Counted per
+instruction m64nNk16: N/2 clocks of the matrix unit, but no fewer than its A operand takes; N/4 wavefronts of shared memory for B, 16 more
+where A comes from there, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from perfmodel.expected.actors import Demand, Phase
+from perfmodel.expected.fused import Figures, FusedKernel, Traffic
+from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
+
+ROWS: Final = 64
+"""Of an instruction of a warpgroup."""
+STEP: Final = 16
+"""Depth of one instruction."""
+GROUP: Final = 8
+"""Channels of a group, or of a block of depthwise channels that are convolved together."""
+LANES: Final = 128
+ITEM_BYTES: Final = 16_384
+"""Of weights that come in one go."""
+WORD: Final = 2
+"""Halves of a register."""
+
+SILU_INSTRUCTIONS: Final = 7.0
+"""Of a thread for two values: conversion, bias, tanh (three), product and sum; and moving the result to where the next product reads it."""
+GELU_INSTRUCTIONS: Final = 11.0
+"""The same with the four that make its argument."""
+OUTPUT_INSTRUCTIONS: Final = 6.0
+"""Of a thread for two channels of a result: conversion, bias, residual, and their addresses."""
+NORM_INSTRUCTIONS: Final = 10.0
+"""Of a thread for two channels of a layer norm: sum, square, sum, difference, factor, with conversions and shuffles."""
+GATHER_INSTRUCTIONS: Final = 5.0
+"""Of a thread for one value that a convolution of the hidden tensor adds up from three columns: shuffle, two sums, conversion."""
+BAND_PRODUCTS: Final = 7 / 128
+"""m16n8k16 per output and channel of a depthwise 7×7 by banded matrices: 7 rows of the filter for 128 outputs."""
+BAND_SHARED_BYTES: Final = 46.0
+"""Read per output and channel by them: inputs 28, bands 14, result 4."""
+BAND_INSTRUCTIONS: Final = 10.0
+"""Of a thread per output and channel."""
+
+Convolution = Literal["none", "shared", "registers", "rows", "bands", "threads"]
+"""How a grouped or depthwise convolution runs: by threads, a multiply-add for each tap; on the matrix unit, A from shared memory, two
+groups at a time (n16); A from registers, two taps at a time (n8); over rows of the hidden tensor handed from warp to warp (n24); as banded
+matrices by products of single warps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpgroupForm:
+    """How a kernel of warpgroups cuts up its work."""
+
+    kind: str
+    actors: int
+    """Warpgroups of a multiprocessor that expand, activate and project."""
+    chunk: int
+    """Hidden channels at a time."""
+    convolution: Convolution
+    turns: float
+    """Tiles of 64 rows in all, idle ones included; a tile that blocks share counts for each of them."""
+    processors: int
+    split: int = 1
+    """Blocks of a cluster that share the hidden channels of a tile."""
+    convolves_apart: bool = False
+    """Whether one warpgroup more convolves for all others."""
+    resident: bool = False
+    """Whether all weights stay in shared memory."""
+    multicast: int = 1
+    """Blocks that share every item of weights."""
+    loaded_bytes: float
+    """Of the input by one turn, halo included."""
+    taps_from_shared: bool = False
+    """Whether the rows of a product over taps are gathered from shared memory by each warp (ldmatrix), once for every chunk."""
+    stored_share: float = 1.0
+    """Of the rows of a turn that are pixels of the result."""
+    again_bytes: float = 0.0
+    again_between_bytes: float = 0.0
+    together: float | None = None
+    """Turns that fall on the same block at once; None: one for each actor."""
+    blocks: float | None = None
+    """That read at the same time; None: all multiprocessors' worth."""
+
+
+def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKernel:
+    """The kernel's phases on a machine."""
+    chunks = work.hidden / form.split / form.chunk
+    phases = [*_arrival(form, figures), *_convolution(work, form, figures)]
+    conv_of_chunk = work.front == "hidden"
+    expand, project = _products(work, form, figures)
+    phases += [
+        Phase(name="products", demand=_sum(expand, project), latency=figures.phase_latency, times=chunks),
+        Phase(
+            name="activation", demand=_activation(work, form.chunk, figures), latency=_activation_latency(figures), times=chunks
+        ),
+    ]
+    if conv_of_chunk:
+        hidden = _rows(form, figures) if form.convolution == "rows" else [_threads(work, form.chunk, figures)]
+        phases += [
+            Phase(name=phase.name, demand=phase.demand, latency=phase.latency, times=phase.times * chunks) for phase in hidden
+        ]
+        phases.append(
+            Phase(
+                name="second activation",
+                demand=_activation(work, form.chunk, figures),
+                latency=_activation_latency(figures) + figures.phase_latency,
+                times=chunks,
+            )
+        )
+    phases += _result(work, form, figures)
+    streamed = 0.0 if form.resident else work.weight_bytes / form.split / form.actors / form.multicast
+    if streamed:
+        demand = Demand(shared=figures.shared(streamed * form.multicast), cache=streamed)
+        phases.append(Phase(name="weights", demand=_cached(demand, form, figures), background=True))
+    apart = form.actors + int(form.convolves_apart)
+    macs = form.turns * ROWS * (work.hidden / form.split) * (work.depth + work.outputs)
+    moved = work.input_bytes + work.output_bytes
+    return FusedKernel(
+        kind=form.kind,
+        phases=tuple(phases),
+        actors=apart,
+        turns=form.turns,
+        together=form.together or form.actors,
+        processors=form.processors,
+        lead_clocks=_lead(form, figures),
+        prologue_clocks=_prologue(work, form, figures),
+        dependent=True,
+        trail_clocks=_trail(work, form, figures),
+        exchange_clocks=_exchange(work, form, figures),
+        clustered=form.split > 1 or form.multicast > 1,
+        matrix_macs=macs,
+        traffic=Traffic(
+            input_bytes=work.input_bytes,
+            output_bytes=work.output_bytes,
+            weight_bytes=work.weight_bytes,
+            weights_between_bytes=moved if form.resident else 0.0,
+            again_bytes=form.again_bytes,
+            again_between_bytes=form.again_between_bytes,
+        ),
+    )
+
+
+def _sum(left: Demand, right: Demand) -> Demand:
+    return Demand(
+        matrix=left.matrix + right.matrix,
+        special=left.special + right.special,
+        shared=left.shared + right.shared,
+        issue=left.issue + right.issue,
+        cache=left.cache + right.cache,
+    )
+
+
+def _wide(figures: Figures, n: float, count: float) -> Demand:
+    """`count` instructions m64nNk16, A from registers: the matrix unit at what wide products attain of it, B from shared memory."""
+    macs = ROWS * STEP * n
+    clocks = max(figures.narrow_product_clocks, macs / figures.matrix_macs_per_clock)
+    return Demand(matrix=count * clocks, shared=count * figures.shared(STEP * n * ELEMENT_BYTES), issue=count)
+
+
+def _products(work: FusedWork, form: WarpgroupForm, figures: Figures) -> tuple[Demand, Demand]:
+    """Expansion and projection of a chunk."""
+    steps = -(-work.depth // STEP)
+    expand = _wide(figures, form.chunk, steps)
+    if form.taps_from_shared:
+        gathered = figures.shared(steps * ROWS * STEP * ELEMENT_BYTES)
+        expand = _sum(expand, Demand(shared=gathered, issue=figures.issue(steps * 4 * LANES)))
+    return expand, _wide(figures, work.outputs, form.chunk / STEP)
+
+
+def _activation(work: FusedWork, channels: float, figures: Figures) -> Demand:
+    """Of 64 rows: one evaluation and a few instructions for each value."""
+    values = ROWS * channels
+    instructions = SILU_INSTRUCTIONS if work.activation == "silu" else GELU_INSTRUCTIONS
+    return Demand(special=figures.special(values), issue=figures.issue(values / WORD * instructions))
+
+
+def _activation_latency(figures: Figures) -> float:
+    """Sums into halves with their bias, the last function's way through its unit."""
+    return figures.phase_latency
+
+
+def _arrival(form: WarpgroupForm, figures: Figures) -> list[Phase]:
+    demand = Demand(shared=figures.shared(form.loaded_bytes), cache=form.loaded_bytes)
+    return [
+        Phase(name="input", demand=_cached(demand, form, figures), background=True),
+        Phase(name="arrival", latency=figures.barrier_latency + figures.shared_latency),
+    ]
+
+
+def _cached(demand: Demand, form: WarpgroupForm, figures: Figures) -> Demand:
+    """Bytes of the cache pipe to clocks."""
+    return Demand(shared=demand.shared, cache=demand.cache / _rate(form, figures))
+
+
+def _rate(form: WarpgroupForm, figures: Figures) -> float:
+    """Bytes per clock from L2 of one multiprocessor, with as many reading as there are blocks."""
+    return figures.cache_rate(form.blocks or figures.multiprocessors)
+
+
+def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phase]:
+    """On the input, before the products."""
+    groups, taps = work.C / GROUP, work.taps
+    a_bytes = ROWS * STEP * ELEMENT_BYTES
+    if form.convolution == "shared":  # two groups to a depth of 16, block-diagonal filters of 16 columns
+        count = groups / 2 * taps
+        demand = Demand(
+            matrix=count * 16 / 2,
+            shared=count * figures.shared(a_bytes + STEP * 16 * ELEMENT_BYTES),
+            issue=count + figures.issue(ROWS * work.C),
+        )
+        return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + figures.barrier_latency)]
+    if form.convolution == "registers":  # two taps to a depth of 16, 8 columns
+        count = groups * -(-taps // 2)
+        demand = _sum(
+            _wide(figures, GROUP, count), Demand(shared=count * figures.shared(a_bytes), issue=figures.issue(count * LANES * 6))
+        )
+        return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + figures.shared_latency)]
+    if form.convolution == "bands":
+        outputs = ROWS * work.C
+        products = outputs * BAND_PRODUCTS
+        chain = (
+            work.kernel * figures.small_product_latency * work.C / 2 / 4 / 2
+        )  # pairs of channels among four warps, two patches at once
+        convolve = Phase(
+            name="convolution",
+            demand=Demand(
+                matrix=products * 16 * 8 * STEP / figures.small_macs_per_clock,
+                shared=figures.shared(outputs * BAND_SHARED_BYTES),
+                issue=figures.issue(outputs * BAND_INSTRUCTIONS),
+            ),
+            latency=chain + figures.barrier_latency,
+            exclusive=form.convolves_apart,
+        )
+        norm = Phase(
+            name="norm",
+            demand=Demand(
+                shared=figures.shared(outputs * 2 * ELEMENT_BYTES), issue=figures.issue(outputs / WORD * NORM_INSTRUCTIONS)
+            ),
+            latency=2 * figures.shared_latency + 2 * figures.barrier_latency,
+        )
+        return [convolve, norm]
+    if form.convolution == "threads" and work.front == "input":
+        return [_threads(work, work.C, figures)]
+    return []
+
+
+def _threads(work: FusedWork, channels: float, figures: Figures) -> Phase:
+    """Multiply-adds in fp32 for each tap of 64 pixels, on values that stay with their threads."""
+    values = ROWS * channels
+    return Phase(
+        name="convolution",
+        demand=Demand(
+            shared=figures.shared(values * 2 * ELEMENT_BYTES), issue=figures.issue(values * (work.taps + GATHER_INSTRUCTIONS))
+        ),
+        latency=figures.shared_latency + figures.barrier_latency,
+    )
+
+
+def _rows(form: WarpgroupForm, figures: Figures) -> list[Phase]:
+    """Of a chunk of the hidden tensor: rows handed on, two products of 24 columns for each group, three columns added up."""
+    values = ROWS * form.chunk
+    groups = form.chunk / GROUP
+    return [
+        Phase(
+            name="rows handed on",
+            demand=Demand(shared=figures.shared(values * 3 * ELEMENT_BYTES), issue=figures.issue(values / 4 * 3)),
+            latency=figures.barrier_latency + figures.shared_latency,
+        ),
+        Phase(name="convolution", demand=_wide(figures, 24, 2 * groups), latency=figures.phase_latency),
+        Phase(
+            name="columns added",
+            demand=Demand(shared=figures.shared(values * 4), issue=figures.issue(values * GATHER_INSTRUCTIONS)),
+            latency=figures.shared_latency,
+        ),
+    ]
+
+
+def _result(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phase]:
+    """Bias and residual, into shared memory, and out."""
+    values = ROWS * work.outputs
+    demand = Demand(
+        shared=figures.shared(values * 3 * ELEMENT_BYTES) / form.split,
+        issue=figures.issue(values / WORD * OUTPUT_INSTRUCTIONS) / form.split,
+    )
+    stored = Demand(cache=values * ELEMENT_BYTES * form.stored_share / form.split)
+    return [
+        Phase(name="result", demand=demand, latency=figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency),
+        Phase(name="output", demand=_cached(stored, form, figures), background=True),
+    ]
+
+
+def _lead(form: WarpgroupForm, figures: Figures) -> float:
+    """The first tile from DRAM."""
+    return figures.dram_latency + form.loaded_bytes * min(form.actors, form.turns) / _rate(form, figures)
+
+
+def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
+    """Weights that the first tile cannot begin without: all of them, or the first item of a ring."""
+    return figures.cache_latency + (work.weight_bytes if form.resident else ITEM_BYTES) / _rate(form, figures)
+
+
+def _trail(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
+    """The last bytes on their way."""
+    return figures.cache_latency + ROWS * form.actors * work.outputs * ELEMENT_BYTES / form.split / _rate(form, figures)
+
+
+def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
+    """Blocks of a cluster leave their sums in shared memory, meet, read their part of the others', and meet again."""
+    if form.split == 1:
+        return 0.0
+    sums = ROWS * form.actors * work.outputs * 4
+    read = sums * (form.split - 1) / form.split / figures.exchange_bytes_per_clock
+    return figures.shared(2 * sums) + 2 * figures.cluster_latency + read

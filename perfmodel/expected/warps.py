@@ -1,0 +1,329 @@
+"""Fused kernels of single warps (`mma.sync`, compute capability 8.0 and later): what four of them do for their part of a tile, as phases.
+
+A group of warps owns a tile of output pixels and walks over chunks of hidden channels. Its actors are sets of four warps, one for each
+scheduler: a product's operands come from shared memory into registers first, so that reading and multiplying are phases of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from perfmodel.expected.actors import Demand, Phase
+from perfmodel.expected.fused import SCHEDULERS, WARP, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
+
+STEP: Final = 16
+M16: Final = 16
+N8: Final = 8
+A_BYTES: Final = M16 * STEP * ELEMENT_BYTES
+B_BYTES: Final = STEP * N8 * ELEMENT_BYTES
+PIECE: Final = 16
+"""Bytes that a thread copies at a time."""
+SILU_INSTRUCTIONS: Final = 4.0
+"""Of a thread for one value: factor, tanh, sum, half a conversion and a store."""
+GELU_INSTRUCTIONS: Final = 15.0
+"""The same with a polynomial of eight terms, clamped, and no special function."""
+LOAD_INSTRUCTIONS: Final = 45.0
+"""Of a thread for 16 bytes of the input: image, row and column by division, bounds, address, copy."""
+STREAM_INSTRUCTIONS: Final = 12.0
+"""Of a thread for 16 bytes of weights."""
+SUM_INSTRUCTIONS: Final = 16.0
+"""Of a thread for two channels of a result: bias, residual, conversions, address, bounds, store to shared memory."""
+STORE_INSTRUCTIONS: Final = 70.0
+"""Of a thread for 16 bytes of output: place in the image, read back, residual, store."""
+NORM_INSTRUCTIONS: Final = 5.0
+CONVOLUTION_INSTRUCTIONS: Final = 28.0
+"""Of a warp beside products and loads, for 16 pixels × 8 channels: first taps, start values, conversions, stores."""
+IN_FLIGHT: Final = 4
+"""Loads of a loop that the compiler lets run ahead."""
+L1_BYTES: Final = 20_000
+"""What is left of a multiprocessor's L1 cache beside shared memory: filters that fit are read from L2 once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpForm:
+    """How a kernel of warps cuts up its work."""
+
+    kind: str
+    tiles: int
+    tile_rows: int
+    tile_columns: int
+    warps_m: int
+    warps_n: int
+    m16_per_warp: int
+    chunk: int
+    chunks: float
+    """Of a block: the tile's, over the blocks that share it."""
+    split: int
+    parts: int
+    """Of the output channels, one to a block."""
+    groups: int
+    """Tiles that a block works on side by side."""
+    blocks: int = 1
+    """Blocks that a multiprocessor holds."""
+    input_buffers: int
+    slabs: int
+    """In which the input comes, one after the other."""
+    slab_groups: int
+    ring: bool
+    """Whether weights pass through a ring; else they stay."""
+    items: tuple[int, int] = (1, 1)
+    """Of the ring in a chunk: expansion and projection."""
+    again_bytes: float = 0.0
+    again_between_bytes: float = 0.0
+    processors: int
+
+    @property
+    def warps(self) -> int:
+        """Of a tile."""
+        return self.warps_m * self.warps_n
+
+    @property
+    def rows(self) -> int:
+        """Of a tile's instructions, idle ones included."""
+        return M16 * self.warps_m * self.m16_per_warp
+
+    @property
+    def jobs(self) -> int:
+        """Tiles, counted for every block that does a part."""
+        return self.tiles * self.parts * self.split
+
+
+def kernel_of(work: FusedWork, form: WarpForm, figures: Figures) -> FusedKernel:
+    """The kernel's phases on a machine; of two passes around a global mean the one that projects, twice."""
+    counted = _Count(work, form, figures)
+    share = min(1.0, SCHEDULERS / form.warps)
+    phases = tuple(
+        Phase(name=phase.name, demand=phase.demand * share, latency=phase.latency, background=phase.background, times=phase.times)
+        for phase in counted.phases()
+    )
+    moved = work.input_bytes + work.output_bytes
+    passes = 2 if work.squeeze else 1
+    sums = 4.0 * work.hidden * form.tiles * 2 if work.squeeze else 0.0
+    return FusedKernel(
+        kind=form.kind,
+        phases=phases,
+        actors=max(1, round(form.groups * form.blocks / share)),
+        turns=form.jobs / share,
+        together=form.groups / share,
+        processors=form.processors,
+        lead_clocks=counted.lead(),
+        trail_clocks=figures.cache_latency,
+        exchange_clocks=counted.exchange(),
+        matrix_macs=counted.macs() * form.jobs,
+        traffic=Traffic(
+            input_bytes=work.input_bytes * passes,
+            output_bytes=work.output_bytes,
+            weight_bytes=work.weight_bytes,
+            weights_between_bytes=0.0 if form.ring else moved,
+            again_bytes=form.again_bytes * passes,
+            again_between_bytes=form.again_between_bytes,
+            passed_bytes=sums,
+        ),
+        launches=passes,
+    )
+
+
+class _Count:
+    """Of one tile, by all of its warps."""
+
+    def __init__(self, work: FusedWork, form: WarpForm, figures: Figures) -> None:
+        self.work, self.form, self.figures = work, form, figures
+        self.rate = figures.cache_rate(form.jobs)
+        reach = [(tile - 1) * work.stride + work.kernel for tile in (form.tile_rows, form.tile_columns)]
+        self.halo_pixels = reach[0] * reach[1]
+        self.steps_in = math.ceil(work.C / STEP)
+        self.depth = self.steps_in * (work.taps if work.front == "taps" else 1)
+        self.expanded_m16 = math.ceil(self.halo_pixels / (M16 * form.warps_m)) if work.front == "hidden" else form.m16_per_warp
+        self.expand_n8 = form.chunk // N8 // form.warps_n
+        self.project_n8 = math.ceil(work.outputs / N8 / (form.warps_n * form.parts))
+        self.through_shared = form.warps_n > 1 or work.front == "hidden"
+        self.mma = M16 * N8 * STEP / figures.small_macs_per_clock
+        self.pairs = work.taps // 2 + 1 if work.front != "taps" else 0
+
+    def phases(self) -> list[Phase]:
+        """In the order of a turn."""
+        work, form, figures = self.work, self.form, self.figures
+        found = self._arrival()
+        if work.front == "input":
+            found += self._convolution(work.C, 1.0)
+        if work.norm:
+            values = form.rows * work.C
+            found.append(
+                Phase(
+                    name="norm",
+                    demand=Demand(
+                        shared=figures.shared(2 * ELEMENT_BYTES * values), issue=figures.issue(values * NORM_INSTRUCTIONS)
+                    ),
+                    latency=2 * figures.shared_latency + figures.barrier_latency,
+                )
+            )
+        expanded = M16 * self.expanded_m16 * form.warps_m
+        found += self._product("expansion", self.depth, self.expanded_m16, self.expand_n8, reads_a=True, items=form.items[0])
+        found += self._activation(expanded, work.activation)
+        if work.front == "hidden":
+            found += self._convolution(form.chunk, form.chunks)
+            found += self._activation(form.rows, "silu")
+        steps = form.chunk / STEP
+        found += self._product(
+            "projection", steps, form.m16_per_warp, self.project_n8, reads_a=self.through_shared, items=form.items[1]
+        )
+        if form.ring:  # every warp asks for its part of the next item; the copies themselves pass meanwhile
+            streamed = self._chunk_bytes()
+            asked = Demand(issue=figures.issue(streamed / PIECE * STREAM_INSTRUCTIONS))
+            copied = Demand(shared=figures.shared(streamed), cache=streamed / self.rate)
+            found += [
+                Phase(name="weights asked for", demand=asked, times=form.chunks),
+                Phase(name="weights", demand=copied, background=True, times=form.chunks),
+            ]
+        return [*found, *self._result()]
+
+    def _chunk_bytes(self) -> float:
+        work, form = self.work, self.form
+        filters = form.chunk / N8 * (work.taps // 2 * 256 + 128) if work.front == "hidden" else 0.0
+        return (
+            self.depth * STEP * form.chunk * ELEMENT_BYTES
+            + filters
+            + form.chunk * self.project_n8 * N8 * form.warps_n * ELEMENT_BYTES
+        )
+
+    def _arrival(self) -> list[Phase]:
+        form, figures = self.form, self.figures
+        pieces = self.halo_pixels * self.steps_in * STEP * ELEMENT_BYTES / PIECE
+        if self.work.front == "input":
+            waits = (form.slabs - 1) * (figures.dram_latency if form.input_buffers == 1 else figures.dram_latency / 2)
+        else:
+            waits = figures.dram_latency if form.input_buffers == 1 else 0.0
+        return [
+            Phase(
+                name="input",
+                demand=Demand(shared=figures.shared(pieces * PIECE), issue=figures.issue(pieces * LOAD_INSTRUCTIONS)),
+                latency=waits + figures.barrier_latency,
+            ),
+            Phase(name="input from cache", demand=Demand(cache=pieces * PIECE / self.rate)),
+        ]
+
+    def _product(self, name: str, steps: float, m16: int, n8: int, *, reads_a: bool, items: int) -> list[Phase]:
+        """`steps` dependent rounds of m16 · n8 instructions of each warp, which reads their operands first."""
+        form, figures, warps = self.form, self.figures, self.form.warps
+        read = A_BYTES * m16 * int(reads_a) + B_BYTES * n8
+        multiplied = warps * steps * m16 * n8 * self.mma
+        chain = steps * max(figures.small_product_latency, m16 * n8 * self.mma * SCHEDULERS)
+        loads = warps * steps * read / A_BYTES
+        return [
+            Phase(
+                name=f"{name}, operands",
+                demand=Demand(shared=figures.shared(warps * steps * read), issue=loads / SCHEDULERS),
+                latency=steps * figures.shared_latency,
+                times=form.chunks,
+            ),
+            Phase(
+                name=name,
+                demand=Demand(matrix=multiplied, issue=warps * steps * (m16 * n8 + 1) / SCHEDULERS),
+                latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)) + figures.barrier_latency * items,
+                times=form.chunks,
+            ),
+        ]
+
+    def _activation(self, rows: float, function: str) -> list[Phase]:
+        form, figures = self.form, self.figures
+        values = rows * form.chunk
+        gelu = function == "gelu"
+        found = [
+            Phase(
+                name="activation",
+                demand=Demand(
+                    special=0.0 if gelu else figures.special(values),
+                    issue=figures.issue(values * (GELU_INSTRUCTIONS if gelu else SILU_INSTRUCTIONS)),
+                ),
+                latency=figures.special_latency,
+                times=form.chunks,
+            )
+        ]
+        if self.through_shared:
+            found.append(
+                Phase(
+                    name="activated values to shared memory",
+                    demand=Demand(shared=figures.shared(values * ELEMENT_BYTES)),
+                    latency=figures.barrier_latency,
+                    times=form.chunks,
+                )
+            )
+        return found
+
+    def _convolution(self, channels: float, times: float) -> list[Phase]:
+        """k16 is two taps × 8 channels; sets of 16 pixels that a warp takes at once share the filter's operands."""
+        form, figures, warps = self.form, self.figures, self.form.warps
+        groups = form.slab_groups if self.work.front == "input" else form.chunk // N8
+        together = next((t for t in (4, 2) if form.rows // M16 % t == 0 and groups * form.rows // M16 // t >= warps), 1)
+        jobs = form.rows / M16 * channels / N8
+        rounds = math.ceil(jobs / together / warps)
+        multiplied = jobs * self.pairs * self.mma
+        chain = rounds * self.pairs * max(figures.small_product_latency, together * self.mma * SCHEDULERS)
+        filter_bytes = self.work.taps // 2 * B_BYTES + B_BYTES / 2
+        outside = self.work.front == "input" and channels / N8 * filter_bytes > L1_BYTES
+        return [
+            Phase(
+                name="convolution, operands",
+                demand=Demand(
+                    shared=figures.shared(jobs * self.pairs * (A_BYTES + B_BYTES / together)),
+                    cache=jobs / together * filter_bytes / self.rate if outside else 0.0,
+                ),
+                latency=rounds * 5 * figures.shared_latency,
+                times=times,
+            ),
+            Phase(
+                name="convolution",
+                demand=Demand(
+                    matrix=multiplied,
+                    issue=jobs * (self.pairs * (2 + 1 / together) + CONVOLUTION_INSTRUCTIONS / together) / SCHEDULERS,
+                ),
+                latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)) + figures.barrier_latency,
+                times=times,
+            ),
+        ]
+
+    def _result(self) -> list[Phase]:
+        work, form, figures = self.work, self.form, self.figures
+        pieces = form.tile_rows * form.tile_columns * work.outputs / N8 / form.parts
+        values = pieces * N8
+        again = work.residual and work.front == "input"
+        rounds = math.ceil(pieces / (WARP * form.warps) / IN_FLIGHT)
+        return [
+            Phase(
+                name="result",
+                demand=Demand(
+                    shared=figures.shared(3 * ELEMENT_BYTES * values),
+                    issue=figures.issue(values / 2 * SUM_INSTRUCTIONS + pieces * STORE_INSTRUCTIONS),
+                ),
+                latency=(rounds * figures.cache_latency if again else 0.0)
+                + 2 * figures.barrier_latency
+                + 2 * figures.shared_latency,
+            ),
+            Phase(name="output", demand=Demand(cache=pieces * PIECE * (2 if again else 1) / self.rate)),
+        ]
+
+    def macs(self) -> float:
+        """On the matrix unit for a tile's part."""
+        work, form = self.work, self.form
+        expanded = M16 * self.expanded_m16 * form.warps_m
+        of_chunk = form.chunk * (expanded * self.depth * STEP + form.rows * self.project_n8 * N8 * form.warps_n)
+        convolved = form.rows * STEP * N8 * self.pairs / N8 * (work.C if work.front == "input" else form.chunk * form.chunks)
+        return form.chunks * of_chunk + convolved
+
+    def lead(self) -> float:
+        """The first tile from DRAM, and resident weights."""
+        loaded = self.halo_pixels * self.steps_in * STEP * ELEMENT_BYTES
+        weights = self._chunk_bytes() * (min(1.0, self.form.chunks) if self.form.ring else self.form.chunks)
+        return self.figures.dram_latency + self.figures.cache_latency + (loaded + weights) / self.rate
+
+    def exchange(self) -> float:
+        """Blocks that share a tile leave their sums in L2; the last to come reads them all, one block's after the other."""
+        form, figures = self.form, self.figures
+        if form.split == 1:
+            return 0.0
+        sums = form.rows * self.work.outputs / form.parts * 4.0
+        alone = figures.cache_bytes_per_clock_alone
+        return sums / self.rate + figures.meeting_latency + form.split * max(2 * figures.cache_latency, sums / alone)

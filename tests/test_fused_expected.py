@@ -1,0 +1,201 @@
+"""Expected time of fused kernels: actors on shared pipes, traffic that L2 keeps, forms of our kernels, factors and report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfmodel.cli import run
+from perfmodel.expected import warpgroups, warps
+from perfmodel.expected.actors import PIPES, Demand, Phase, turn_clocks
+from perfmodel.expected.fused import Figures, Traffic, fused_time, missed
+from perfmodel.expected.fused_calibration import fused_calibration
+from perfmodel.expected.fused_work import FusedWork
+from perfmodel.hardware.catalog import load
+from perfmodel.hardware.spec import HardwareError
+from perfmodel.prediction import predict
+from perfmodel.validation.fused.catalog import FAMILIES
+from perfmodel.validation.fused.forms import expected_kernel, work_of
+from perfmodel.validation.fused.problem import DeviceLimits
+from perfmodel.validation.fused_tables import decisions_table, recorded_fused, wrong_decisions
+
+H200 = DeviceLimits(
+    name="NVIDIA H200",
+    compute_capability=(9, 0),
+    multiprocessors=132,
+    shared_bytes_per_block=232448,
+    shared_bytes_per_multiprocessor=233472,
+    l2_bytes=62914560,
+)
+CLOCKS = st.floats(min_value=0, max_value=1e4)
+DEMANDS = st.builds(Demand, matrix=CLOCKS, special=CLOCKS, shared=CLOCKS, issue=CLOCKS, cache=CLOCKS)
+PHASES = st.lists(
+    st.builds(Phase, name=st.just("p"), demand=DEMANDS, latency=st.floats(min_value=1, max_value=1e4)), min_size=1, max_size=6
+)
+
+
+def figures() -> Figures:
+    return Figures.of(load("h200"))
+
+
+@given(phases=PHASES)
+def test_one_actor_takes_the_sum_of_its_phases_and_its_latencies(phases: list[Phase]) -> None:
+    (alone,) = turn_clocks(phases, 1)
+    assert alone == pytest.approx(sum(phase.latency + max(phase.demand.clocks) for phase in phases))
+
+
+@given(phases=PHASES, actors=st.integers(min_value=1, max_value=12))
+def test_actors_side_by_side_lie_between_the_fullest_pipe_and_one_after_the_other(phases: list[Phase], actors: int) -> None:
+    clocks = turn_clocks(phases, actors)
+    fullest = max(sum(phase.demand.clocks[pipe] for phase in phases) for pipe in range(len(PIPES)))
+    for present, taken in enumerate(clocks, 1):
+        assert taken >= clocks[0] * (1 - 1e-9)
+        assert taken / present >= fullest * (1 - 1e-9)
+        assert taken <= present * clocks[0] * (1 + 1e-9)
+
+
+def test_many_actors_fill_the_fullest_pipe() -> None:
+    phases = [Phase(name="a", demand=Demand(matrix=100), latency=500), Phase(name="b", demand=Demand(special=60))]
+    assert turn_clocks(phases, 400)[-1] / 400 == pytest.approx(100, rel=1e-3)
+
+
+def test_what_one_actor_does_for_all_holds_them_all() -> None:
+    apart = Phase(name="convolution", demand=Demand(shared=100), latency=300, exclusive=True)
+    other = Phase(name="product", demand=Demand(matrix=10))
+    assert turn_clocks([apart, other], 100)[-1] / 100 == pytest.approx(400)
+
+
+def test_background_copies_cost_nothing_until_they_are_the_fullest_pipe() -> None:
+    work = Phase(name="product", demand=Demand(matrix=100))
+    assert turn_clocks([work, Phase(name="copy", demand=Demand(cache=90), background=True)], 1) == (100.0,)
+    assert turn_clocks([work, Phase(name="copy", demand=Demand(cache=250), background=True)], 1) == (250.0,)
+
+
+def test_no_actor_and_no_work_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        turn_clocks([Phase(name="a", demand=Demand(matrix=1))], 0)
+    with pytest.raises(ValueError, match="no phase takes any time"):
+        turn_clocks([Phase(name="a")], 1)
+
+
+@given(between=st.floats(min_value=0, max_value=1e9), kept=st.floats(min_value=1, max_value=1e9))
+def test_what_is_read_again_misses_the_more_the_more_passes_between(between: float, kept: float) -> None:
+    assert 0 <= missed(between, kept) <= missed(2 * between, kept) <= 1
+    assert missed(kept / 2, kept) == 0
+
+
+def test_traffic_is_input_and_output_once_and_what_l2_lost() -> None:
+    base = Traffic(input_bytes=100, output_bytes=50, weight_bytes=7, weights_between_bytes=0)
+    assert base.dram_bytes(60) == 150
+    assert (
+        replace(base, weights_between_bytes=150).dram_bytes(60) == 157
+    )  # more than half of L2 between two launches' first reads
+    assert replace(base, again_bytes=10, again_between_bytes=30).dram_bytes(60) == 150 + 10 * missed(30, 30)
+    assert replace(base, passed_bytes=12).dram_bytes(60) == 156
+
+
+def test_a_device_without_the_figures_says_which_and_how_to_get_them() -> None:
+    with pytest.raises(HardwareError, match=r"no calibration for schedule block on h100-sxm.*hardware measure"):
+        Figures.of(load("h100-sxm"))
+
+
+def test_macs_of_the_products_are_the_blocks_own() -> None:
+    work = FusedWork(N=2, H=16, W=16, C=64, hidden=256, outputs=64, kernel=3, stride=1, front="input", group_width=8)
+    form = warpgroups.WarpgroupForm(
+        kind="k", actors=4, chunk=64, convolution="registers", turns=2 * 16 * 16 / 64, processors=132, loaded_bytes=8192
+    )
+    kernel = warpgroups.kernel_of(work, form, figures())
+    assert kernel.matrix_macs == 2 * 16 * 16 * 256 * (64 + 64)
+    # of a turn: 64 rows · hidden · (C + outputs) multiply-adds at the unit's width, and the convolution's narrow ones
+    wide = 64 * 256 * 128 / figures().matrix_macs_per_clock
+    narrow = 64 / 8 * 5 * figures().narrow_product_clocks
+    assert sum(phase.demand.matrix * phase.times for phase in kernel.phases) == pytest.approx(wide + narrow)
+    # one evaluation for each hidden value
+    assert sum(phase.demand.special * phase.times for phase in kernel.phases) == pytest.approx(64 * 256 / 16)
+
+
+def test_a_tile_that_blocks_share_is_shorter_and_ends_with_an_exchange() -> None:
+    work = FusedWork(N=1, H=14, W=14, C=256, hidden=1024, outputs=256, kernel=3, stride=1, front="taps", group_width=256)
+
+    def of(split: int) -> float:
+        form = warpgroups.WarpgroupForm(
+            kind="k", actors=2, chunk=128, convolution="none", turns=4 * split, processors=132, split=split, loaded_bytes=65536,
+            taps_from_shared=True,
+        )  # fmt: skip
+        kernel = warpgroups.kernel_of(work, form, figures())
+        assert kernel.trail_clocks > figures().cluster_latency
+        assert kernel.clustered == (split > 1)
+        return fused_time(kernel, figures()).turns_s
+
+    assert of(8) < of(1) / 4
+
+
+def test_every_case_of_every_family_has_a_form() -> None:
+    for family in FAMILIES.values():
+        for problem in family.cases():
+            config = family.choose(problem, H200)  # type: ignore[arg-type]
+            kernel = expected_kernel(problem, config, H200, figures())
+            time = fused_time(kernel, figures())
+            assert math.isfinite(time.latency_s)
+            assert time.latency_s > time.memory_s
+            # nothing is computed less than the block asks; halos and idle rows add
+            work = work_of(problem)
+            assert kernel.matrix_macs >= 0.999 * work.product_macs(work.pixels, work.pixels)
+            assert kernel.traffic.input_bytes >= problem.input_bytes
+
+
+def test_a_second_pass_reads_the_input_again_and_hands_sums_on() -> None:
+    problem = next(p for p in FAMILIES["mbconv"].cases() if getattr(p, "squeeze", None))
+    config = FAMILIES["mbconv"].choose(problem, H200)  # type: ignore[arg-type]
+    kernel = expected_kernel(problem, config, H200, figures())
+    assert kernel.launches == 2
+    assert kernel.traffic.input_bytes == 2 * problem.input_bytes
+    assert kernel.traffic.passed_bytes > 0
+
+
+def test_warps_without_the_matrix_units_latency_are_held_by_its_rate() -> None:
+    assert warps.M16 * warps.N8 * warps.STEP == 2048
+
+
+def test_recorded_fused_kernels_are_expected_well_enough_to_decide() -> None:
+    protocol = recorded_fused()
+    assert len(protocol.chosen()) >= 15
+    assert len(protocol.layouts()) >= 150
+    assert decisions_table(protocol)[1]
+    assert all(row.decided_rightly is False for row in wrong_decisions(protocol))
+
+
+def test_block_schedule_has_a_tier_expected_with_an_interval() -> None:
+    prediction = predict("convfirstnet_tiny", "h200", batch=128, schedule="block", tier="expected")
+    assert prediction.latency_low_s is not None
+    assert prediction.latency_high_s is not None
+    assert prediction.latency_low_s < prediction.latency_s < prediction.latency_high_s
+    assert prediction.bound_latency_s is not None
+    assert prediction.latency_s > prediction.bound_latency_s
+    assert any("factor for each class" in said for said in prediction.assumptions)
+
+
+def test_blocks_without_a_kernel_of_ours_are_counted_layer_by_layer() -> None:
+    prediction = predict("resnet50", "h200", batch=64, schedule="block", tier="expected")
+    assert any("layer by layer" in said for said in prediction.assumptions)
+
+
+def test_shipped_factors_have_provenance_and_a_checked_interval() -> None:
+    found = fused_calibration()
+    assert found.intervals.low < 1 < found.intervals.high
+    assert 0.7 < found.intervals.coverage <= 1
+    assert all(0.3 < one.factor < 3 for one in found.factors)
+
+
+def test_calibration_wants_one_folder_and_its_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["validate", "calibrate", "nowhere", "--schedule", "block", "--description", "x", "--source", "y"]) == 2
+    assert "one folder" in capsys.readouterr().err
+
+
+def test_a_folder_without_fused_kernels_is_refused(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["validate", "calibrate", f"{tmp_path}=h200", "--schedule", "block", "--description", "x", "--source", "y"]) == 2
+    assert "no times of fused kernels" in capsys.readouterr().err

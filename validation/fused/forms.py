@@ -1,0 +1,184 @@
+"""Configurations of our kernels in the terms of tier expected: how each cuts up its work."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from perfmodel.expected import warpgroups, warps
+from perfmodel.expected.fused import Figures, FusedKernel
+from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
+from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.configuration import Config
+from perfmodel.validation.fused.generic.layout import Layout
+from perfmodel.validation.fused.generic.layout import Work as GenericWork
+from perfmodel.validation.fused.mbconv import rows
+from perfmodel.validation.fused.mbconv.problem import MBConvProblem
+from perfmodel.validation.fused.problem import DeviceLimits, Problem
+from perfmodel.validation.fused.tiles import resident_blocks
+
+DEFAULT_CHUNK: Final = 64
+"""Hidden channels at a time, where a kernel's constants do not say."""
+PATCH_HALO: dict[int, int] = {3: 100, 7: 196}
+"""Pixels of an 8×8 patch with its halo, by kernel size."""
+
+
+def work_of(problem: Problem) -> FusedWork:
+    """What the block asks."""
+    forms: dict[str, dict[str, Any]] = {
+        "convfirst": {"front": "input", "kernel": 3, "group_width": 8},
+        "convnext": {"front": "input", "kernel": 7, "group_width": 1, "activation": "gelu", "norm": True},
+        "fused_mbconv": {"front": "taps", "kernel": 3, "group_width": problem.C},
+        "mbconv": {"front": "hidden"},
+    }
+    form = forms[problem.family]
+    outputs, stride, residual = problem.C, 1, True
+    if isinstance(problem, MBConvProblem):
+        form |= {"kernel": problem.kernel, "group_width": problem.group_width, "squeeze": problem.squeeze or 0}
+        outputs, stride, residual = problem.outputs, problem.stride, problem.has_identity
+    return FusedWork(
+        N=problem.N, H=problem.H, W=problem.W, C=problem.C, hidden=problem.hidden, outputs=outputs, stride=stride,
+        residual=residual, **form,
+    )  # fmt: skip
+
+
+def expected_kernel(problem: Problem, config: Config, device: DeviceLimits, figures: Figures) -> FusedKernel:
+    """A configuration as actors and phases."""
+    work = work_of(problem)
+    if config.kernel.endswith("_generic"):
+        module = __import__(f"perfmodel.validation.fused.{problem.family}.generic", fromlist=["work_of"])
+        return layout_kernel(problem, Layout.of(module.work_of(problem), config.defines), device, figures)
+    return warpgroups.kernel_of(work, _form(problem, config, device), figures)
+
+
+def layout_kernel(problem: Problem, layout: Layout, device: DeviceLimits, figures: Figures) -> FusedKernel:
+    """A layout of the generic kernels."""
+    given: GenericWork = layout.work
+    halo = layout.moved_bytes - problem.input_bytes * (2 if given.squeeze else 1) - problem.output_bytes
+    groups = layout.slab_groups if given.front == "input" else max(1, given.C // 8)
+    form = warps.WarpForm(
+        kind=f"{problem.family}, warps",
+        tiles=layout.tiles,
+        tile_rows=layout.tile_rows,
+        tile_columns=layout.tile_columns,
+        warps_m=layout.warps_m,
+        warps_n=layout.warps_n,
+        m16_per_warp=layout.m16_per_warp,
+        chunk=layout.hidden_chunk,
+        chunks=layout.chunks / layout.hidden_splits,
+        split=layout.hidden_splits,
+        parts=layout.output_columns,
+        groups=layout.warp_groups,
+        blocks=layout.blocks_per_multiprocessor,
+        input_buffers=layout.input_buffers,
+        slabs=-(-given.C // 8 // groups) if given.front == "input" else 1,
+        slab_groups=groups,
+        ring=layout.ring_slots > 0,
+        items=(layout.expand_items, layout.project_items) if layout.ring_slots else (1, 1),
+        again_bytes=max(0.0, float(halo)),
+        again_between_bytes=_raster_between(problem, layout.tile_rows),
+        processors=device.multiprocessors,
+    )
+    return warps.kernel_of(work_of(problem), form, figures)
+
+
+def _raster_between(problem: Problem, tile_rows: int) -> float:
+    """Bytes moved between two readings of a halo where tiles follow each other along the rows: those of a row of tiles, read and written.
+
+    Of tiles that are in flight together some are neighbours, others come a round later: on the average a row of tiles lies between.
+    """
+    return 2.0 * ELEMENT_BYTES * problem.C * tile_rows * problem.W
+
+
+def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.WarpgroupForm:
+    values, family = config.defines, family_of(problem)
+    kind = f"{problem.family}, warpgroups"
+    halo = float(family.by_name[config.kernel].moved_bytes(problem, config) - problem.input_bytes - problem.output_bytes)
+    pixel = ELEMENT_BYTES * problem.C
+    count = device.multiprocessors
+    if config.kernel == "convfirst_c64":
+        patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
+        return warpgroups.WarpgroupForm(
+            kind=kind, actors=values["WARPGROUPS"], chunk=64, convolution="shared", turns=patches, processors=count, resident=True,
+            loaded_bytes=PATCH_HALO[3] * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
+            again_between_bytes=_raster_between(problem, 8),
+        )  # fmt: skip
+    if config.kernel in ("convfirst_stream", "fused_mbconv_stream"):
+        actors = values["WARPGROUPS"]
+        shared_tile = values["SPLIT"] if config.kernel == "convfirst_stream" else values["CLUSTER"] if values["SPLIT"] else 1
+        tiles = -(-problem.pixels // (64 * actors))
+        multicast = values["CLUSTER"] if config.kernel == "fused_mbconv_stream" and not values["SPLIT"] else 1
+        return warpgroups.WarpgroupForm(
+            kind=kind, actors=actors, chunk=values["CHUNK"], turns=tiles * actors * shared_tile, split=shared_tile,
+            convolution="registers" if config.kernel == "convfirst_stream" else "none",
+            processors=resident_blocks(count, shared_tile) if shared_tile > 1 else count, multicast=multicast,
+            taps_from_shared=config.kernel == "fused_mbconv_stream",
+            loaded_bytes=(64 * actors + 2 * problem.W) / actors * pixel, again_bytes=halo,
+            again_between_bytes=_raster_between(problem, 1), blocks=min(count, tiles * shared_tile),
+        )  # fmt: skip
+    if config.kernel == "mbconv_rows":
+        return _rows_form(cast("MBConvProblem", problem), config, device, kind, halo)
+    if config.kernel in ("convnext_patch", "convnext_wide"):
+        patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
+        wide = config.kernel == "convnext_wide"
+        group = 2 if wide else values["GROUP"]
+        shared_tile = values["CLUSTER"] if wide and values["SPLIT"] else 1
+        return warpgroups.WarpgroupForm(
+            kind=kind, actors=2 if wide else values["WARPGROUPS"], chunk=values["CHUNK"], convolution="bands",
+            turns=-(-patches // group) * group * shared_tile, split=shared_tile, together=group,
+            processors=resident_blocks(count, shared_tile) if shared_tile > 1 else count, convolves_apart=not wide,
+            resident=bool(values.get("RESIDENT", 0)), multicast=values["CLUSTER"] if wide and not values["SPLIT"] else 1,
+            loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
+            again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group) * shared_tile),
+        )  # fmt: skip
+    return _other_form(problem, config, device, kind, halo)
+
+
+def _other_form(problem: Problem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
+    """A kernel of warpgroups that has no line of its own, by what the constants of all of them say."""
+    values, work = config.defines, work_of(problem)
+    actors = values.get("WARPGROUPS", max(1, config.threads // 128 - 1))
+    split = values.get("SPLIT", 1)
+    if split <= 1:
+        split = values["CLUSTER"] if values.get("SPLIT", 0) == 1 and "CLUSTER" in values else 1
+    strips = work.front == "hidden"
+    filled = rows.STRIP / rows.WARP_ROWS if strips and work.group_width > 1 else 1.0
+    convolution: warpgroups.Convolution = "none"
+    if work.front == "hidden":
+        convolution = "rows" if work.group_width > 1 else "threads"
+    elif work.front == "input":
+        convolution = "bands" if work.kernel > 3 else "registers"
+    turns = work.pixels / warpgroups.ROWS / filled * split
+    count = device.multiprocessors
+    return warpgroups.WarpgroupForm(
+        kind=kind, actors=actors, chunk=values.get("CHUNK", DEFAULT_CHUNK), convolution=convolution, turns=turns, split=split,
+        processors=resident_blocks(count, split) if split > 1 else count,
+        convolves_apart=convolution == "bands" and "CONV_REGISTERS" in values,
+        resident=bool(values.get("RESIDENT", values.get("STREAMED", 1) == 0)),
+        multicast=values.get("CLUSTER", 1) if split == 1 else 1,
+        taps_from_shared=work.front == "taps", loaded_bytes=2.0 * work.C * warpgroups.ROWS * (work.kernel if work.front != "hidden" else 1),
+        stored_share=filled, again_bytes=halo, again_between_bytes=_raster_between(problem, max(1, config.tile_rows % problem.H)),
+        blocks=min(count, turns / actors),
+    )  # fmt: skip
+
+
+def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
+    """A block walks down strips of 14 columns, four rows of 16 pixels to a warpgroup; its neighbour columns are read a strip later."""
+    layout, split = rows.layout_of(config), config.defines["SPLIT"]
+    blocks = rows.tiles(problem, layout, config.tile_rows)
+    if layout.order == rows.TILED:
+        turns = float(blocks * layout.warpgroups)
+        between = (
+            2.0 * ELEMENT_BYTES * problem.C * problem.H * rows.WARP_ROWS * device.multiprocessors / rows.down(problem, layout)
+        )
+        between = 0.0  # blocks side by side read each other's columns
+    else:
+        own = config.tile_rows / layout.warpgroups if layout.order == rows.RESIDENT else config.tile_rows
+        turns = blocks * layout.warpgroups * -(-(own + 2) // (4 if layout.order == rows.RESIDENT else layout.rows))
+        down = min(problem.H, config.tile_rows)
+        between = float(ELEMENT_BYTES) * problem.C * down * (rows.WARP_ROWS + rows.STRIP) * min(blocks, device.multiprocessors)
+    return warpgroups.WarpgroupForm(
+        kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", turns=turns * split, split=split,
+        processors=resident_blocks(device.multiprocessors, split) if split > 1 else device.multiprocessors,
+        resident=layout.order == rows.RESIDENT, loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
+        again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),
+    )  # fmt: skip

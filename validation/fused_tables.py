@@ -1,0 +1,197 @@
+"""Expected time of fused kernels beside measurement, as tables: errors, decisions, DRAM bytes."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from perfmodel.expected.fused_calibration import FusedCalibration, fused_calibration
+from perfmodel.units import percent, si
+from perfmodel.validation.fused_protocol import FusedProtocol, FusedRow, run_fused, summary_of
+from perfmodel.validation.protocol_report import HEADER, RESULTS, Block, markdown_table, summary_cells
+
+Table = tuple[Sequence[str], list[list[str]]]
+SMALL = 16
+"""Batch up to which launches and first tiles take much of the time."""
+
+
+@functools.cache
+def recorded_fused() -> FusedProtocol:
+    """What is recorded of the H200."""
+    return run_fused(RESULTS / "h200", "h200")
+
+
+def errors_table(protocol: FusedProtocol) -> Table:
+    """By machine figures alone, and with a factor for each class from other configurations."""
+    groups: list[tuple[str, tuple[FusedRow, ...]]] = [
+        ("everything recorded, bursts", (*protocol.chosen(), *protocol.layouts())),
+        ("kernels as chosen, bursts", protocol.chosen()),
+        ("of these, batch 128", tuple(row for row in protocol.chosen() if row.N > SMALL)),
+        ("of these, batch 1 and 16", tuple(row for row in protocol.chosen() if row.N <= SMALL)),
+        ("layouts of the generic kernels, bursts", protocol.layouts()),
+        ("kernels as chosen, sustained", protocol.chosen("sustained")),
+    ]
+    kinds = sorted({row.kind for row in protocol.rows})
+    groups += [(kind, tuple(row for row in protocol.rows if row.kind == kind and row.regime == "burst")) for kind in kinds]
+    rows = []
+    for name, members in groups:
+        for left_out, said in ((False, "machine figures alone"), (True, "× factor of the class, configuration left out")):
+            found = summary_of(members, left_out=left_out)
+            if found is not None:
+                rows.append([name, said, *summary_cells(found)])
+    return ("fused kernels", "expected from", *HEADER), rows
+
+
+def factors_table(found: FusedCalibration) -> Table:
+    """What is fitted."""
+    rows = [[one.kind, f"{one.factor:.3f}", str(one.rows), str(one.configurations)] for one in found.factors]
+    rows += [
+        ["interval, ÷ expected", f"{found.intervals.low:.2f} – {found.intervals.high:.2f}", str(found.intervals.rows), ""],
+        ["inside, left out (nominal 90 %)", percent(found.intervals.coverage), "", ""],
+        ["date, revision", f"{found.provenance.date}, {found.provenance.revision}", "", ""],
+    ]
+    return ("class", "measured ÷ machine figures", "times", "configurations"), rows
+
+
+def decisions_table(protocol: FusedProtocol) -> Table:
+    """Whether "is the fused kernel faster than torch.compile here?" is answered as measured."""
+    rows = []
+    for name, members in (
+        ("kernels as chosen", protocol.chosen()),
+        ("of these, batch 1 and 16", tuple(row for row in protocol.chosen() if row.N <= SMALL)),
+        ("layouts of the generic kernels", protocol.layouts()),
+        ("all", (*protocol.chosen(), *protocol.layouts())),
+    ):
+        known = [row for row in members if row.decided_rightly is not None]
+        if not known:
+            continue
+        right = sum(bool(row.decided_rightly) for row in known)
+        faster = sum(row.compile_s is not None and row.measured_s < row.compile_s for row in known)
+        rows.append([name, str(len(known)), str(right), percent(right / len(known)), percent(faster / len(known))])
+    return (
+        "measured",
+        "cases",
+        "decided rightly",
+        "share",
+        "share of those where fused is faster (always yes would be right)",
+    ), rows
+
+
+def wrong_decisions(protocol: FusedProtocol) -> tuple[FusedRow, ...]:
+    """The cases that are decided wrongly."""
+    return tuple(row for row in (*protocol.chosen(), *protocol.layouts()) if row.decided_rightly is False)
+
+
+def bytes_table(protocol: FusedProtocol) -> Table:
+    """DRAM bytes of a launch against ncu."""
+    counted = [row for row in protocol.chosen() if row.dram_bytes is not None and row.dram_expected_bytes is not None]
+    rows = []
+    for row in counted:
+        expected, measured = row.dram_expected_bytes or 0.0, row.dram_bytes or 1.0
+        rows.append(
+            [
+                row.case,
+                f"{1e-6 * measured:.1f}",
+                f"{1e-6 * expected:.1f}",
+                f"{100 * (expected / measured - 1):+.1f} %",
+                "yes" if row.above_l2 else "no",
+            ]
+        )
+    return ("case", "ncu, MB", "expected, MB", "error", "input and output exceed L2"), rows
+
+
+def bytes_sentence(protocol: FusedProtocol) -> str:
+    """Median and worst."""
+    parts = []
+    for name, members in (
+        ("input and output above L2", [row for row in protocol.chosen() if row.above_l2]),
+        ("all that were counted", list(protocol.chosen())),
+    ):
+        errors = [
+            abs(row.dram_expected_bytes / row.dram_bytes - 1)
+            for row in members
+            if row.dram_bytes is not None and row.dram_expected_bytes is not None
+        ]
+        if errors:
+            parts.append(f"{name}: {len(errors)} kernels, median {percent(median(errors))}, worst {percent(max(errors))}")
+    return "; ".join(parts) + "."
+
+
+def worst_rows(protocol: FusedProtocol) -> Table:
+    """The ten times that are furthest off with their class's factor from elsewhere."""
+
+    def error(row: FusedRow) -> float:
+        return (row.left_out_s or row.expected_s) / row.measured_s - 1
+
+    rows = sorted((*protocol.chosen(), *protocol.layouts()), key=lambda row: -abs(error(row)))[:10]
+    cells = [
+        [
+            row.case,
+            row.kind + (", a layout" if row.layout else ""),
+            si(row.measured_s, "s"),
+            si(row.expected_s, "s"),
+            si(row.left_out_s, "s") if row.left_out_s else "–",
+            f"{100 * error(row):+.1f} %",
+        ]
+        for row in rows
+    ]
+    return ("case", "class", "measured", "machine figures", "× factor, left out", "error"), cells
+
+
+def fused_blocks(protocol: FusedProtocol) -> list[Block]:
+    """The part of the report on fused kernels."""
+    wrong = ", ".join(
+        f"{row.case}{' (a layout)' if row.layout else ''}: fused {si(row.measured_s, 's')}, torch.compile {si(row.compile_s or 0.0, 's')}"
+        for row in wrong_decisions(protocol)
+    )
+    return [
+        ("heading", f"Fused kernels on {protocol.hardware}"),
+        ("table", errors_table(protocol)),
+        ("table", worst_rows(protocol)),
+        ("text", "Is the fused kernel faster than torch.compile? Answered by both expected times, and by both measured ones."),
+        ("table", decisions_table(protocol)),
+        ("text", f"Decided wrongly: {wrong or 'none'}."),
+        ("text", f"DRAM bytes of a launch against ncu. {bytes_sentence(protocol)}"),
+        ("table", bytes_table(protocol)),
+        ("text", f"Recorded with another configuration than the kernels have now: {', '.join(protocol.skipped) or 'none'}."),
+    ]
+
+
+def _recorded(table: Callable[[FusedProtocol], Table]) -> Callable[[], str]:
+    return lambda: markdown_table(table(recorded_fused()))
+
+
+fused_errors_markdown = _recorded(errors_table)
+fused_decisions_markdown = _recorded(decisions_table)
+fused_worst_markdown = _recorded(worst_rows)
+
+
+def fused_bytes_markdown() -> str:
+    """The sentence and the table."""
+    protocol = recorded_fused()
+    return f"{bytes_sentence(protocol)}\n\n{markdown_table(bytes_table(protocol))}"
+
+
+def fused_factors_markdown() -> str:
+    """What is shipped."""
+    return markdown_table(factors_table(fused_calibration()))
+
+
+def fused_toml(found: FusedCalibration) -> str:
+    """A calibration as the file that `perfmodel.expected.fused_calibration` reads."""
+
+    def value(given: object) -> str:
+        return f"{given:.6g}" if isinstance(given, float) else json.dumps(given, ensure_ascii=False)
+
+    dumped = found.model_dump(mode="json")
+    lines = [
+        "# Factors of fused kernels, fitted by `perfmodel validate calibrate FOLDER=DEV --schedule block`. Fit them again, do not edit.",
+        *(f"{key} = {value(dumped[key])}" for key in ("stack", "description")),
+    ]
+    for table in ("provenance", "intervals"):
+        lines += ["", f"[{table}]", *(f"{key} = {value(given)}" for key, given in dumped[table].items())]
+    for one in dumped["factors"]:
+        lines += ["", "[[factors]]", *(f"{key} = {value(given)}" for key, given in one.items())]
+    return "\n".join(lines) + "\n"
