@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from perfmodel.validation.fused.family import Family, Kernel
-from perfmodel.validation.fused.mbconv import generic, rows
+from perfmodel.validation.fused.mbconv import depthwise, generic, rows
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters, draw, reference, torch_block
 from perfmodel.validation.fused.problem import DTYPES
 
 SHAPES: Final = ((64, 56), (128, 28), (256, 14), (96, 56))
 BATCHES: Final = (128, 1, 16)
-KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (rows.KERNEL, generic.KERNEL)
+KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (rows.KERNEL, depthwise.KERNEL, generic.KERNEL)
 
 
 def cases() -> tuple[MBConvProblem, ...]:

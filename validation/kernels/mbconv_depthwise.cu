@@ -1,0 +1,447 @@
+// Fused MBConv block with a depthwise convolution for Hopper (sm_90a): fp16 or bf16, fp32 sums, NHWC, inference.
+//
+//   h = silu(x @ We + be)                      C -> eC, pointwise; zero outside of the image
+//   g = silu(depthwise(h, w1) + b1)            KERNEL x KERNEL, stride 1 or 2, zero padding
+//   g = g * gate                               with squeeze-and-excitation: sigmoid(W2 . silu(W1 . mean(g) + c1) + c2), by image
+//   y = g @ Wp + bp (+ x)                      eC -> C'; + x where RESIDUAL
+//
+// Everything is transposed: the rows of the matrix instructions are channels, their columns pixels. A warpgroup owns 64 hidden
+// channels for good, a thread two of them (g and g + 8 of a warp's sixteen), and walks down a strip of the image row by row:
+//   S = We^T . x^T               A: weights, B: a row of pixels, both in shared memory. A thread's columns are 2 BLOCKS neighbours:
+//                                pixels lie in shared memory in the order q, that is column q (2 BLOCKS) + 2 b + r at 8 b + 2 q + r
+//   h = silu(S + be)             in fp32 registers; the columns beside a thread's own are the neighbour lane's
+//   sums += w1 . h               a row of h is added to the KERNEL rows of sums that it reaches: no row of h is kept, none is
+//                                computed twice, and the oldest row of sums is complete
+//   g to shared memory, one panel of 64 channels from each warpgroup; one more warpgroup projects it, y^T = Wp^T . g^T, adds x
+// and writes out; the same warpgroup fetches the rows of x.
+// We, be, w1, b1 are multiplied by 1/2: with u = preactivation / 2, silu = u + u tanh(u).
+//
+// Rows of all strips follow each other in one sequence, of which every block has a part (ROWS of the output at most).
+// Squeeze-and-excitation takes two launches: PASS 1 adds up g for each block and image, in registers; PASS 2 computes the gates
+// from these sums, in the order of the blocks, and everything again. PASS 0: without.
+//
+// Constants: KERNEL_NAME, BF16, CHANNELS, OUT_CHANNELS, KERNEL, STRIDE, RESIDUAL, SQUEEZED (0: none), BLOCKS (of eight columns of a strip),
+// WARPGROUPS (of 64 hidden channels), X_SLOTS, G_SLOTS (rows in shared memory), MASKED (0: every column of a strip lies in the
+// image), PASS, SHARED_BYTES.
+#include "specialisation.h"
+#include "wgmma.cuh"
+
+namespace depthwise {
+constexpr int C = CHANNELS, CO = OUT_CHANNELS, K = KERNEL, S = STRIDE, PAD = K / 2, NWG = WARPGROUPS, HID = 64 * NWG;
+constexpr int SW = 8 * BLOCKS, OWN = 2 * BLOCKS;                                     // columns of a strip, of a thread
+constexpr int OC = S == 1 ? OWN : BLOCKS, BO = (OC + 1) / 2, SO = 8 * BO;            // of the output: a thread's, blocks of eight, a strip's places
+constexpr int PENDING = S == 1 ? K - 1 : PAD;                                        // rows of sums that wait for more rows of h
+constexpr int KS = (C + 15) / 16, SLABS = (C + 63) / 64, MO = (CO + 63) / 64;        // k16 steps, 64 channels, m64 blocks
+constexpr int XS = X_SLOTS, GS = G_SLOTS;
+constexpr int X_ROW = SLABS * SW * 128, G_ROW = NWG * SO * 128, PITCH_Y = MO * 128 + 16;
+constexpr int WE = KS * 2048, WP = NWG * 8192, TABLE = (K * K + 2) * 64;            // of a warpgroup, of an m64 block, of a warp
+constexpr int OFF_X = 0, OFF_G = OFF_X + XS * X_ROW, OFF_WE = OFF_G + (PASS == 1 ? 0 : GS * G_ROW), OFF_WP = OFF_WE + NWG * WE;
+constexpr int OFF_TABLE = OFF_WP + (PASS == 1 ? 0 : MO * WP), OFF_Y = OFF_TABLE + NWG * 4 * TABLE, OFF_SE = OFF_Y + (PASS == 1 ? 0 : SO * PITCH_Y);
+constexpr int OFF_BAR = OFF_SE + (PASS == 2 ? (HID + SQUEEZED + 3) / 4 * 16 : 0);
+constexpr int SMEM = OFF_BAR + 8 * (2 * XS + 2 * GS + 1);
+static_assert(SMEM <= SHARED_BYTES && (PASS == 1 || SMEM == SHARED_BYTES), "the launch reserves what the kernel lays out");
+constexpr bool ADDS = RESIDUAL && PASS != 1;
+// rows of x asked for before the one that is needed now, and how many of them are there for sure
+constexpr int AHEAD = XS - (ADDS ? PAD + 1 : 1), READY = AHEAD - 3 < GS + 1 ? AHEAD - 3 : GS + 1;
+static_assert(READY >= 1 && (!RESIDUAL || (S == 1 && C == CO)), "rows in flight");
+
+__device__ __forceinline__ uint32_t pack(float lo, float hi) {
+  Element2 v = round2(lo, hi);
+  return *reinterpret_cast<uint32_t*>(&v);
+}
+__device__ __forceinline__ float silu(float u) {                                     // of a pre-activation that is already halved
+  float t;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(u));
+  return fmaf(u, t, u);
+}
+__device__ __forceinline__ float2 lds_pair(uint32_t a) {                             // volatile: not kept in registers from row to row
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
+  return v;
+}
+__device__ __forceinline__ void stsm4_trans(uint32_t a, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
+}
+__device__ __forceinline__ void stsm2_trans(uint32_t a, uint32_t r0, uint32_t r1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(a), "r"(r0), "r"(r1) : "memory");
+}
+template <int SLOTS> struct Ring {
+  int slot = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void next() { if (++slot == SLOTS) { slot = 0; phase ^= 1; } }
+};
+// A piece of one strip: output rows first .. last - 1 of image n
+struct Piece {
+  int n, strip, first, last, top, bottom;                                            // rows of h: top .. bottom, of which those from H on are none
+  __device__ __forceinline__ Piece(int s, int end, int strips, int OH) {
+    const int k = s / OH;
+    first = s - k * OH;
+    last = min(OH, first + end - s);
+    n = k / strips;
+    strip = k - n * strips;
+    top = max(first * S - PAD, 0);
+    bottom = (last - 1) * S + PAD;
+  }
+  __device__ __forceinline__ bool emits(int y) const { return S == 1 || !((y - PAD) & 1); }
+  __device__ __forceinline__ bool wanted(int y) const { return emits(y) && y - PAD >= first * S; }
+  __device__ __forceinline__ int column() const { return strip * (SW - 2 * PAD); }   // of the input
+  __device__ __forceinline__ int left() const { return strip ? column() / S + (PAD + S - 1) / S : 0; }
+  __device__ __forceinline__ int right(int W, int OW) const { return column() + SW >= W ? OW : (column() + SW - 1 - PAD) / S + 1; }
+};
+typedef float Row[2][OC];
+typedef float Hidden[2][OWN + 2 * PAD];
+// to = from + row KY of the filter times h
+template <int KY, class From> __device__ __forceinline__ void add(Row& to, From from, const Hidden& h, uint32_t table) {
+  float2 w[K];
+#pragma unroll
+  for (int k = 0; k < K; ++k) w[k] = lds_pair(table + (KY * K + k) * 64);
+#pragma unroll
+  for (int j = 0; j < OC; ++j)
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      float v = from(c, j);
+#pragma unroll
+      for (int k = 0; k < K; ++k) v = fmaf(h[c][j * S + k], c ? w[k].y : w[k].x, v);
+      to[c][j] = v;
+    }
+}
+template <int I> struct Shift {                                                      // rows of sums I .. PENDING - 1
+  static __device__ __forceinline__ void emitting(Row (&sums)[PENDING], const Hidden& h, uint32_t table) {
+    if constexpr (I < PENDING - 1) {
+      add<K - 1 - S * (I + 1)>(sums[I], [&](int c, int j) { return sums[I + 1][c][j]; }, h, table);
+      Shift<I + 1>::emitting(sums, h, table);
+    } else {
+      const float2 bias = lds_pair(table + K * K * 64);
+      add<K - 1 - S * (I + 1)>(sums[I], [&](int c, int) { return c ? bias.y : bias.x; }, h, table);
+    }
+  }
+  static __device__ __forceinline__ void between(Row (&sums)[PENDING], const Hidden& h, uint32_t table) {
+    if constexpr (I < PENDING) {
+      add<K - 2 - S * I>(sums[I], [&](int c, int j) { return sums[I][c][j]; }, h, table);
+      Shift<I + 1>::between(sums, h, table);
+    }
+  }
+};
+}  // namespace depthwise
+
+extern "C" __global__ void __launch_bounds__(128 * WARPGROUPS + 128, 1)
+KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsigned char* __restrict__ weights, const float* __restrict__ project_b,
+#if SQUEEZED
+            const Element* __restrict__ w1, const float* __restrict__ c1, const Element* __restrict__ w2, const float* __restrict__ c2,
+            float* __restrict__ sums_of,
+#endif
+            int N, int H, int W, int ROWS) {
+  using namespace depthwise;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = smem_u32(smem);
+  int tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
+  const int OH = (H - 1) / S + 1, OW = (W - 1) / S + 1;
+  const int strips = W <= SW ? 1 : (W - 2 * PAD + SW - 2 * PAD - 1) / (SW - 2 * PAD);
+  const int total = N * strips * OH, begin = blockIdx.x * ROWS, end = min(begin + ROWS, total);
+  const uint32_t xfull = sm + OFF_BAR, xempty = xfull + 8 * XS, gfull = xempty + 8 * XS, gempty = gfull + 8 * GS, wfull = gempty + 8 * GS;
+
+  if (tid == 0) {
+    for (int i = 0; i < XS; ++i) { mbar_init(xfull + 8 * i, 128); mbar_init(xempty + 8 * i, 4 * NWG + (ADDS ? 4 : 0)); }
+    for (int i = 0; i < GS; ++i) { mbar_init(gfull + 8 * i, 4 * NWG); mbar_init(gempty + 8 * i, 4); }
+    mbar_init(wfull, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    constexpr int PART = NWG * WE, BACK = MO * WP, TABLES = NWG * 4 * TABLE;         // in this order in `weights`
+    mbar_expect(wfull, PART + TABLES + (PASS == 1 ? 0 : BACK));
+    bulk_load(sm + OFF_WE, weights, PART, wfull);
+    bulk_load(sm + OFF_TABLE, weights + PART, TABLES, wfull);
+    if (PASS != 1) bulk_load(sm + OFF_WP, weights + PART + TABLES, BACK, wfull);
+  }
+  __syncthreads();
+  pdl_launch();
+  pdl_wait();                                                                        // x may be the previous grid's output, y its input
+
+  if (wg < NWG) {  // ------------------------------------------------------------------------ expand, convolve
+    #if REGISTERS
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(PASS == 1 ? REGISTERS + 8 : REGISTERS));
+#endif
+    const uint64_t we = make_desc(sm + OFF_WE + wg * WE, 1024, 128), xd = make_desc(sm + OFF_X, 16, 1024) | (1ull << 62);
+    const uint32_t table = sm + OFF_TABLE + (wg * 4 + warp) * TABLE + (lane >> 2) * 8;
+    const uint32_t g_at = sm + OFF_G + wg * SO * 128 + ((lane >> 4) * 8 + (lane & 7)) * 128 + ((warp * 2 + (lane >> 3 & 1)) ^ (lane & 7)) * 16;
+    Ring<XS> xr;
+    Ring<GS> gr;
+    mbar_wait(wfull, 0);
+#if PASS == 1
+    float sum[2] = {0.f, 0.f};
+    int image = -1;
+    auto leave = [&] {                                                               // the sums of an image to memory
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        sum[c] += __shfl_xor_sync(~0u, sum[c], 1);
+        sum[c] += __shfl_xor_sync(~0u, sum[c], 2);
+        if (q == 0) sums_of[(size_t)(image + blockIdx.x) * HID + wg * 64 + warp * 16 + c * 8 + (lane >> 2)] = sum[c];
+        sum[c] = 0.f;
+      }
+    };
+#elif PASS == 2
+    float gate[2];
+    int image = -1;
+    float* mean = reinterpret_cast<float*>(smem + OFF_SE);
+    auto make_gates = [&](int n) {
+      float* squeezed = mean + HID;
+      const int from = n * strips * OH / ROWS, to = ((n + 1) * strips * OH - 1) / ROWS;
+      bar_sync(2, 128 * NWG);                                                        // all are done with the image before
+      for (int c = tid; c < HID; c += 128 * NWG) {
+        float sum = 0.f;
+        for (int b = from; b <= to; ++b) sum += __ldcg(sums_of + (size_t)(n + b) * HID + c);
+        mean[c] = sum / ((float)OH * OW);
+      }
+      bar_sync(2, 128 * NWG);
+      for (int k = wg * 4 + warp; k < SQUEEZED; k += 4 * NWG) {
+        float sum = 0.f;
+        for (int c = lane; c < HID; c += 32) sum = fmaf(widen(w1[k * HID + c]), mean[c], sum);
+#pragma unroll
+        for (int d = 1; d < 32; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
+        if (lane == 0) squeezed[k] = silu(0.5f * (sum + c1[k]));
+      }
+      bar_sync(2, 128 * NWG);
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int channel = wg * 64 + warp * 16 + c * 8 + (lane >> 2);
+        float sum = c2[channel];
+#pragma unroll 8
+        for (int k = 0; k < SQUEEZED; ++k) sum = fmaf(widen(w2[k * HID + channel]), squeezed[k], sum);
+        gate[c] = 1.f / (1.f + __expf(-sum));
+      }
+    };
+#endif
+    for (int at = begin; at < end;) {
+      const Piece piece(at, end, strips, OH);
+      at += piece.last - piece.first;
+      [[maybe_unused]] const int inside = MASKED ? W - piece.column() - q * OWN : OWN;          // of this lane's columns of h
+      [[maybe_unused]] const int left = piece.left() - piece.column() / S - q * OC, right = piece.right(W, OW) - piece.column() / S - q * OC;
+#if PASS == 1
+      if (piece.n != image && image >= 0) leave();
+      image = piece.n;
+#elif PASS == 2
+      if (piece.n != image) make_gates(image = piece.n);
+#endif
+      const float2 bias = lds_pair(table + K * K * 64);
+      Row sums[PENDING];
+#pragma unroll
+      for (int i = 0; i < PENDING; ++i)
+#pragma unroll
+        for (int j = 0; j < OC; ++j) sums[i][0][j] = bias.x, sums[i][1][j] = bias.y;
+#pragma unroll 1
+      for (int row = piece.top; row <= piece.bottom; ++row) {
+        Hidden h;
+        if (row < H) {
+          float s[4 * BLOCKS];
+          mbar_wait(xfull + 8 * xr.slot, xr.phase);
+          const uint64_t from = xd + __shfl_sync(~0u, xr.slot * (X_ROW >> 4), 0);
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < KS; ++k) product<SW>(s, we + k * (2048 >> 4), from + (k / 4 * SW * 128 + k % 4 * 32 >> 4), k > 0);
+          wgmma_commit();
+          wgmma_wait<0>();
+          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
+          xr.next();
+          const float2 be = lds_pair(table + (K * K + 1) * 64);
+#pragma unroll
+          for (int j = 0; j < OWN; ++j)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) h[c][PAD + j] = silu(s[j / 2 * 4 + c * 2 + j % 2] + (c ? be.y : be.x));
+          if (MASKED && inside < OWN) {
+#pragma unroll
+            for (int j = 0; j < OWN; ++j)
+              if (j >= inside) h[0][PAD + j] = h[1][PAD + j] = 0.f;
+          }
+#pragma unroll
+          for (int i = 0; i < PAD; ++i)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              const float before = __shfl_up_sync(~0u, h[c][OWN + i], 1, 4), after = __shfl_down_sync(~0u, h[c][PAD + i], 1, 4);
+              h[c][i] = q > 0 ? before : 0.f;
+              h[c][PAD + OWN + i] = q < 3 ? after : 0.f;
+            }
+        } else {
+#pragma unroll
+          for (int j = 0; j < OWN + 2 * PAD; ++j) h[0][j] = h[1][j] = 0.f;
+        }
+        if (S == 2 && !piece.emits(row)) {
+          Shift<0>::between(sums, h, table);
+          continue;
+        }
+        Row out;
+        add<K - 1>(out, [&](int c, int j) { return sums[0][c][j]; }, h, table);
+        if (piece.wanted(row)) {
+#pragma unroll
+          for (int j = 0; j < OC; ++j)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              out[c][j] = silu(out[c][j]);
+#if PASS == 2
+              out[c][j] *= gate[c];
+#elif PASS == 1
+              if (!MASKED || (j >= left && j < right)) sum[c] += out[c][j];
+#endif
+            }
+#if PASS != 1
+          uint32_t g[2][2 * (BO / 2) + 2];
+#pragma unroll
+          for (int b = 0; b < BO; ++b)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) g[c][b] = pack(out[c][2 * b], 2 * b + 1 < OC ? out[c][2 * b + 1] : 0.f);
+          mbar_wait(gempty + 8 * gr.slot, gr.phase ^ 1);
+          const uint32_t to = g_at + gr.slot * G_ROW;
+#pragma unroll
+          for (int b = 0; b + 1 < BO; b += 2) stsm4_trans(to + b * 1024, g[0][b], g[1][b], g[0][b + 1], g[1][b + 1]);
+          if (BO % 2) stsm2_trans(to + (BO - 1) * 1024, g[0][BO - 1], g[1][BO - 1]);
+          fence_async_proxy();
+          __syncwarp();
+          if (lane == 0) mbar_arrive(gfull + 8 * gr.slot);
+          gr.next();
+#endif
+        }
+        Shift<0>::emitting(sums, h, table);
+      }
+    }
+#if PASS == 1
+    if (image >= 0) leave();
+#endif
+  } else {  // ------------------------------------------------------------------------------- fetch x; project
+    #if REGISTERS
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PASS == 1 ? PROJECT_REGISTERS - 32 : PROJECT_REGISTERS));
+#endif
+    const int t = tid & 127;
+    // ---- rows of x: this thread has 16 bytes of pixels t / CHUNKS, and every 128 / CHUNKS-th from there on
+    constexpr int CHUNKS = SLABS * 8, STEP = 128 / CHUNKS, TIMES = (SW + STEP - 1) / STEP;
+    static_assert(STEP % 8 == 0, "blocks of eight pixels");
+    Ring<XS> put, show;
+    Piece next(begin, end, strips, OH);                                              // and the row of it to ask for next
+    int asked = begin, asked_row = next.top, rows_asked = 0, rows_shown = 0;
+    const int place = t / CHUNKS, part = t % CHUNKS, own = (place >> 1 & 3) * OWN + (place >> 3) * 2 + (place & 1);
+    const uint32_t x_to = sm + OFF_X + (part >> 3) * SW * 128 + place * 128 + ((part ^ place) & 7) * 16;
+    auto ask = [&] {                                                                 // for one row, if there is one
+      if (asked < end) {
+        const int column = next.column() + own;
+        const Element* from = x + (((size_t)next.n * H + asked_row) * W + column) * C + part * 8;
+        const uint32_t to = x_to + put.slot * X_ROW;
+        mbar_wait(xempty + 8 * put.slot, put.phase ^ 1);
+        put.next();
+        ++rows_asked;
+#pragma unroll
+        for (int i = 0; i < TIMES; ++i) {
+          const int further = i * (STEP / 8) * 2;                                    // columns
+          const bool in = column + further < W && part * 8 < C;
+          if ((i + 1) * STEP <= SW || place + i * STEP < SW) cp_async16(to + i * STEP * 128, in ? from + further * C : x, in);
+        }
+        if (++asked_row > min(next.bottom, H - 1)) {
+          asked += next.last - next.first;
+          next = Piece(asked, end, strips, OH);
+          asked_row = next.top;
+        }
+      }
+      cp_async_commit();
+    };
+    auto publish = [&] {                                                             // the oldest row that was asked for
+      cp_async_wait<AHEAD - READY>();
+      if (rows_shown < rows_asked) {
+        fence_async_proxy();
+        mbar_arrive(xfull + 8 * show.slot);
+        show.next();
+        ++rows_shown;
+      }
+    };
+#pragma unroll 1
+    for (int i = 0; i < AHEAD; ++i) {
+      ask();
+      if (i >= AHEAD - READY) publish();
+    }
+    Ring<GS> gr;
+    Ring<XS> xr;                                                                     // of the row of x that is added
+    [[maybe_unused]] const uint64_t gd = make_desc(sm + OFF_G, 16, 1024) | (1ull << 62), wp = make_desc(sm + OFF_WP, 1024, 128);
+    // what this thread writes: 16 bytes of places t / PARTS, and every 128 / PARTS-th from there on
+    constexpr int PARTS = MO * 8, LEAP = 128 / PARTS, LEAPS = (SO + LEAP - 1) / LEAP;
+    static_assert(LEAP % 8 == 0, "blocks of eight pixels");
+    const int y_place = t / PARTS, y_part = t % PARTS, y_own = (y_place >> 3) * 2 + (y_place & 1), y_column = (y_place >> 1 & 3) * OC + y_own;
+    const uint32_t y_from = sm + OFF_Y + y_place * PITCH_Y + y_part * 16;
+    const uint32_t y_to = sm + OFF_Y + ((lane >> 4) * 8 + (lane & 7)) * PITCH_Y + warp * 32 + (lane >> 3 & 1) * 16;
+    const uint32_t x_from = sm + OFF_X + (y_part >> 3) * SW * 128 + y_place * 128 + ((y_part ^ y_place) & 7) * 16;
+    float bias[MO][2];
+#pragma unroll
+    for (int m = 0; m < MO; ++m)
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int channel = m * 64 + warp * 16 + c * 8 + (lane >> 2);
+        bias[m][c] = channel < CO ? project_b[channel] : 0.f;
+      }
+    mbar_wait(wfull, 0);
+    for (int at = begin; at < end;) {
+      const Piece piece(at, end, strips, OH);
+      at += piece.last - piece.first;
+      const int left = piece.left(), right = piece.right(W, OW), first_column = piece.column() / S + y_column;
+#pragma unroll 1
+      for (int row = piece.top; row <= piece.bottom; ++row) {
+        if (row < H) {
+          ask();
+          publish();
+          if (ADDS && row < piece.first) {                                           // only a neighbour of the rows of this block
+            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
+            xr.next();
+          }
+        }
+        if (PASS == 1 || !piece.wanted(row)) continue;
+        const int o = (row - PAD) / S;
+        float d[MO][4 * BO];
+        mbar_wait(gfull + 8 * gr.slot, gr.phase);
+        const uint64_t from = gd + __shfl_sync(~0u, gr.slot * (G_ROW >> 4), 0);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 4 * NWG; ++k)
+#pragma unroll
+          for (int m = 0; m < MO; ++m)
+            product<SO>(d[m], wp + (m * WP + k * 2048 >> 4), from + (k / 4 * SO * 128 + k % 4 * 32 >> 4), k > 0);
+        wgmma_commit();
+        wgmma_wait<0>();
+        if (lane == 0) mbar_arrive(gempty + 8 * gr.slot);
+        gr.next();
+        bar_sync(1, 128);                                                            // the row before is written
+#pragma unroll
+        for (int m = 0; m < MO; ++m) {
+#pragma unroll
+          for (int b = 0; b + 1 < BO; b += 2)
+            stsm4_trans(y_to + b * 8 * PITCH_Y + m * 128, pack(d[m][4 * b] + bias[m][0], d[m][4 * b + 1] + bias[m][0]),
+                        pack(d[m][4 * b + 2] + bias[m][1], d[m][4 * b + 3] + bias[m][1]), pack(d[m][4 * b + 4] + bias[m][0], d[m][4 * b + 5] + bias[m][0]),
+                        pack(d[m][4 * b + 6] + bias[m][1], d[m][4 * b + 7] + bias[m][1]));
+          if (BO % 2)
+            stsm2_trans(y_to + (BO - 1) * 8 * PITCH_Y + m * 128, pack(d[m][4 * BO - 4] + bias[m][0], d[m][4 * BO - 3] + bias[m][0]),
+                        pack(d[m][4 * BO - 2] + bias[m][1], d[m][4 * BO - 1] + bias[m][1]));
+        }
+        bar_sync(1, 128);
+        Element* to = y + (((size_t)piece.n * OH + o) * OW + first_column) * CO + y_part * 8;
+#pragma unroll
+        for (int i = 0; i < LEAPS; ++i) {
+          const int further = i * (LEAP / 8) * 2, column = first_column + further;
+          if (y_own + further >= OC || column < left || column >= right || y_part * 8 >= CO) continue;
+          uint4 v = lds128(y_from + i * LEAP * PITCH_Y);
+          if (ADDS) {
+            const uint4 r = lds128(x_from + xr.slot * X_ROW + i * LEAP * 128);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+              Element2 s = __hadd2(*reinterpret_cast<const Element2*>(&(&v.x)[k]), *reinterpret_cast<const Element2*>(&(&r.x)[k]));
+              (&v.x)[k] = *reinterpret_cast<uint32_t*>(&s);
+            }
+          }
+          *reinterpret_cast<uint4*>(to + further * CO) = v;
+        }
+        if (ADDS) {
+          __syncwarp();
+          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
+          xr.next();
+        }
+      }
+      if (ADDS)                                                                      // rows below the last, which were only neighbours
+        for (int row = piece.last; row <= min(piece.bottom, H - 1); ++row) {
+          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
+          xr.next();
+        }
+    }
+  }
+}
