@@ -20,9 +20,12 @@
 // Squeeze-and-excitation takes two launches: PASS 1 adds up g for each block and image, in registers; PASS 2 computes the gates
 // from these sums, in the order of the blocks, and everything again. PASS 0: without.
 //
+// SPLIT 2, for more hidden channels than four warpgroups have: the two blocks of a cluster walk down the same rows, each with half of
+// the hidden channels, and hand each other their part of the sums of the output's channels through distributed shared memory.
+//
 // Constants: KERNEL_NAME, BF16, CHANNELS, OUT_CHANNELS, KERNEL, STRIDE, RESIDUAL, SQUEEZED (0: none), BLOCKS (of eight columns of a strip),
-// WARPGROUPS (of 64 hidden channels), X_SLOTS, G_SLOTS (rows in shared memory), MASKED (0: every column of a strip lies in the
-// image), PASS, SHARED_BYTES.
+// WARPGROUPS (of 64 hidden channels each), SPLIT, X_SLOTS, G_SLOTS (rows in shared memory), MASKED (0: every column of a strip lies in the
+// image), REGISTERS, PROJECT_REGISTERS (of the threads of the two roles; 0: as launched), PASS, SHARED_BYTES.
 #include "specialisation.h"
 #include "wgmma.cuh"
 
@@ -33,17 +36,19 @@ constexpr int OC = S == 1 ? OWN : BLOCKS, BO = (OC + 1) / 2, SO = 8 * BO;       
 constexpr int PENDING = S == 1 ? K - 1 : PAD;                                        // rows of sums that wait for more rows of h
 constexpr int KS = (C + 15) / 16, SLABS = (C + 63) / 64, MO = (CO + 63) / 64;        // k16 steps, 64 channels, m64 blocks
 constexpr int XS = X_SLOTS, GS = G_SLOTS;
-constexpr int X_ROW = SLABS * SW * 128, G_ROW = NWG * SO * 128, PITCH_Y = MO * 128 + 16;
+constexpr int MINE = SPLIT == 1 ? MO : 1;                                             // m64 blocks of the output that this block finishes
+constexpr int X_ROW = SLABS * SW * 128, G_ROW = NWG * SO * 128, PITCH_Y = MINE * 128 + 16;
 constexpr int WE = KS * 2048, WP = NWG * 8192, TABLE = (K * K + 2) * 64;            // of a warpgroup, of an m64 block, of a warp
 constexpr int OFF_X = 0, OFF_G = OFF_X + XS * X_ROW, OFF_WE = OFF_G + (PASS == 1 ? 0 : GS * G_ROW), OFF_WP = OFF_WE + NWG * WE;
 constexpr int OFF_TABLE = OFF_WP + (PASS == 1 ? 0 : MO * WP), OFF_Y = OFF_TABLE + NWG * 4 * TABLE, OFF_SE = OFF_Y + (PASS == 1 ? 0 : SO * PITCH_Y);
-constexpr int OFF_BAR = OFF_SE + (PASS == 2 ? (HID + SQUEEZED + 3) / 4 * 16 : 0);
-constexpr int SMEM = OFF_BAR + 8 * (2 * XS + 2 * GS + 1);
+constexpr int OFF_OTHER = OFF_SE + (PASS == 2 ? (HID * SPLIT + SQUEEZED + 3) / 4 * 16 : 0);   // sums of the other block of the cluster
+constexpr int OFF_BAR = OFF_OTHER + (SPLIT == 2 && PASS != 1 ? BO * 2048 : 0);
+constexpr int SMEM = OFF_BAR + 8 * (2 * XS + 2 * GS + 3);
 static_assert(SMEM <= SHARED_BYTES && (PASS == 1 || SMEM == SHARED_BYTES), "the launch reserves what the kernel lays out");
 constexpr bool ADDS = RESIDUAL && PASS != 1;
 // rows of x asked for before the one that is needed now, and how many of them are there for sure
-constexpr int AHEAD = XS - (ADDS ? PAD + 1 : 1), READY = AHEAD - 3 < GS + 1 ? AHEAD - 3 : GS + 1;
-static_assert(READY >= 1 && (!RESIDUAL || (S == 1 && C == CO)), "rows in flight");
+constexpr int AHEAD = XS - (ADDS ? PAD + 1 : 1), READY = (AHEAD + 1) / 2 < GS + 1 ? (AHEAD + 1) / 2 : GS + 1;
+static_assert(READY >= 1 && MO <= 2 && (!RESIDUAL || (S == 1 && C == CO)), "rows in flight");
 
 __device__ __forceinline__ uint32_t pack(float lo, float hi) {
   Element2 v = round2(lo, hi);
@@ -64,6 +69,20 @@ __device__ __forceinline__ void stsm4_trans(uint32_t a, uint32_t r0, uint32_t r1
 }
 __device__ __forceinline__ void stsm2_trans(uint32_t a, uint32_t r0, uint32_t r1) {
   asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(a), "r"(r0), "r"(r1) : "memory");
+}
+// between the blocks of a cluster: what was written before the arrival is seen after the wait
+__device__ __forceinline__ void arrive_there(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void wait_here(uint32_t barrier, uint32_t parity) {
+  asm volatile("{ .reg .pred p;\nL_%=: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n@!p bra L_%=; }" ::"r"(barrier), "r"(parity)
+               : "memory");
+}
+constexpr int LAUNCHED = 65536 / (128 * NWG + 128) / 8 * 8;
+constexpr bool SPARE = REGISTERS > LAUNCHED;                                         // PASS 1 projects nothing
+template <int N> __device__ __forceinline__ void take() {
+  if constexpr (N > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+  else if constexpr (N > 0) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }
 template <int SLOTS> struct Ring {
   int slot = 0;
@@ -124,13 +143,17 @@ template <int I> struct Shift {                                                 
 };
 }  // namespace depthwise
 
-extern "C" __global__ void __launch_bounds__(128 * WARPGROUPS + 128, 1)
+extern "C" __global__ void
+#if SPLIT > 1
+__cluster_dims__(SPLIT, 1, 1)
+#endif
+__launch_bounds__(128 * WARPGROUPS + 128, 1)
 KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsigned char* __restrict__ weights, const float* __restrict__ project_b,
 #if SQUEEZED
             const Element* __restrict__ w1, const float* __restrict__ c1, const Element* __restrict__ w2, const float* __restrict__ c2,
             float* __restrict__ sums_of,
 #endif
-            int N, int H, int W, int ROWS) {
+            int N, int H, int W, int ROWS, int strips) {
   using namespace depthwise;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
@@ -138,29 +161,35 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
   const int OH = (H - 1) / S + 1, OW = (W - 1) / S + 1;
-  const int strips = W <= SW ? 1 : (W - 2 * PAD + SW - 2 * PAD - 1) / (SW - 2 * PAD);
-  const int total = N * strips * OH, begin = blockIdx.x * ROWS, end = min(begin + ROWS, total);
-  const uint32_t xfull = sm + OFF_BAR, xempty = xfull + 8 * XS, gfull = xempty + 8 * XS, gempty = gfull + 8 * GS, wfull = gempty + 8 * GS;
+  const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;
+  const int block = blockIdx.x / SPLIT, begin = block * ROWS, end = min(begin + ROWS, N * strips * OH);
+  const uint32_t xfull = sm + OFF_BAR, xempty = xfull + 8 * XS, gfull = xempty + 8 * XS, gempty = gfull + 8 * GS, wfull = gempty + 8 * GS, ofull = wfull + 8, oempty = ofull + 8;
 
   if (tid == 0) {
     for (int i = 0; i < XS; ++i) { mbar_init(xfull + 8 * i, 128); mbar_init(xempty + 8 * i, 4 * NWG + (ADDS ? 4 : 0)); }
     for (int i = 0; i < GS; ++i) { mbar_init(gfull + 8 * i, 4 * NWG); mbar_init(gempty + 8 * i, 4); }
     mbar_init(wfull, 1);
+    mbar_init(ofull, 128);
+    mbar_init(oempty, 128);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     constexpr int PART = NWG * WE, BACK = MO * WP, TABLES = NWG * 4 * TABLE;         // in this order in `weights`
+    const unsigned char* part = weights + rank * (PART + TABLES + BACK);
     mbar_expect(wfull, PART + TABLES + (PASS == 1 ? 0 : BACK));
-    bulk_load(sm + OFF_WE, weights, PART, wfull);
-    bulk_load(sm + OFF_TABLE, weights + PART, TABLES, wfull);
-    if (PASS != 1) bulk_load(sm + OFF_WP, weights + PART + TABLES, BACK, wfull);
+    bulk_load(sm + OFF_WE, part, PART, wfull);
+    bulk_load(sm + OFF_TABLE, part + PART, TABLES, wfull);
+    if (PASS != 1) bulk_load(sm + OFF_WP, part + PART + TABLES, BACK, wfull);
   }
-  __syncthreads();
+  if (SPLIT > 1) {
+    cluster_arrive();
+    cluster_wait();
+  } else {
+    __syncthreads();
+  }
   pdl_launch();
   pdl_wait();                                                                        // x may be the previous grid's output, y its input
 
   if (wg < NWG) {  // ------------------------------------------------------------------------ expand, convolve
-    #if REGISTERS
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(PASS == 1 ? REGISTERS + 8 : REGISTERS));
-#endif
+        take<PASS == 1 && SPARE ? REGISTERS + 8 : REGISTERS>();
     const uint64_t we = make_desc(sm + OFF_WE + wg * WE, 1024, 128), xd = make_desc(sm + OFF_X, 16, 1024) | (1ull << 62);
     const uint32_t table = sm + OFF_TABLE + (wg * 4 + warp) * TABLE + (lane >> 2) * 8;
     const uint32_t g_at = sm + OFF_G + wg * SO * 128 + ((lane >> 4) * 8 + (lane & 7)) * 128 + ((warp * 2 + (lane >> 3 & 1)) ^ (lane & 7)) * 16;
@@ -175,7 +204,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
       for (int c = 0; c < 2; ++c) {
         sum[c] += __shfl_xor_sync(~0u, sum[c], 1);
         sum[c] += __shfl_xor_sync(~0u, sum[c], 2);
-        if (q == 0) sums_of[(size_t)(image + blockIdx.x) * HID + wg * 64 + warp * 16 + c * 8 + (lane >> 2)] = sum[c];
+        if (q == 0) sums_of[((size_t)(image + block) * SPLIT + rank) * HID + wg * 64 + warp * 16 + c * 8 + (lane >> 2)] = sum[c];
         sum[c] = 0.f;
       }
     };
@@ -184,18 +213,19 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     int image = -1;
     float* mean = reinterpret_cast<float*>(smem + OFF_SE);
     auto make_gates = [&](int n) {
-      float* squeezed = mean + HID;
+      constexpr int ALL = HID * SPLIT;
+      float* squeezed = mean + ALL;
       const int from = n * strips * OH / ROWS, to = ((n + 1) * strips * OH - 1) / ROWS;
       bar_sync(2, 128 * NWG);                                                        // all are done with the image before
-      for (int c = tid; c < HID; c += 128 * NWG) {
+      for (int c = tid; c < ALL; c += 128 * NWG) {
         float sum = 0.f;
-        for (int b = from; b <= to; ++b) sum += __ldcg(sums_of + (size_t)(n + b) * HID + c);
+        for (int b = from; b <= to; ++b) sum += __ldcg(sums_of + (size_t)(n + b) * ALL + c);
         mean[c] = sum / ((float)OH * OW);
       }
       bar_sync(2, 128 * NWG);
       for (int k = wg * 4 + warp; k < SQUEEZED; k += 4 * NWG) {
         float sum = 0.f;
-        for (int c = lane; c < HID; c += 32) sum = fmaf(widen(w1[k * HID + c]), mean[c], sum);
+        for (int c = lane; c < ALL; c += 32) sum = fmaf(widen(w1[k * ALL + c]), mean[c], sum);
 #pragma unroll
         for (int d = 1; d < 32; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
         if (lane == 0) squeezed[k] = silu(0.5f * (sum + c1[k]));
@@ -203,10 +233,10 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
       bar_sync(2, 128 * NWG);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const int channel = wg * 64 + warp * 16 + c * 8 + (lane >> 2);
+        const int channel = rank * HID + wg * 64 + warp * 16 + c * 8 + (lane >> 2);
         float sum = c2[channel];
 #pragma unroll 8
-        for (int k = 0; k < SQUEEZED; ++k) sum = fmaf(widen(w2[k * HID + channel]), squeezed[k], sum);
+        for (int k = 0; k < SQUEEZED; ++k) sum = fmaf(widen(w2[k * ALL + channel]), squeezed[k], sum);
         gate[c] = 1.f / (1.f + __expf(-sum));
       }
     };
@@ -306,9 +336,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     if (image >= 0) leave();
 #endif
   } else {  // ------------------------------------------------------------------------------- fetch x; project
-    #if REGISTERS
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PASS == 1 ? PROJECT_REGISTERS - 32 : PROJECT_REGISTERS));
-#endif
+        take<PASS == 1 && SPARE ? PROJECT_REGISTERS - 8 * NWG : PROJECT_REGISTERS>();
     const int t = tid & 127;
     // ---- rows of x: this thread has 16 bytes of pixels t / CHUNKS, and every 128 / CHUNKS-th from there on
     constexpr int CHUNKS = SLABS * 8, STEP = 128 / CHUNKS, TIMES = (SW + STEP - 1) / STEP;
@@ -357,19 +385,24 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     Ring<GS> gr;
     Ring<XS> xr;                                                                     // of the row of x that is added
     [[maybe_unused]] const uint64_t gd = make_desc(sm + OFF_G, 16, 1024) | (1ull << 62), wp = make_desc(sm + OFF_WP, 1024, 128);
+    // the block of the output's channels that comes first in d; with SPLIT it is this block's, and the other one the other block's
+    const int first_m = SPLIT > 1 && MO == 2 ? rank : 0;
+    [[maybe_unused]] const bool sends = SPLIT > 1 && (MO == 2 || rank == 1), finishes = SPLIT == 1 || MO == 2 || rank == 0;
+    [[maybe_unused]] const uint32_t there = SPLIT > 1 ? map_rank(sm, rank ^ 1) - sm : 0;
+    [[maybe_unused]] uint32_t turn = 0;
     // what this thread writes: 16 bytes of places t / PARTS, and every 128 / PARTS-th from there on
-    constexpr int PARTS = MO * 8, LEAP = 128 / PARTS, LEAPS = (SO + LEAP - 1) / LEAP;
+    constexpr int PARTS = MINE * 8, LEAP = 128 / PARTS, LEAPS = (SO + LEAP - 1) / LEAP;
     static_assert(LEAP % 8 == 0, "blocks of eight pixels");
     const int y_place = t / PARTS, y_part = t % PARTS, y_own = (y_place >> 3) * 2 + (y_place & 1), y_column = (y_place >> 1 & 3) * OC + y_own;
     const uint32_t y_from = sm + OFF_Y + y_place * PITCH_Y + y_part * 16;
     const uint32_t y_to = sm + OFF_Y + ((lane >> 4) * 8 + (lane & 7)) * PITCH_Y + warp * 32 + (lane >> 3 & 1) * 16;
-    const uint32_t x_from = sm + OFF_X + (y_part >> 3) * SW * 128 + y_place * 128 + ((y_part ^ y_place) & 7) * 16;
-    float bias[MO][2];
+    const uint32_t x_from = sm + OFF_X + (first_m + (y_part >> 3)) * SW * 128 + y_place * 128 + ((y_part ^ y_place) & 7) * 16;
+    float bias[MINE][2];
 #pragma unroll
-    for (int m = 0; m < MO; ++m)
+    for (int m = 0; m < MINE; ++m)
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const int channel = m * 64 + warp * 16 + c * 8 + (lane >> 2);
+        const int channel = (first_m + m) * 64 + warp * 16 + c * 8 + (lane >> 2);
         bias[m][c] = channel < CO ? project_b[channel] : 0.f;
       }
     mbar_wait(wfull, 0);
@@ -392,19 +425,52 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         float d[MO][4 * BO];
         mbar_wait(gfull + 8 * gr.slot, gr.phase);
         const uint64_t from = gd + __shfl_sync(~0u, gr.slot * (G_ROW >> 4), 0);
+        uint64_t matrix[MO];                                                         // opaque: or the descriptors of all steps are kept from row to row
+#pragma unroll
+        for (int m = 0; m < MO; ++m) matrix[m] = wp + __shfl_sync(~0u, (m ^ first_m) * (WP >> 4), 0);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4 * NWG; ++k)
 #pragma unroll
           for (int m = 0; m < MO; ++m)
-            product<SO>(d[m], wp + (m * WP + k * 2048 >> 4), from + (k / 4 * SO * 128 + k % 4 * 32 >> 4), k > 0);
+            product<SO>(d[m], matrix[m] + (k * 2048 >> 4), from + (k / 4 * SO * 128 + k % 4 * 32 >> 4), k > 0);
         wgmma_commit();
         wgmma_wait<0>();
         if (lane == 0) mbar_arrive(gempty + 8 * gr.slot);
         gr.next();
+        if (SPLIT > 1) {
+          turn ^= 1;
+          if (sends) {
+            wait_here(oempty, turn);
+#pragma unroll
+            for (int b = 0; b < BO; ++b) {
+              const float* v = d[MO - 1] + 4 * b;
+              asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(sm + OFF_OTHER + there + (b * 128 + t) * 16), "f"(v[0]), "f"(v[1]),
+                           "f"(v[2]), "f"(v[3]) : "memory");
+            }
+            arrive_there(ofull + there);
+          }
+          if (finishes) {
+            wait_here(ofull, turn ^ 1);
+#pragma unroll
+            for (int b = 0; b < BO; ++b) {
+              const uint4 v = lds128(sm + OFF_OTHER + (b * 128 + t) * 16);
+              d[0][4 * b] += __uint_as_float(v.x), d[0][4 * b + 1] += __uint_as_float(v.y);
+              d[0][4 * b + 2] += __uint_as_float(v.z), d[0][4 * b + 3] += __uint_as_float(v.w);
+            }
+            arrive_there(oempty + there);
+          }
+        }
+        if (!finishes) {
+          if (ADDS) {
+            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
+            xr.next();
+          }
+          continue;
+        }
         bar_sync(1, 128);                                                            // the row before is written
 #pragma unroll
-        for (int m = 0; m < MO; ++m) {
+        for (int m = 0; m < MINE; ++m) {
 #pragma unroll
           for (int b = 0; b + 1 < BO; b += 2)
             stsm4_trans(y_to + b * 8 * PITCH_Y + m * 128, pack(d[m][4 * b] + bias[m][0], d[m][4 * b + 1] + bias[m][0]),
@@ -415,11 +481,11 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
                         pack(d[m][4 * BO - 2] + bias[m][1], d[m][4 * BO - 1] + bias[m][1]));
         }
         bar_sync(1, 128);
-        Element* to = y + (((size_t)piece.n * OH + o) * OW + first_column) * CO + y_part * 8;
+        Element* to = y + (((size_t)piece.n * OH + o) * OW + first_column) * CO + first_m * 64 + y_part * 8;
 #pragma unroll
         for (int i = 0; i < LEAPS; ++i) {
           const int further = i * (LEAP / 8) * 2, column = first_column + further;
-          if (y_own + further >= OC || column < left || column >= right || y_part * 8 >= CO) continue;
+          if (y_own + further >= OC || column < left || column >= right || first_m * 64 + y_part * 8 >= CO) continue;
           uint4 v = lds128(y_from + i * LEAP * PITCH_Y);
           if (ADDS) {
             const uint4 r = lds128(x_from + xr.slot * X_ROW + i * LEAP * 128);
@@ -443,5 +509,9 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           xr.next();
         }
     }
+  }
+  if (SPLIT > 1) {                                                                  // the other block may still write here
+    cluster_arrive();
+    cluster_wait();
   }
 }

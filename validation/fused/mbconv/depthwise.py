@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from perfmodel.layers.layer import ShapeError
 from perfmodel.validation.fused.choice import Offer, best
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, Scratch
 from perfmodel.validation.fused.family import Buffers, Kernel
@@ -16,6 +17,7 @@ from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters
 from perfmodel.validation.fused.packing import Floats, as_bytes, bits, core_matrices
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits
+from perfmodel.validation.fused.tiles import resident_blocks
 
 NAME: Final = "mbconv_depthwise"
 GROUP: Final = 64
@@ -29,7 +31,9 @@ STRIPS: Final[dict[tuple[int, int], tuple[int, ...]]] = {
     (5, 2): (56, 48, 40, 32, 24, 16),
 }
 """Columns, by kernel and stride: what a thread's registers hold of it is a row of h and the rows of sums that wait."""
-RING_ROWS: Final = ((8, 3), (8, 2), (7, 2), (6, 2))
+SPLITS: Final = (1, 2)
+"""Blocks of a cluster that share the hidden channels: as few as have a warpgroup for each 64 of them."""
+RING_ROWS: Final = ((8, 3), (8, 2), (7, 2), (6, 2), (5, 2))
 """Of x and of g in shared memory, the first that fit."""
 
 
@@ -57,15 +61,22 @@ class Strips:
         return -(-own // 2) * 8
 
 
-def shared_bytes(problem: MBConvProblem, strips: Strips, groups: int, rows: tuple[int, int]) -> int:
+def shared_bytes(problem: MBConvProblem, strips: Strips, split: int, rows: tuple[int, int]) -> int:
     """Rings of x and g, both matrices, filters and biases, a row of the output, gates, barriers, as the source lays them out."""
     slabs, parts = -(-problem.C // GROUP), -(-problem.outputs // GROUP)
-    x_rows, g_rows = rows
+    groups, (x_rows, g_rows) = groups_of(problem, split), rows
     ring = x_rows * slabs * strips.width * 128 + g_rows * groups * strips.places() * 128
     matrices = groups * -(-problem.C // 16) * 2048 + parts * groups * 8192
     table = groups * 4 * (problem.kernel**2 + 2) * 64
-    gates = -(-(groups * GROUP + problem.squeeze) // 4) * 16 if problem.squeeze else 0
-    return ring + matrices + table + strips.places() * (parts * 128 + 16) + gates + 8 * (2 * x_rows + 2 * g_rows + 1)
+    gates = -(-(split * groups * GROUP + problem.squeeze) // 4) * 16 if problem.squeeze else 0
+    handed = strips.places() * 256 if split > 1 else 0
+    out = strips.places() * ((parts if split == 1 else 1) * 128 + 16)
+    return ring + matrices + table + out + gates + handed + 8 * (2 * x_rows + 2 * g_rows + 3)
+
+
+def groups_of(problem: MBConvProblem, split: int) -> int:
+    """Warpgroups of a block that have hidden channels."""
+    return -(-problem.hidden // (GROUP * split))
 
 
 def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
@@ -74,23 +85,26 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
         return f"it needs compute capability 9.0 and this is {'.'.join(map(str, device.compute_capability))}"
     if problem.group_width != 1:
         return f"it convolves channel by channel, not in groups of {problem.group_width}"
-    groups = -(-problem.hidden // GROUP)
-    if groups > WARPGROUPS:
-        return f"it has at most {GROUP * WARPGROUPS} hidden channels, not {problem.hidden}"
+    split = next((split for split in SPLITS if groups_of(problem, split) <= WARPGROUPS), 0)
+    if not split:
+        return f"it has at most {GROUP * WARPGROUPS * SPLITS[-1]} hidden channels, not {problem.hidden}"
     if problem.C > 2 * GROUP or problem.outputs > 2 * GROUP:
         return f"it has at most {2 * GROUP} channels, not {max(problem.C, problem.outputs)}"
     offers, least = [], 0
     for width in STRIPS[problem.kernel, problem.stride]:
         strips = Strips.of(problem, width)
         for rows in RING_ROWS:
-            needed = shared_bytes(problem, strips, groups, rows)
+            needed = shared_bytes(problem, strips, split, rows)
             least = min(least or needed, needed)
-            if needed <= device.shared_bytes_per_block and rows[0] >= problem.kernel // 2 + 5:
-                offers.append(offer(problem, device, strips, groups, rows, needed))
+            if needed <= device.shared_bytes_per_block and rows[0] >= problem.kernel // 2 + 3:
+                offers.append(offer(problem, device, strips, split, rows))
                 break
     if not offers:
         return f"its weights and rows need {least} of {device.shared_bytes_per_block} B of shared memory"
-    return best(problem, offers, device)
+    try:
+        return best(problem, offers, device)
+    except ShapeError:  # the model's layers refuse an image narrower than the stride
+        return offers[-1].config
 
 
 def pieces(problem: MBConvProblem, strips: Strips, rows: int) -> Iterator[tuple[int, int, int]]:
@@ -117,19 +131,21 @@ def steps(problem: MBConvProblem, strips: Strips, rows: int) -> int:
     return max(found.values())
 
 
-def rows_of_block(problem: MBConvProblem, strips: Strips, device: DeviceLimits) -> int:
-    """Output rows of a block: as few as leave no block without a multiprocessor, or more where that makes its walk shorter."""
-    fewest = -(-sequence(problem, strips) // device.multiprocessors)
+def rows_of_block(problem: MBConvProblem, strips: Strips, blocks: int) -> int:
+    """Output rows of a block (cluster) of so many at most: as few as that allows, or more where that makes its walk shorter."""
+    fewest = -(-sequence(problem, strips) // blocks)
     height = problem.output_shape[1]
     whole = -(-fewest // height) * height if fewest > height else next(r for r in range(fewest, height + 1) if height % r == 0)
     return min((fewest, whole), key=lambda rows: steps(problem, strips, rows))
 
 
 def offer(
-    problem: MBConvProblem, device: DeviceLimits, strips: Strips, groups: int, rows: tuple[int, int], needed: int
+    problem: MBConvProblem, device: DeviceLimits, strips: Strips, split: int, rows: tuple[int, int]
 ) -> Offer:
     """One width of strip."""
-    of_block = rows_of_block(problem, strips, device)
+    of_block = rows_of_block(problem, strips, resident_blocks(device.multiprocessors, split) // split)
+    groups, needed = groups_of(problem, split), shared_bytes(problem, strips, split, rows)
+    registers = registers_of(problem, strips, groups)
     config = Config(
         kernel=NAME,
         tile_rows=of_block,
@@ -147,10 +163,11 @@ def offer(
             ("SQUEEZED", problem.squeeze or 0),
             ("BLOCKS", strips.width // 8),
             ("WARPGROUPS", groups),
+            ("SPLIT", split),
             ("X_SLOTS", rows[0]),
             ("G_SLOTS", rows[1]),
-            ("REGISTERS", 104 if groups == WARPGROUPS and problem.stride == 1 else 0),
-            ("PROJECT_REGISTERS", 64),
+            ("REGISTERS", registers[0]),
+            ("PROJECT_REGISTERS", registers[1]),
             ("MASKED", int(strips.count > 1 or problem.W != strips.width)),
             ("SHARED_BYTES", needed),
         ),
@@ -160,7 +177,22 @@ def offer(
         chunk=problem.hidden,
         tile=(min(of_block, problem.output_shape[1]), config.tile_columns),
         filled=problem.W / (strips.count * strips.width),
+        blocks_per_tile=split,
+        macs_share=1 / split,
     )
+
+
+def registers_of(problem: MBConvProblem, strips: Strips, groups: int) -> tuple[int, int]:
+    """Of a thread that convolves, of one that projects, where they need not be the same: together what the launch gives them.
+
+    What they hold: a row of h with its neighbours and the rows of sums that wait, for two channels; fp32 sums of the projection.
+    """
+    pad, own = problem.kernel // 2, strips.width // 4
+    waiting = (2 * pad if problem.stride == 1 else pad) * (own // problem.stride)
+    convolving, projecting = 2 * (own + 2 * pad + waiting), -(-problem.outputs // GROUP) * strips.places() // 2
+    if groups == WARPGROUPS and convolving > 72 and projecting <= 28:
+        return 104, 64
+    return (120, 152) if groups == WARPGROUPS - 1 and projecting > 48 else (0, 0)
 
 
 def strips_of(problem: MBConvProblem, config: Config) -> Strips:
@@ -182,17 +214,18 @@ def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tu
     """A block for each part of the sequence of rows; with squeeze-and-excitation two launches around the mean."""
     del device
     N, H, W, _ = problem.input_shape
-    blocks = -(-sequence(problem, strips_of(problem, config)) // config.tile_rows)
+    strips = strips_of(problem, config)
+    blocks = -(-sequence(problem, strips) // config.tile_rows)
     operands = [Operand(buffer="x"), Operand(buffer="y")]
     operands += [Operand(buffer="weights", index=index) for index in range(6 if problem.squeeze else 2)]
     operands += [Operand(buffer="scratch")] if problem.squeeze else []
     return tuple(
         Launch(
-            grid=(blocks, 1, 1),
+            grid=(blocks * config.defines["SPLIT"], 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=tuple(operands),
-            arguments=(N, H, W, config.tile_rows),
+            arguments=(N, H, W, config.tile_rows, strips.count),
             dependent=True,
             constants=(("PASS", number),),
         )
@@ -205,13 +238,14 @@ def scratch(problem: MBConvProblem, config: Config) -> tuple[Scratch, ...]:
     if not problem.squeeze:
         return ()
     blocks = -(-sequence(problem, strips_of(problem, config)) // config.tile_rows)
-    return (Scratch(bytes=4 * GROUP * config.defines["WARPGROUPS"] * (problem.N + blocks)),)
+    return (Scratch(bytes=4 * GROUP * config.defines["WARPGROUPS"] * config.defines["SPLIT"] * (problem.N + blocks)),)
 
 
 def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -> Buffers:
-    """[expansion by warpgroup | filters and biases by warp | projection], transposed products' A operands; the output's bias."""
-    p, half, groups = parameters, np.float32(0.5), config.defines["WARPGROUPS"]
-    hidden = groups * GROUP
+    """[block of a cluster][expansion by warpgroup | filters and biases by warp | projection]; the output's bias."""
+    p, half, split = parameters, np.float32(0.5), config.defines["SPLIT"]
+    each = config.defines["WARPGROUPS"] * GROUP
+    hidden = split * each
     steps, parts = -(-problem.C // 16), -(-problem.outputs // GROUP)
 
     def padded(values: Floats, *shape: int) -> Floats:
@@ -220,11 +254,12 @@ def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -
         return found
 
     expand = core_matrices(bits(padded(p.expand_w * half, 16 * steps, hidden), problem.dtype), 16 * steps, GROUP)
-    project = core_matrices(bits(padded(p.project_w, hidden, parts * GROUP), problem.dtype), hidden, GROUP)
+    project = core_matrices(bits(padded(p.project_w, hidden, parts * GROUP), problem.dtype), each, GROUP)
     taps = p.conv_w.reshape(problem.hidden, -1)
     table = np.concatenate([taps, p.conv_b[:, None], p.expand_b[:, None]], 1) * half
-    stream = as_bytes(expand, by_lane(padded(table, hidden, taps.shape[1] + 2)), project)
-    found = (stream, as_bytes(p.project_b))
+    lanes = by_lane(padded(table, hidden, taps.shape[1] + 2))
+    stream = np.concatenate([as_bytes(part).reshape(split, -1) for part in (expand, lanes, project)], 1)
+    found = (as_bytes(stream), as_bytes(p.project_b))
     if p.reduce_w is None or p.reduce_b is None or p.gate_w is None or p.gate_b is None:
         return found
     squeeze = len(p.reduce_b)
