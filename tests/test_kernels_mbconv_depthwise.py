@@ -36,7 +36,7 @@ def words(problem) -> str:
     return problem.name
 
 
-def narrow(problem, blocks: int, rows: tuple[int, int] = (8, 3)):
+def narrow(problem, blocks: int, rows: tuple[int, int] = (8, 2)):
     """The configuration for strips of so many blocks of eight columns."""
     split = next(split for split in depthwise.SPLITS if depthwise.groups_of(problem, split) <= depthwise.WARPGROUPS)
     return depthwise.offer(problem, H200, depthwise.Strips.of(problem, 8 * blocks), split, rows).config
@@ -55,13 +55,14 @@ def unpacked(problem, config, buffers):
     d = config.defines
     steps, parts, taps = -(-problem.C // 16), -(-problem.outputs // 64), problem.kernel**2
     groups, split = d["WARPGROUPS"], d["SPLIT"]
+    entries = depthwise.entries(problem)
     expand, tables, project = [], [], []
     for stream in buffers[0].reshape(split, -1):
-        first, second = groups * steps * 2048, groups * 4 * (taps + 2) * 64
+        first, second = groups * steps * 2048, groups * 4 * entries * 64
         halves = unbits(stream[:first].view(np.uint16), problem.dtype).reshape(groups, -1)
         expand += [a_operand(part, 16 * steps, 64) for part in halves]
-        lanes = stream[first : first + second].view(np.float32).reshape(groups * 4, taps + 2, 8, 2)
-        tables.append(lanes.transpose(0, 3, 2, 1).reshape(-1, taps + 2))  # channel l, then l + 8, of each warp
+        lanes = stream[first : first + second].view(np.float32).reshape(groups * 4, entries, 8, 2)
+        tables.append(lanes.transpose(0, 3, 2, 1).reshape(-1, entries))  # channel l, then l + 8, of each warp
         halves = unbits(stream[first + second :].view(np.uint16), problem.dtype).reshape(parts, -1)
         project.append(np.concatenate([a_operand(part, 64 * groups, 64) for part in halves]))
     table = np.concatenate(tables)
@@ -91,8 +92,9 @@ def walk(problem, config, buffers, x):
             at = sum(r[2] - r[1] for r in sums_of)
             sums_of.append((block, first, last))
             n, strip = at // OH // strips.count, at // OH % strips.count
-            column = strip * (SW - 2 * pad)
-            left = column // S + -(-pad // S) if strip else 0
+            column = strips.column(problem, strip)
+            left = ((strip - 1) * (SW - 2 * pad) + SW - 1 - pad) // S + 1 if strip else 0
+            assert column >= 0 and (strip == 0 or left * S - pad >= column)
             right = OW if column + SW >= W else (column + SW - 1 - pad) // S + 1
             top, bottom = max(first * S - pad, 0), (last - 1) * S + pad
             sums = [np.repeat(bias[:, None], places, 1) for _ in range(waiting)]

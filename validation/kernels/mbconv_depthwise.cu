@@ -24,24 +24,30 @@
 // the hidden channels, and hand each other their part of the sums of the output's channels through distributed shared memory.
 //
 // Constants: KERNEL_NAME, BF16, CHANNELS, OUT_CHANNELS, KERNEL, STRIDE, RESIDUAL, SQUEEZED (0: none), BLOCKS (of eight columns of a strip),
-// WARPGROUPS (of 64 hidden channels each), SPLIT, X_SLOTS, G_SLOTS (rows in shared memory), MASKED (0: every column of a strip lies in the
-// image), REGISTERS, PROJECT_REGISTERS (of the threads of the two roles; 0: as launched), PASS, SHARED_BYTES.
+// WARPGROUPS (of 64 hidden channels each), SPLIT, X_SLOTS, G_SLOTS (rows in shared memory), MASKED (0: every column of every strip lies in the
+// image), OVERLAPS (whether there are several strips), REGISTERS, PROJECT_REGISTERS (of the threads of the two roles; 0: as launched), PASS, SHARED_BYTES.
 #include "specialisation.h"
 #include "wgmma.cuh"
+#ifndef VARIANT
+#define VARIANT 0
+#endif
 
 namespace depthwise {
 constexpr int C = CHANNELS, CO = OUT_CHANNELS, K = KERNEL, S = STRIDE, PAD = K / 2, NWG = WARPGROUPS, HID = 64 * NWG;
 constexpr int SW = 8 * BLOCKS, OWN = 2 * BLOCKS;                                     // columns of a strip, of a thread
 constexpr int OC = S == 1 ? OWN : BLOCKS, BO = (OC + 1) / 2, SO = 8 * BO;            // of the output: a thread's, blocks of eight, a strip's places
 constexpr int PENDING = S == 1 ? K - 1 : PAD;                                        // rows of sums that wait for more rows of h
+constexpr bool ROTATES = S == 1 && !(VARIANT & 4);
+constexpr int TURNS = ROTATES ? PENDING : 1;
 constexpr int KS = (C + 15) / 16, SLABS = (C + 63) / 64, MO = (CO + 63) / 64;        // k16 steps, 64 channels, m64 blocks
 constexpr int XS = X_SLOTS, GS = G_SLOTS;
+constexpr int ALL = HID * SPLIT, PARTS = 2 / SPLIT;                                 // hidden channels; sums of an image that threads add up beside each other
 constexpr int MINE = SPLIT == 1 ? MO : 1;                                             // m64 blocks of the output that this block finishes
 constexpr int X_ROW = SLABS * SW * 128, G_ROW = NWG * SO * 128, PITCH_Y = MINE * 128 + 16;
-constexpr int WE = KS * 2048, WP = NWG * 8192, TABLE = (K * K + 2) * 64;            // of a warpgroup, of an m64 block, of a warp
+constexpr int WE = KS * 2048, WP = NWG * 8192, TABLE = (K * K + 2 + (SQUEEZED > 0)) * 64;            // of a warpgroup, of an m64 block, of a warp
 constexpr int OFF_X = 0, OFF_G = OFF_X + XS * X_ROW, OFF_WE = OFF_G + (PASS == 1 ? 0 : GS * G_ROW), OFF_WP = OFF_WE + NWG * WE;
 constexpr int OFF_TABLE = OFF_WP + (PASS == 1 ? 0 : MO * WP), OFF_Y = OFF_TABLE + NWG * 4 * TABLE, OFF_SE = OFF_Y + (PASS == 1 ? 0 : SO * PITCH_Y);
-constexpr int OFF_OTHER = OFF_SE + (PASS == 2 ? (HID * SPLIT + SQUEEZED + 3) / 4 * 16 : 0);   // sums of the other block of the cluster
+constexpr int OFF_OTHER = OFF_SE + (PASS == 2 ? (PARTS * ALL + SQUEEZED + 3) / 4 * 16 : 0);   // sums of the other block of the cluster
 constexpr int OFF_BAR = OFF_OTHER + (SPLIT == 2 && PASS != 1 ? BO * 2048 : 0);
 constexpr int SMEM = OFF_BAR + 8 * (2 * XS + 2 * GS + 3);
 static_assert(SMEM <= SHARED_BYTES && (PASS == 1 || SMEM == SHARED_BYTES), "the launch reserves what the kernel lays out");
@@ -56,6 +62,9 @@ __device__ __forceinline__ uint32_t pack(float lo, float hi) {
 }
 __device__ __forceinline__ float silu(float u) {                                     // of a pre-activation that is already halved
   float t;
+#if VARIANT & 16
+  return fmaf(u, u, u);
+#endif
   asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(u));
   return fmaf(u, t, u);
 }
@@ -84,10 +93,16 @@ template <int N> __device__ __forceinline__ void take() {
   if constexpr (N > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
   else if constexpr (N > 0) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }
+// Position in a ring. Where it has a power of two of slots, one register says all.
 template <int SLOTS> struct Ring {
-  int slot = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void next() { if (++slot == SLOTS) { slot = 0; phase ^= 1; } }
+  static constexpr bool BINARY = (VARIANT & 1) && (SLOTS & (SLOTS - 1)) == 0;
+  uint32_t at = 0, turn = 0;
+  __device__ __forceinline__ int slot() const { return BINARY ? at % SLOTS : at; }
+  __device__ __forceinline__ uint32_t phase() const { return (BINARY ? at / SLOTS : turn) & 1; }
+  __device__ __forceinline__ void next() {
+    ++at;
+    if (!BINARY && at == SLOTS) at = 0, ++turn;
+  }
 };
 // A piece of one strip: output rows first .. last - 1 of image n
 struct Piece {
@@ -103,14 +118,17 @@ struct Piece {
   }
   __device__ __forceinline__ bool emits(int y) const { return S == 1 || !((y - PAD) & 1); }
   __device__ __forceinline__ bool wanted(int y) const { return emits(y) && y - PAD >= first * S; }
-  __device__ __forceinline__ int column() const { return strip * (SW - 2 * PAD); }   // of the input
-  __device__ __forceinline__ int left() const { return strip ? column() / S + (PAD + S - 1) / S : 0; }
-  __device__ __forceinline__ int right(int W, int OW) const { return column() + SW >= W ? OW : (column() + SW - 1 - PAD) / S + 1; }
+  // of the input: the last strip ends where the image does, if that is wide enough
+  __device__ __forceinline__ int column(int W) const { return min(strip * (SW - 2 * PAD), max(W - SW + S - 1, 0) / S * S); }
+  // columns of the output: from where the strip before ends
+  __device__ __forceinline__ int left() const { return strip ? ((strip - 1) * (SW - 2 * PAD) + SW - 1 - PAD) / S + 1 : 0; }
+  __device__ __forceinline__ int right(int W, int OW) const { return column(W) + SW >= W ? OW : (column(W) + SW - 1 - PAD) / S + 1; }
 };
 typedef float Row[2][OC];
 typedef float Hidden[2][OWN + 2 * PAD];
 // to = from + row KY of the filter times h
 template <int KY, class From> __device__ __forceinline__ void add(Row& to, From from, const Hidden& h, uint32_t table) {
+#if VARIANT & 2
   float2 w[K];
 #pragma unroll
   for (int k = 0; k < K; ++k) w[k] = lds_pair(table + (KY * K + k) * 64);
@@ -123,8 +141,28 @@ template <int KY, class From> __device__ __forceinline__ void add(Row& to, From 
       for (int k = 0; k < K; ++k) v = fmaf(h[c][j * S + k], c ? w[k].y : w[k].x, v);
       to[c][j] = v;
     }
+#else
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    const float2 w = lds_pair(table + (KY * K + k) * 64);
+#pragma unroll
+    for (int j = 0; j < OC; ++j)
+#pragma unroll
+      for (int c = 0; c < 2; ++c) to[c][j] = fmaf(h[c][j * S + k], c ? w.y : w.x, k ? to[c][j] : from(c, j));
+  }
+#endif
 }
-template <int I> struct Shift {                                                      // rows of sums I .. PENDING - 1
+// The rows of sums after the oldest one and before the one that starts anew
+template <int I> struct Turn {
+  static __device__ __forceinline__ void emitting(Row (&sums)[PENDING], int oldest, const Hidden& h, uint32_t table) {
+    if constexpr (I < PENDING) {
+      Row& one = sums[(oldest + I) % PENDING];
+      add<K - 1 - I>(one, [&](int c, int j) { return one[c][j]; }, h, table);
+      Turn<I + 1>::emitting(sums, oldest, h, table);
+    }
+  }
+};
+template <int I> struct Shift {                                                      // stride 2: rows of sums I .. PENDING - 1, which stay in place
   static __device__ __forceinline__ void emitting(Row (&sums)[PENDING], const Hidden& h, uint32_t table) {
     if constexpr (I < PENDING - 1) {
       add<K - 1 - S * (I + 1)>(sums[I], [&](int c, int j) { return sums[I + 1][c][j]; }, h, table);
@@ -209,43 +247,56 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
       }
     };
 #elif PASS == 2
-    float gate[2];
     int image = -1;
-    float* mean = reinterpret_cast<float*>(smem + OFF_SE);
+    float *parts = reinterpret_cast<float*>(smem + OFF_SE), *squeezed = parts + PARTS * ALL;
     auto make_gates = [&](int n) {
-      constexpr int ALL = HID * SPLIT;
-      float* squeezed = mean + ALL;
       const int from = n * strips * OH / ROWS, to = ((n + 1) * strips * OH - 1) / ROWS;
       bar_sync(2, 128 * NWG);                                                        // all are done with the image before
-      for (int c = tid; c < ALL; c += 128 * NWG) {
+      for (int i = tid; i < PARTS * ALL; i += 128 * NWG) {
         float sum = 0.f;
-        for (int b = from; b <= to; ++b) sum += __ldcg(sums_of + (size_t)(n + b) * ALL + c);
-        mean[c] = sum / ((float)OH * OW);
+#pragma unroll 16
+        for (int b = from + i / ALL; b <= to; b += PARTS) sum += __ldcg(sums_of + (size_t)(n + b) * ALL + i % ALL);
+        parts[i] = sum;
       }
       bar_sync(2, 128 * NWG);
       for (int k = wg * 4 + warp; k < SQUEEZED; k += 4 * NWG) {
         float sum = 0.f;
-        for (int c = lane; c < ALL; c += 32) sum = fmaf(widen(w1[k * ALL + c]), mean[c], sum);
+#pragma unroll 8
+        for (int c = lane; c < ALL; c += 32) {
+          float whole = parts[c];
+#pragma unroll
+          for (int part = 1; part < PARTS; ++part) whole += parts[part * ALL + c];
+          sum = fmaf(widen(w1[k * ALL + c]), whole, sum);
+        }
 #pragma unroll
         for (int d = 1; d < 32; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
-        if (lane == 0) squeezed[k] = silu(0.5f * (sum + c1[k]));
+        if (lane == 0) squeezed[k] = silu(0.5f * (sum / ((float)OH * OW) + c1[k]));
       }
       bar_sync(2, 128 * NWG);
+      float gate[2];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int channel = rank * HID + wg * 64 + warp * 16 + c * 8 + (lane >> 2);
         float sum = c2[channel];
-#pragma unroll 8
+#pragma unroll 16
         for (int k = 0; k < SQUEEZED; ++k) sum = fmaf(widen(w2[k * ALL + channel]), squeezed[k], sum);
         gate[c] = 1.f / (1.f + __expf(-sum));
       }
+      if (q == 0) asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(table + (K * K + 2) * 64), "f"(gate[0]), "f"(gate[1]) : "memory");
+      __syncwarp();
     };
+#endif
+#if VARIANT & 8
+    {
+      const long long t0 = clock64();
+      while (clock64() - t0 < wg * 800) {}
+    }
 #endif
     for (int at = begin; at < end;) {
       const Piece piece(at, end, strips, OH);
       at += piece.last - piece.first;
-      [[maybe_unused]] const int inside = MASKED ? W - piece.column() - q * OWN : OWN;          // of this lane's columns of h
-      [[maybe_unused]] const int left = piece.left() - piece.column() / S - q * OC, right = piece.right(W, OW) - piece.column() / S - q * OC;
+      [[maybe_unused]] const int inside = MASKED ? W - piece.column(W) - q * OWN : OWN;          // of this lane's columns of h
+      [[maybe_unused]] const int left = piece.left() - piece.column(W) / S - q * OC, right = piece.right(W, OW) - piece.column(W) / S - q * OC;
 #if PASS == 1
       if (piece.n != image && image >= 0) leave();
       image = piece.n;
@@ -259,20 +310,30 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
         for (int j = 0; j < OC; ++j) sums[i][0][j] = bias.x, sums[i][1][j] = bias.y;
 #pragma unroll 1
-      for (int row = piece.top; row <= piece.bottom; ++row) {
-        Hidden h;
-        if (row < H) {
-          float s[4 * BLOCKS];
-          mbar_wait(xfull + 8 * xr.slot, xr.phase);
-          const uint64_t from = xd + __shfl_sync(~0u, xr.slot * (X_ROW >> 4), 0);
-          wgmma_fence();
+      for (int row = piece.top; row <= piece.bottom;) {
 #pragma unroll
-          for (int k = 0; k < KS; ++k) product<SW>(s, we + k * (2048 >> 4), from + (k / 4 * SW * 128 + k % 4 * 32 >> 4), k > 0);
-          wgmma_commit();
-          wgmma_wait<0>();
-          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
-          xr.next();
-          const float2 be = lds_pair(table + (K * K + 1) * 64);
+        for (int oldest = 0; oldest < TURNS; ++oldest) {                             // which row of sums: they change places, not registers
+          const bool wanted = piece.wanted(row), real = row < H;
+          float s[4 * BLOCKS];
+          if (real) {
+            mbar_wait(xfull + 8 * xr.slot(), xr.phase());
+            const uint64_t from = xd + __shfl_sync(~0u, xr.slot() * (X_ROW >> 4), 0);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < KS; ++k) product<SW>(s, we + k * (2048 >> 4), from + (k / 4 * SW * 128 + k % 4 * 32 >> 4), k > 0);
+            wgmma_commit();
+            wgmma_wait<0>();
+            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
+            xr.next();
+          } else {
+#pragma unroll
+            for (int i = 0; i < 4 * BLOCKS; ++i) s[i] = 0.f;
+          }
+          if (PASS != 1 && wanted) mbar_wait(gempty + 8 * gr.slot(), gr.phase() ^ 1);
+          // from here to the store without a branch, so that special functions and multiply-adds run side by side
+          float2 be = lds_pair(table + (K * K + 1) * 64);
+          if (!real) be.x = be.y = -1e4f;                                            // silu of which is 0
+          Hidden h;
 #pragma unroll
           for (int j = 0; j < OWN; ++j)
 #pragma unroll
@@ -290,46 +351,60 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
               h[c][i] = q > 0 ? before : 0.f;
               h[c][PAD + OWN + i] = q < 3 ? after : 0.f;
             }
-        } else {
-#pragma unroll
-          for (int j = 0; j < OWN + 2 * PAD; ++j) h[0][j] = h[1][j] = 0.f;
-        }
-        if (S == 2 && !piece.emits(row)) {
-          Shift<0>::between(sums, h, table);
-          continue;
-        }
-        Row out;
-        add<K - 1>(out, [&](int c, int j) { return sums[0][c][j]; }, h, table);
-        if (piece.wanted(row)) {
-#pragma unroll
-          for (int j = 0; j < OC; ++j)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              out[c][j] = silu(out[c][j]);
+          if (S == 2 && !piece.emits(row)) {
+            Shift<0>::between(sums, h, table);
+          } else {
 #if PASS == 2
-              out[c][j] *= gate[c];
-#elif PASS == 1
-              if (!MASKED || (j >= left && j < right)) sum[c] += out[c][j];
+            const float2 gate = lds_pair(table + (K * K + 2) * 64);
 #endif
+            Row out;
+            add<K - 1>(out, [&](int c, int j) { return sums[oldest][c][j]; }, h, table);
+            if ((VARIANT & 4) && !wanted) goto shift;
+#pragma unroll
+            for (int j = 0; j < OC; ++j)
+#pragma unroll
+              for (int c = 0; c < 2; ++c) {
+                out[c][j] = silu(out[c][j]);
+#if PASS == 2
+                out[c][j] *= c ? gate.y : gate.x;
+#endif
+              }
+            if constexpr (ROTATES) Turn<1>::emitting(sums, oldest, h, table);
+#if PASS == 1
+            if (wanted) {
+#pragma unroll
+              for (int j = 0; j < OC; ++j)
+#pragma unroll
+                for (int c = 0; c < 2; ++c)
+                  if (!(MASKED || OVERLAPS) || (j >= left && j < right)) sum[c] += out[c][j];
             }
-#if PASS != 1
-          uint32_t g[2][2 * (BO / 2) + 2];
+#else
+            uint32_t g[2][2 * (BO / 2) + 2];
 #pragma unroll
-          for (int b = 0; b < BO; ++b)
+            for (int b = 0; b < BO; ++b)
 #pragma unroll
-            for (int c = 0; c < 2; ++c) g[c][b] = pack(out[c][2 * b], 2 * b + 1 < OC ? out[c][2 * b + 1] : 0.f);
-          mbar_wait(gempty + 8 * gr.slot, gr.phase ^ 1);
-          const uint32_t to = g_at + gr.slot * G_ROW;
+              for (int c = 0; c < 2; ++c) g[c][b] = pack(out[c][2 * b], 2 * b + 1 < OC ? out[c][2 * b + 1] : 0.f);
+            if (wanted) {
+              const uint32_t to = g_at + gr.slot() * G_ROW;
 #pragma unroll
-          for (int b = 0; b + 1 < BO; b += 2) stsm4_trans(to + b * 1024, g[0][b], g[1][b], g[0][b + 1], g[1][b + 1]);
-          if (BO % 2) stsm2_trans(to + (BO - 1) * 1024, g[0][BO - 1], g[1][BO - 1]);
-          fence_async_proxy();
-          __syncwarp();
-          if (lane == 0) mbar_arrive(gfull + 8 * gr.slot);
-          gr.next();
+              for (int b = 0; b + 1 < BO; b += 2) stsm4_trans(to + b * 1024, g[0][b], g[1][b], g[0][b + 1], g[1][b + 1]);
+              if (BO % 2) stsm2_trans(to + (BO - 1) * 1024, g[0][BO - 1], g[1][BO - 1]);
+              fence_async_proxy();
+              __syncwarp();
+              if (lane == 0) mbar_arrive(gfull + 8 * gr.slot());
+              gr.next();
+            }
 #endif
+            shift:
+            if constexpr (ROTATES) {
+              const float2 start = lds_pair(table + K * K * 64);
+              add<0>(sums[oldest], [&](int c, int) { return c ? start.y : start.x; }, h, table);
+            } else {
+              Shift<0>::emitting(sums, h, table);
+            }
+          }
+          if (++row > piece.bottom) break;
         }
-        Shift<0>::emitting(sums, h, table);
       }
     }
 #if PASS == 1
@@ -348,10 +423,10 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     const uint32_t x_to = sm + OFF_X + (part >> 3) * SW * 128 + place * 128 + ((part ^ place) & 7) * 16;
     auto ask = [&] {                                                                 // for one row, if there is one
       if (asked < end) {
-        const int column = next.column() + own;
+        const int column = next.column(W) + own;
         const Element* from = x + (((size_t)next.n * H + asked_row) * W + column) * C + part * 8;
-        const uint32_t to = x_to + put.slot * X_ROW;
-        mbar_wait(xempty + 8 * put.slot, put.phase ^ 1);
+        const uint32_t to = x_to + put.slot() * X_ROW;
+        mbar_wait(xempty + 8 * put.slot(), put.phase() ^ 1);
         put.next();
         ++rows_asked;
 #pragma unroll
@@ -372,7 +447,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
       cp_async_wait<AHEAD - READY>();
       if (rows_shown < rows_asked) {
         fence_async_proxy();
-        mbar_arrive(xfull + 8 * show.slot);
+        mbar_arrive(xfull + 8 * show.slot());
         show.next();
         ++rows_shown;
       }
@@ -409,22 +484,28 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     for (int at = begin; at < end;) {
       const Piece piece(at, end, strips, OH);
       at += piece.last - piece.first;
-      const int left = piece.left(), right = piece.right(W, OW), first_column = piece.column() / S + y_column;
+      const int left = piece.left(), right = piece.right(W, OW), first_column = piece.column(W) / S + y_column;
 #pragma unroll 1
       for (int row = piece.top; row <= piece.bottom; ++row) {
-        if (row < H) {
+        if (PASS == 1 || !piece.wanted(row)) {
+          if (row < H) {
+            ask();
+            publish();
+            if (ADDS && row < piece.first) {                                         // only a neighbour of the rows of this block
+              if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
+              xr.next();
+            }
+          }
+          continue;
+        }
+        const int o = (row - PAD) / S;
+        if (row < H && (VARIANT & 32)) {
           ask();
           publish();
-          if (ADDS && row < piece.first) {                                           // only a neighbour of the rows of this block
-            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
-            xr.next();
-          }
         }
-        if (PASS == 1 || !piece.wanted(row)) continue;
-        const int o = (row - PAD) / S;
         float d[MO][4 * BO];
-        mbar_wait(gfull + 8 * gr.slot, gr.phase);
-        const uint64_t from = gd + __shfl_sync(~0u, gr.slot * (G_ROW >> 4), 0);
+        mbar_wait(gfull + 8 * gr.slot(), gr.phase());
+        const uint64_t from = gd + __shfl_sync(~0u, gr.slot() * (G_ROW >> 4), 0);
         uint64_t matrix[MO];                                                         // opaque: or the descriptors of all steps are kept from row to row
 #pragma unroll
         for (int m = 0; m < MO; ++m) matrix[m] = wp + __shfl_sync(~0u, (m ^ first_m) * (WP >> 4), 0);
@@ -435,8 +516,12 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           for (int m = 0; m < MO; ++m)
             product<SO>(d[m], matrix[m] + (k * 2048 >> 4), from + (k / 4 * SO * 128 + k % 4 * 32 >> 4), k > 0);
         wgmma_commit();
+        if (row < H && !(VARIANT & 32)) {                                            // under the product
+          ask();
+          publish();
+        }
         wgmma_wait<0>();
-        if (lane == 0) mbar_arrive(gempty + 8 * gr.slot);
+        if (lane == 0) mbar_arrive(gempty + 8 * gr.slot());
         gr.next();
         if (SPLIT > 1) {
           turn ^= 1;
@@ -463,7 +548,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         }
         if (!finishes) {
           if (ADDS) {
-            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
+            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
             xr.next();
           }
           continue;
@@ -488,7 +573,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           if (y_own + further >= OC || column < left || column >= right || first_m * 64 + y_part * 8 >= CO) continue;
           uint4 v = lds128(y_from + i * LEAP * PITCH_Y);
           if (ADDS) {
-            const uint4 r = lds128(x_from + xr.slot * X_ROW + i * LEAP * 128);
+            const uint4 r = lds128(x_from + xr.slot() * X_ROW + i * LEAP * 128);
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
               Element2 s = __hadd2(*reinterpret_cast<const Element2*>(&(&v.x)[k]), *reinterpret_cast<const Element2*>(&(&r.x)[k]));
@@ -499,13 +584,13 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         }
         if (ADDS) {
           __syncwarp();
-          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
+          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
           xr.next();
         }
       }
       if (ADDS)                                                                      // rows below the last, which were only neighbours
         for (int row = piece.last; row <= min(piece.bottom, H - 1); ++row) {
-          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
+          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
           xr.next();
         }
     }

@@ -33,7 +33,7 @@ STRIPS: Final[dict[tuple[int, int], tuple[int, ...]]] = {
 """Columns, by kernel and stride: what a thread's registers hold of it is a row of h and the rows of sums that wait."""
 SPLITS: Final = (1, 2)
 """Blocks of a cluster that share the hidden channels: as few as have a warpgroup for each 64 of them."""
-RING_ROWS: Final = ((8, 3), (8, 2), (7, 2), (6, 2), (5, 2))
+RING_ROWS: Final = ((8, 2), (7, 2), (6, 2), (5, 2))
 """Of x and of g in shared memory, the first that fit."""
 
 
@@ -55,6 +55,11 @@ class Strips:
         count = 1 if problem.W <= width else -(-(problem.W - halo) // (width - halo))
         return cls(width=width, count=count, kernel=problem.kernel, stride=problem.stride)
 
+    def column(self, problem: MBConvProblem, strip: int) -> int:
+        """Of the input, where a strip starts: the last one ends where the image does, if that is wide enough; a multiple of the stride."""
+        last = -(-max(problem.W - self.width, 0) // self.stride) * self.stride
+        return min(strip * (self.width - self.kernel // 2 * 2), last)
+
     def places(self) -> int:
         """Of output pixels in shared memory: a thread's columns, in blocks of eight over its four lanes."""
         own = self.width // 4 // self.stride
@@ -67,11 +72,16 @@ def shared_bytes(problem: MBConvProblem, strips: Strips, split: int, rows: tuple
     groups, (x_rows, g_rows) = groups_of(problem, split), rows
     ring = x_rows * slabs * strips.width * 128 + g_rows * groups * strips.places() * 128
     matrices = groups * -(-problem.C // 16) * 2048 + parts * groups * 8192
-    table = groups * 4 * (problem.kernel**2 + 2) * 64
-    gates = -(-(split * groups * GROUP + problem.squeeze) // 4) * 16 if problem.squeeze else 0
+    table = groups * 4 * entries(problem) * 64
+    gates = -(-(2 * groups * GROUP + problem.squeeze) // 4) * 16 if problem.squeeze else 0
     handed = strips.places() * 256 if split > 1 else 0
     out = strips.places() * ((parts if split == 1 else 1) * 128 + 16)
     return ring + matrices + table + out + gates + handed + 8 * (2 * x_rows + 2 * g_rows + 3)
+
+
+def entries(problem: MBConvProblem) -> int:
+    """Of the table for a channel: filter, two biases, with squeeze-and-excitation a place for the gate."""
+    return problem.kernel**2 + 2 + (problem.squeeze is not None)
 
 
 def groups_of(problem: MBConvProblem, split: int) -> int:
@@ -168,7 +178,8 @@ def offer(
             ("G_SLOTS", rows[1]),
             ("REGISTERS", registers[0]),
             ("PROJECT_REGISTERS", registers[1]),
-            ("MASKED", int(strips.count > 1 or problem.W != strips.width)),
+            ("MASKED", int(strips.column(problem, strips.count - 1) + strips.width > problem.W)),
+            ("OVERLAPS", int(strips.count > 1)),
             ("SHARED_BYTES", needed),
         ),
     )
@@ -257,7 +268,7 @@ def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -
     project = core_matrices(bits(padded(p.project_w, hidden, parts * GROUP), problem.dtype), each, GROUP)
     taps = p.conv_w.reshape(problem.hidden, -1)
     table = np.concatenate([taps, p.conv_b[:, None], p.expand_b[:, None]], 1) * half
-    lanes = by_lane(padded(table, hidden, taps.shape[1] + 2))
+    lanes = by_lane(padded(table, hidden, entries(problem)))
     stream = np.concatenate([as_bytes(part).reshape(split, -1) for part in (expand, lanes, project)], 1)
     found = (as_bytes(stream), as_bytes(p.project_b))
     if p.reduce_w is None or p.reduce_b is None or p.gate_w is None or p.gate_b is None:
