@@ -36,10 +36,10 @@ def words(problem) -> str:
     return problem.name
 
 
-def narrow(problem, blocks: int, rows: tuple[int, int] = (8, 2)):
+def narrow(problem, blocks: int, rows: tuple[int, int] = (8, 2), folded: bool = True):
     """The configuration for strips of so many blocks of eight columns."""
     split = next(split for split in depthwise.SPLITS if depthwise.groups_of(problem, split) <= depthwise.WARPGROUPS)
-    return depthwise.offer(problem, H200, depthwise.Strips.of(problem, 8 * blocks), split, rows).config
+    return depthwise.offer(problem, H200, depthwise.Strips.of(problem, 8 * blocks), split, rows, folded).config
 
 
 # -- the walk --------------------------------------------------------------------------------------------------------------
@@ -54,18 +54,27 @@ def unpacked(problem, config, buffers):
     """(We, taps, bias, be, Wp) of all hidden channels, as fp32, halved where the kernel's are."""
     d = config.defines
     steps, parts, taps = -(-problem.C // 16), -(-problem.outputs // 64), problem.kernel**2
-    groups, split = d["WARPGROUPS"], d["SPLIT"]
+    groups, split, more = d["WARPGROUPS"], d["SPLIT"], 16 * d["FOLDED"]
+    folded_be, folded_bp = [], 0
     entries = depthwise.entries(problem)
     expand, tables, project = [], [], []
     for stream in buffers[0].reshape(split, -1):
-        first, second = groups * steps * 2048, groups * 4 * entries * 64
+        first, second = groups * (16 * steps + more) * 128, groups * 4 * entries * 64
         halves = unbits(stream[:first].view(np.uint16), problem.dtype).reshape(groups, -1)
-        expand += [a_operand(part, 16 * steps, 64) for part in halves]
+        both = [a_operand(part, 16 * steps + more, 64) for part in halves]
+        expand += [part[:, : 16 * steps] for part in both]
+        folded_be += [part[:, 16 * steps :] for part in both]
         lanes = stream[first : first + second].view(np.float32).reshape(groups * 4, entries, 8, 2)
         tables.append(lanes.transpose(0, 3, 2, 1).reshape(-1, entries))  # channel l, then l + 8, of each warp
         halves = unbits(stream[first + second :].view(np.uint16), problem.dtype).reshape(parts, -1)
-        project.append(np.concatenate([a_operand(part, 64 * groups, 64) for part in halves]))
+        both = np.concatenate([a_operand(part, 64 * groups + more, 64) for part in halves])
+        project.append(both[:, : 64 * groups])
+        folded_bp = folded_bp + both[:, 64 * groups :]
     table = np.concatenate(tables)
+    if more:  # the biases against a one and zeros
+        np.testing.assert_array_equal(np.concatenate(folded_be)[:, 0], table[:, taps + 1])
+        np.testing.assert_array_equal(folded_bp[: problem.outputs, 0], buffers[1].view(np.float32))
+        assert not folded_bp[:, 1:].any() and not np.concatenate(folded_be)[:, 1:].any()
     return np.concatenate(expand), table[:, :taps], table[:, taps], table[:, taps + 1], np.concatenate(project, 1)
 
 

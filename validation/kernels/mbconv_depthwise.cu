@@ -25,7 +25,8 @@
 //
 // Constants: KERNEL_NAME, BF16, CHANNELS, OUT_CHANNELS, KERNEL, STRIDE, RESIDUAL, SQUEEZED (0: none), BLOCKS (of eight columns of a strip),
 // WARPGROUPS (of 64 hidden channels each), SPLIT, X_SLOTS, G_SLOTS (rows in shared memory), MASKED (0: every column of every strip lies in the
-// image), OVERLAPS (whether there are several strips), REGISTERS, PROJECT_REGISTERS (of the threads of the two roles; 0: as launched), PASS, SHARED_BYTES.
+// image), OVERLAPS (whether there are several strips), FOLDED (whether the biases of both
+// products are 16 more steps along k, against ones), REGISTERS, PROJECT_REGISTERS (of the threads of the two roles; 0: as launched), PASS, SHARED_BYTES.
 #include "specialisation.h"
 #include "wgmma.cuh"
 #ifndef VARIANT
@@ -44,9 +45,10 @@ constexpr int XS = X_SLOTS, GS = G_SLOTS;
 constexpr int ALL = HID * SPLIT, PARTS = 2 / SPLIT;                                 // hidden channels; sums of an image that threads add up beside each other
 constexpr int MINE = SPLIT == 1 ? MO : 1;                                             // m64 blocks of the output that this block finishes
 constexpr int X_ROW = SLABS * SW * 128, G_ROW = NWG * SO * 128, PITCH_Y = MINE * 128 + 16;
-constexpr int WE = KS * 2048, WP = NWG * 8192, TABLE = (K * K + 2 + (SQUEEZED > 0)) * 64;            // of a warpgroup, of an m64 block, of a warp
+constexpr int WE = (KS + FOLDED) * 2048, WP = NWG * 8192 + FOLDED * 2048, TABLE = (K * K + 2 + (SQUEEZED > 0)) * 64;            // of a warpgroup, of an m64 block, of a warp
 constexpr int OFF_X = 0, OFF_G = OFF_X + XS * X_ROW, OFF_WE = OFF_G + (PASS == 1 ? 0 : GS * G_ROW), OFF_WP = OFF_WE + NWG * WE;
-constexpr int OFF_TABLE = OFF_WP + (PASS == 1 ? 0 : MO * WP), OFF_Y = OFF_TABLE + NWG * 4 * TABLE, OFF_SE = OFF_Y + (PASS == 1 ? 0 : SO * PITCH_Y);
+constexpr int OFF_TABLE = OFF_WP + (PASS == 1 ? 0 : MO * WP), OFF_ONES = OFF_TABLE + NWG * 4 * TABLE;
+constexpr int ONES = FOLDED * (1 + MASKED) * SW * 32, OFF_Y = OFF_ONES + ONES, OFF_SE = OFF_Y + (PASS == 1 ? 0 : SO * PITCH_Y);
 constexpr int OFF_OTHER = OFF_SE + (PASS == 2 ? (PARTS * ALL + SQUEEZED + 3) / 4 * 16 : 0);   // sums of the other block of the cluster
 constexpr int OFF_BAR = OFF_OTHER + (SPLIT == 2 && PASS != 1 ? BO * 2048 : 0);
 constexpr int SMEM = OFF_BAR + 8 * (2 * XS + 2 * GS + 3);
@@ -217,6 +219,12 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     bulk_load(sm + OFF_TABLE, part + PART, TABLES, wfull);
     if (PASS != 1) bulk_load(sm + OFF_WP, part + PART + TABLES, BACK, wfull);
   }
+  for (int i = tid; i < ONES / 4; i += 128 * NWG + 128) {                             // [panel][k8][blocks of eight columns][column][pairs along k]
+    const int b = (i >> 5) % BLOCKS, n = i >> 2 & 7, column = (n >> 1) * OWN + 2 * b + (n & 1);
+    const bool one = (i & 3) == 0 && (i >> 5) / BLOCKS % 2 == 0 && (i < SW * 8 || max(W - SW + S - 1, 0) / S * S + column < W);
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(sm + OFF_ONES + i * 4), "r"(one ? (BF16 ? 0x3F80 : 0x3C00) : 0) : "memory");
+  }
+  fence_async_proxy();
   if (SPLIT > 1) {
     cluster_arrive();
     cluster_wait();
@@ -295,6 +303,8 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     for (int at = begin; at < end;) {
       const Piece piece(at, end, strips, OH);
       at += piece.last - piece.first;
+      // a one for every pixel of the image, which meets the bias: a panel for the last strip, if it is not full
+      const uint64_t ones = make_desc(sm + OFF_ONES + (MASKED && piece.strip == strips - 1 ? SW * 32 : 0), SW * 16, 128);
       [[maybe_unused]] const int inside = MASKED ? W - piece.column(W) - q * OWN : OWN;          // of this lane's columns of h
       [[maybe_unused]] const int left = piece.left() - piece.column(W) / S - q * OC, right = piece.right(W, OW) - piece.column(W) / S - q * OC;
 #if PASS == 1
@@ -321,24 +331,28 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < KS; ++k) product<SW>(s, we + k * (2048 >> 4), from + (k / 4 * SW * 128 + k % 4 * 32 >> 4), k > 0);
+            if (FOLDED) product<SW>(s, we + KS * (2048 >> 4), ones, 1);
             wgmma_commit();
             wgmma_wait<0>();
             if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
             xr.next();
           } else {
 #pragma unroll
-            for (int i = 0; i < 4 * BLOCKS; ++i) s[i] = 0.f;
+            for (int i = 0; i < 4 * BLOCKS; ++i) asm volatile("mov.f32 %0, 0f00000000;" : "=f"(s[i]));   // volatile: not for the other rows, too
           }
           if (PASS != 1 && wanted) mbar_wait(gempty + 8 * gr.slot(), gr.phase() ^ 1);
           // from here to the store without a branch, so that special functions and multiply-adds run side by side
-          float2 be = lds_pair(table + (K * K + 1) * 64);
-          if (!real) be.x = be.y = -1e4f;                                            // silu of which is 0
+          float2 be = make_float2(0.f, 0.f);
+          if (!FOLDED) {
+            be = lds_pair(table + (K * K + 1) * 64);
+            if (!real) be.x = be.y = -1e4f;                                          // silu of which is 0
+          }
           Hidden h;
 #pragma unroll
           for (int j = 0; j < OWN; ++j)
 #pragma unroll
-            for (int c = 0; c < 2; ++c) h[c][PAD + j] = silu(s[j / 2 * 4 + c * 2 + j % 2] + (c ? be.y : be.x));
-          if (MASKED && inside < OWN) {
+            for (int c = 0; c < 2; ++c) h[c][PAD + j] = silu(FOLDED ? s[j / 2 * 4 + c * 2 + j % 2] : s[j / 2 * 4 + c * 2 + j % 2] + (c ? be.y : be.x));
+          if (MASKED && !FOLDED && inside < OWN) {
 #pragma unroll
             for (int j = 0; j < OWN; ++j)
               if (j >= inside) h[0][PAD + j] = h[1][PAD + j] = 0.f;
@@ -478,7 +492,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int channel = (first_m + m) * 64 + warp * 16 + c * 8 + (lane >> 2);
-        bias[m][c] = channel < CO ? project_b[channel] : 0.f;
+        bias[m][c] = !FOLDED && channel < CO ? project_b[channel] : 0.f;
       }
     mbar_wait(wfull, 0);
     for (int at = begin; at < end;) {
@@ -515,6 +529,8 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
           for (int m = 0; m < MO; ++m)
             product<SO>(d[m], matrix[m] + (k * 2048 >> 4), from + (k / 4 * SO * 128 + k % 4 * 32 >> 4), k > 0);
+#pragma unroll
+        for (int m = 0; m < MO && FOLDED; ++m) product<SO>(d[m], matrix[m] + (NWG * 8192 >> 4), make_desc(sm + OFF_ONES, SW * 16, 128), 1);
         wgmma_commit();
         if (row < H && !(VARIANT & 32)) {                                            // under the product
           ask();
@@ -557,13 +573,16 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
         for (int m = 0; m < MINE; ++m) {
 #pragma unroll
-          for (int b = 0; b + 1 < BO; b += 2)
-            stsm4_trans(y_to + b * 8 * PITCH_Y + m * 128, pack(d[m][4 * b] + bias[m][0], d[m][4 * b + 1] + bias[m][0]),
-                        pack(d[m][4 * b + 2] + bias[m][1], d[m][4 * b + 3] + bias[m][1]), pack(d[m][4 * b + 4] + bias[m][0], d[m][4 * b + 5] + bias[m][0]),
-                        pack(d[m][4 * b + 6] + bias[m][1], d[m][4 * b + 7] + bias[m][1]));
-          if (BO % 2)
-            stsm2_trans(y_to + (BO - 1) * 8 * PITCH_Y + m * 128, pack(d[m][4 * BO - 4] + bias[m][0], d[m][4 * BO - 3] + bias[m][0]),
-                        pack(d[m][4 * BO - 2] + bias[m][1], d[m][4 * BO - 1] + bias[m][1]));
+          for (int i = 0; i < 4 * BO && !FOLDED; ++i) d[m][i] += bias[m][i >> 1 & 1];
+#pragma unroll
+          for (int b = 0; b + 1 < BO; b += 2) {
+            const float* v = d[m] + 4 * b;
+            stsm4_trans(y_to + b * 8 * PITCH_Y + m * 128, pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
+          }
+          if (BO % 2) {
+            const float* v = d[m] + 4 * BO - 4;
+            stsm2_trans(y_to + (BO - 1) * 8 * PITCH_Y + m * 128, pack(v[0], v[1]), pack(v[2], v[3]));
+          }
         }
         bar_sync(1, 128);
         Element* to = y + (((size_t)piece.n * OH + o) * OW + first_column) * CO + first_m * 64 + y_part * 8;

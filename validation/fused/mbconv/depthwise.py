@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -60,18 +61,24 @@ class Strips:
         last = -(-max(problem.W - self.width, 0) // self.stride) * self.stride
         return min(strip * (self.width - self.kernel // 2 * 2), last)
 
+    def masked(self, problem: MBConvProblem) -> bool:
+        """Whether the last one reaches beyond the image."""
+        return self.column(problem, self.count - 1) + self.width > problem.W
+
     def places(self) -> int:
         """Of output pixels in shared memory: a thread's columns, in blocks of eight over its four lanes."""
         own = self.width // 4 // self.stride
         return -(-own // 2) * 8
 
 
-def shared_bytes(problem: MBConvProblem, strips: Strips, split: int, rows: tuple[int, int]) -> int:
+def shared_bytes(problem: MBConvProblem, strips: Strips, split: int, rows: tuple[int, int], folded: bool) -> int:
     """Rings of x and g, both matrices, filters and biases, a row of the output, gates, barriers, as the source lays them out."""
     slabs, parts = -(-problem.C // GROUP), -(-problem.outputs // GROUP)
     groups, (x_rows, g_rows) = groups_of(problem, split), rows
     ring = x_rows * slabs * strips.width * 128 + g_rows * groups * strips.places() * 128
     matrices = groups * -(-problem.C // 16) * 2048 + parts * groups * 8192
+    if folded:
+        matrices += (groups + parts) * 2048 + (1 + strips.masked(problem)) * strips.width * 32
     table = groups * 4 * entries(problem) * 64
     gates = -(-(2 * groups * GROUP + problem.squeeze) // 4) * 16 if problem.squeeze else 0
     handed = strips.places() * 256 if split > 1 else 0
@@ -103,16 +110,16 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
     offers, least = [], 0
     for width in STRIPS[problem.kernel, problem.stride]:
         strips = Strips.of(problem, width)
-        for rows in RING_ROWS:
-            needed = shared_bytes(problem, strips, split, rows)
+        for rows, folded in itertools.product(RING_ROWS, (True, False)):
+            needed = shared_bytes(problem, strips, split, rows, folded)
             least = min(least or needed, needed)
             if needed <= device.shared_bytes_per_block and rows[0] >= problem.kernel // 2 + 3:
-                offers.append(offer(problem, device, strips, split, rows))
+                offers.append(offer(problem, device, strips, split, rows, folded))
                 break
     if not offers:
         return f"its weights and rows need {least} of {device.shared_bytes_per_block} B of shared memory"
     try:
-        return best(problem, offers, device)
+        return best(replace(problem, squeeze=None), offers, device)  # both launches walk alike
     except ShapeError:  # the model's layers refuse an image narrower than the stride
         return offers[-1].config
 
@@ -150,11 +157,11 @@ def rows_of_block(problem: MBConvProblem, strips: Strips, blocks: int) -> int:
 
 
 def offer(
-    problem: MBConvProblem, device: DeviceLimits, strips: Strips, split: int, rows: tuple[int, int]
+    problem: MBConvProblem, device: DeviceLimits, strips: Strips, split: int, rows: tuple[int, int], folded: bool
 ) -> Offer:
     """One width of strip."""
     of_block = rows_of_block(problem, strips, resident_blocks(device.multiprocessors, split) // split)
-    groups, needed = groups_of(problem, split), shared_bytes(problem, strips, split, rows)
+    groups, needed = groups_of(problem, split), shared_bytes(problem, strips, split, rows, folded)
     registers = registers_of(problem, strips, groups)
     config = Config(
         kernel=NAME,
@@ -178,7 +185,8 @@ def offer(
             ("G_SLOTS", rows[1]),
             ("REGISTERS", registers[0]),
             ("PROJECT_REGISTERS", registers[1]),
-            ("MASKED", int(strips.column(problem, strips.count - 1) + strips.width > problem.W)),
+            ("FOLDED", int(folded)),
+            ("MASKED", int(strips.masked(problem))),
             ("OVERLAPS", int(strips.count > 1)),
             ("SHARED_BYTES", needed),
         ),
@@ -188,9 +196,17 @@ def offer(
         chunk=problem.hidden,
         tile=(min(of_block, problem.output_shape[1]), config.tile_columns),
         filled=problem.W / (strips.count * strips.width),
+        operand_bytes=steps(problem, strips, of_block) * row_operand_bytes(problem, strips, groups, folded),
         blocks_per_tile=split,
         macs_share=1 / split,
     )
+
+
+def row_operand_bytes(problem: MBConvProblem, strips: Strips, groups: int, folded: bool) -> int:
+    """Read from shared memory by the matrix instructions of a row, both operands: m64nNk16 reads 64 and N rows of 32 bytes."""
+    expand = groups * (-(-problem.C // 16) + folded) * (64 + strips.width)
+    project = -(-problem.outputs // GROUP) * (4 * groups + folded) * (64 + strips.places())
+    return 32 * (expand + project // problem.stride)
 
 
 def registers_of(problem: MBConvProblem, strips: Strips, groups: int) -> tuple[int, int]:
@@ -264,12 +280,21 @@ def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -
         found[tuple(slice(size) for size in values.shape)] = values
         return found
 
-    expand = core_matrices(bits(padded(p.expand_w * half, 16 * steps, hidden), problem.dtype), 16 * steps, GROUP)
-    project = core_matrices(bits(padded(p.project_w, hidden, parts * GROUP), problem.dtype), each, GROUP)
+    def with_bias(values: Floats, bias: Floats) -> Floats:
+        """The bias as the first of sixteen more rows, where it is folded."""
+        return np.concatenate([values, padded(bias[None], 16, len(bias))]) if config.defines["FOLDED"] else values
+
+    weights = with_bias(padded(p.expand_w * half, 16 * steps, hidden), padded(p.expand_b * half, hidden))
+    expand = core_matrices(bits(weights, problem.dtype), len(weights), GROUP)
+    project = []
+    for rank, rows in enumerate(padded(p.project_w, hidden, parts * GROUP).reshape(split, each, -1)):
+        bias = padded(p.project_b, parts * GROUP).reshape(parts, GROUP) * (np.arange(parts)[:, None] % split == rank)  # added once
+        weights = with_bias(rows, bias.reshape(-1))
+        project.append(core_matrices(bits(weights, problem.dtype), len(weights), GROUP))
     taps = p.conv_w.reshape(problem.hidden, -1)
     table = np.concatenate([taps, p.conv_b[:, None], p.expand_b[:, None]], 1) * half
     lanes = by_lane(padded(table, hidden, entries(problem)))
-    stream = np.concatenate([as_bytes(part).reshape(split, -1) for part in (expand, lanes, project)], 1)
+    stream = np.concatenate([as_bytes(part).reshape(split, -1) for part in (expand, lanes, np.stack(project))], 1)
     found = (as_bytes(stream), as_bytes(p.project_b))
     if p.reduce_w is None or p.reduce_b is None or p.gate_w is None or p.gate_b is None:
         return found
