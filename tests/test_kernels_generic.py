@@ -202,7 +202,9 @@ def test_squeeze_takes_three_launches_and_scratch():
     assert gates.shared_bytes == 4 * (parts * 256 + 16) <= 49152
     sizes = [scratch.bytes for scratch in generic(problem).scratch(problem, config)]
     assert sizes[2:] == [4 * 256 * layout.tiles, 4 * 256 * 2]  # hidden channels of a whole number of chunks
-    assert not any(scratch.zeroed for scratch in generic(problem).scratch(problem, config))  # each launch leaves its counts at zero
+    assert not any(
+        scratch.zeroed for scratch in generic(problem).scratch(problem, config)
+    )  # each launch leaves its counts at zero
 
 
 def test_split_tiles_have_room_for_their_sums():

@@ -17,8 +17,8 @@
 // We, be, w1, b1 are multiplied by 1/2: with u = preactivation / 2, silu = u + u tanh(u).
 //
 // Rows of all strips follow each other in one sequence, of which every block has a part (ROWS of the output at most).
-// Squeeze-and-excitation takes two launches: PASS 1 adds up g for each block and image, in registers; PASS 2 computes the gates
-// from these sums, in the order of the blocks, and everything again. PASS 0: without.
+// Squeeze-and-excitation takes three launches: PASS 1 adds up g for each block and image, in registers; PASS 2, a block for each
+// image, computes the gates from these sums, in a fixed order; PASS 3 everything again, multiplied by the gates. PASS 0: without.
 //
 // SPLIT 2, for more hidden channels than four warpgroups have: the two blocks of a cluster walk down the same rows, each with half of
 // the hidden channels, and hand each other their part of the sums of the output's channels through distributed shared memory.
@@ -29,30 +29,28 @@
 // products are 16 more steps along k, against ones), REGISTERS, PROJECT_REGISTERS (of the threads of the two roles; 0: as launched), PASS, SHARED_BYTES.
 #include "specialisation.h"
 #include "wgmma.cuh"
-#ifndef VARIANT
-#define VARIANT 0
-#endif
 
 namespace depthwise {
 constexpr int C = CHANNELS, CO = OUT_CHANNELS, K = KERNEL, S = STRIDE, PAD = K / 2, NWG = WARPGROUPS, HID = 64 * NWG;
 constexpr int SW = 8 * BLOCKS, OWN = 2 * BLOCKS;                                     // columns of a strip, of a thread
 constexpr int OC = S == 1 ? OWN : BLOCKS, BO = (OC + 1) / 2, SO = 8 * BO;            // of the output: a thread's, blocks of eight, a strip's places
 constexpr int PENDING = S == 1 ? K - 1 : PAD;                                        // rows of sums that wait for more rows of h
-constexpr bool ROTATES = S == 1 && !(VARIANT & 4);
+// Rows of sums change places by name, where that does not cost the last registers (gates, filters of 25).
+constexpr bool ROTATES = S == 1 && K == 3 && PASS != 3;
 constexpr int TURNS = ROTATES ? PENDING : 1;
 constexpr int KS = (C + 15) / 16, SLABS = (C + 63) / 64, MO = (CO + 63) / 64;        // k16 steps, 64 channels, m64 blocks
 constexpr int XS = X_SLOTS, GS = G_SLOTS;
-constexpr int ALL = HID * SPLIT, PARTS = 2 / SPLIT;                                 // hidden channels; sums of an image that threads add up beside each other
+constexpr int ALL = HID * SPLIT;                                                     // hidden channels
 constexpr int MINE = SPLIT == 1 ? MO : 1;                                             // m64 blocks of the output that this block finishes
 constexpr int X_ROW = SLABS * SW * 128, G_ROW = NWG * SO * 128, PITCH_Y = MINE * 128 + 16;
 constexpr int WE = (KS + FOLDED) * 2048, WP = NWG * 8192 + FOLDED * 2048, TABLE = (K * K + 2 + (SQUEEZED > 0)) * 64;            // of a warpgroup, of an m64 block, of a warp
 constexpr int OFF_X = 0, OFF_G = OFF_X + XS * X_ROW, OFF_WE = OFF_G + (PASS == 1 ? 0 : GS * G_ROW), OFF_WP = OFF_WE + NWG * WE;
 constexpr int OFF_TABLE = OFF_WP + (PASS == 1 ? 0 : MO * WP), OFF_ONES = OFF_TABLE + NWG * 4 * TABLE;
-constexpr int ONES = FOLDED * (1 + MASKED) * SW * 32, OFF_Y = OFF_ONES + ONES, OFF_SE = OFF_Y + (PASS == 1 ? 0 : SO * PITCH_Y);
-constexpr int OFF_OTHER = OFF_SE + (PASS == 2 ? (PARTS * ALL + SQUEEZED + 3) / 4 * 16 : 0);   // sums of the other block of the cluster
+constexpr int ONES = FOLDED * (1 + MASKED) * SW * 32, OFF_Y = OFF_ONES + ONES;
+constexpr int OFF_OTHER = OFF_Y + (PASS == 1 ? 0 : SO * PITCH_Y);                     // sums of the other block of the cluster
 constexpr int OFF_BAR = OFF_OTHER + (SPLIT == 2 && PASS != 1 ? BO * 2048 : 0);
 constexpr int SMEM = OFF_BAR + 8 * (2 * XS + 2 * GS + 3);
-static_assert(SMEM <= SHARED_BYTES && (PASS == 1 || SMEM == SHARED_BYTES), "the launch reserves what the kernel lays out");
+static_assert(SMEM <= SHARED_BYTES && (PASS == 1 || PASS == 2 || SMEM == SHARED_BYTES), "the launch reserves what the kernel lays out");
 constexpr bool ADDS = RESIDUAL && PASS != 1;
 // rows of x asked for before the one that is needed now, and how many of them are there for sure
 constexpr int AHEAD = XS - (ADDS ? PAD + 1 : 1), READY = (AHEAD + 1) / 2 < GS + 1 ? (AHEAD + 1) / 2 : GS + 1;
@@ -62,11 +60,12 @@ __device__ __forceinline__ uint32_t pack(float lo, float hi) {
   Element2 v = round2(lo, hi);
   return *reinterpret_cast<uint32_t*>(&v);
 }
+__device__ __forceinline__ uint32_t times(uint32_t a, uint32_t b) {
+  Element2 v = __hmul2(*reinterpret_cast<Element2*>(&a), *reinterpret_cast<Element2*>(&b));
+  return *reinterpret_cast<uint32_t*>(&v);
+}
 __device__ __forceinline__ float silu(float u) {                                     // of a pre-activation that is already halved
   float t;
-#if VARIANT & 16
-  return fmaf(u, u, u);
-#endif
   asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(u));
   return fmaf(u, t, u);
 }
@@ -95,16 +94,12 @@ template <int N> __device__ __forceinline__ void take() {
   if constexpr (N > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
   else if constexpr (N > 0) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }
-// Position in a ring. Where it has a power of two of slots, one register says all.
 template <int SLOTS> struct Ring {
-  static constexpr bool BINARY = (VARIANT & 1) && (SLOTS & (SLOTS - 1)) == 0;
-  uint32_t at = 0, turn = 0;
-  __device__ __forceinline__ int slot() const { return BINARY ? at % SLOTS : at; }
-  __device__ __forceinline__ uint32_t phase() const { return (BINARY ? at / SLOTS : turn) & 1; }
-  __device__ __forceinline__ void next() {
-    ++at;
-    if (!BINARY && at == SLOTS) at = 0, ++turn;
-  }
+  int at = 0;
+  uint32_t turn = 0;
+  __device__ __forceinline__ int slot() const { return at; }
+  __device__ __forceinline__ uint32_t phase() const { return turn; }
+  __device__ __forceinline__ void next() { if (++at == SLOTS) at = 0, turn ^= 1; }
 };
 // A piece of one strip: output rows first .. last - 1 of image n
 struct Piece {
@@ -130,7 +125,6 @@ typedef float Row[2][OC];
 typedef float Hidden[2][OWN + 2 * PAD];
 // to = from + row KY of the filter times h
 template <int KY, class From> __device__ __forceinline__ void add(Row& to, From from, const Hidden& h, uint32_t table) {
-#if VARIANT & 2
   float2 w[K];
 #pragma unroll
   for (int k = 0; k < K; ++k) w[k] = lds_pair(table + (KY * K + k) * 64);
@@ -143,16 +137,6 @@ template <int KY, class From> __device__ __forceinline__ void add(Row& to, From 
       for (int k = 0; k < K; ++k) v = fmaf(h[c][j * S + k], c ? w[k].y : w[k].x, v);
       to[c][j] = v;
     }
-#else
-#pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const float2 w = lds_pair(table + (KY * K + k) * 64);
-#pragma unroll
-    for (int j = 0; j < OC; ++j)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) to[c][j] = fmaf(h[c][j * S + k], c ? w.y : w.x, k ? to[c][j] : from(c, j));
-  }
-#endif
 }
 // The rows of sums after the oldest one and before the one that starts anew
 template <int I> struct Turn {
@@ -184,18 +168,61 @@ template <int I> struct Shift {                                                 
 }  // namespace depthwise
 
 extern "C" __global__ void
-#if SPLIT > 1
+#if SPLIT > 1 && PASS != 2
 __cluster_dims__(SPLIT, 1, 1)
 #endif
 __launch_bounds__(128 * WARPGROUPS + 128, 1)
 KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsigned char* __restrict__ weights, const float* __restrict__ project_b,
 #if SQUEEZED
             const Element* __restrict__ w1, const float* __restrict__ c1, const Element* __restrict__ w2, const float* __restrict__ c2,
-            float* __restrict__ sums_of,
+            float* __restrict__ sums_of, float* __restrict__ gates_of,
 #endif
             int N, int H, int W, int ROWS, int strips) {
   using namespace depthwise;
   extern __shared__ __align__(1024) unsigned char smem[];
+#if PASS == 2
+  // The gates of an image from the sums of its blocks, in a fixed order. w1, w2: [SQUEEZED][ALL], read along the hidden channels.
+  constexpr int THREADS = 128 * NWG + 128;
+  float *mean = reinterpret_cast<float*>(smem), *squeezed = mean + ALL;               // the mean times the pixels
+  const int lane = threadIdx.x & 31, q = lane & 3, warp = threadIdx.x >> 5, n = blockIdx.x;
+  const int OH = (H - 1) / S + 1, OW = (W - 1) / S + 1, from = n * strips * OH / ROWS, to = ((n + 1) * strips * OH - 1) / ROWS;
+  pdl_launch();
+  pdl_wait();
+  for (int first = warp * 16; first < ALL; first += THREADS / 2) {                    // sixteen channels: four to a lane, eight lanes share the blocks
+    const float* place = sums_of + (size_t)n * ALL + first + q * 4;
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+    for (int b = from + (lane >> 2); b <= to; b += 64) {
+      float4 v[8];
+#pragma unroll
+      for (int u = 0; u < 8; ++u)
+        v[u] = b + u * 8 <= to ? __ldcg(reinterpret_cast<const float4*>(place + (size_t)(b + u * 8) * ALL)) : make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll
+      for (int u = 0; u < 8; ++u) sum.x += v[u].x, sum.y += v[u].y, sum.z += v[u].z, sum.w += v[u].w;
+    }
+#pragma unroll
+    for (int d = 4; d < 32; d *= 2) {
+      sum.x += __shfl_xor_sync(~0u, sum.x, d), sum.y += __shfl_xor_sync(~0u, sum.y, d);
+      sum.z += __shfl_xor_sync(~0u, sum.z, d), sum.w += __shfl_xor_sync(~0u, sum.w, d);
+    }
+    if (lane < 4) *reinterpret_cast<float4*>(mean + first + q * 4) = sum;
+  }
+  __syncthreads();
+  for (int k = warp; k < SQUEEZED; k += THREADS / 32) {
+    float sum = 0.f;
+#pragma unroll 8
+    for (int c = lane; c < ALL; c += 32) sum = fmaf(widen(w1[k * ALL + c]), mean[c], sum);
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
+    if (lane == 0) squeezed[k] = silu(0.5f * (sum / ((float)OH * OW) + c1[k]));
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < ALL; c += THREADS) {
+    float sum = c2[c];
+#pragma unroll 16
+    for (int k = 0; k < SQUEEZED; ++k) sum = fmaf(widen(w2[k * ALL + c]), squeezed[k], sum);
+    gates_of[(size_t)n * ALL + c] = 1.f / (1.f + __expf(-sum));
+  }
+#else
   const uint32_t sm = smem_u32(smem);
   int tid;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
@@ -238,14 +265,13 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         take<PASS == 1 && SPARE ? REGISTERS + 8 : REGISTERS>();
     const uint64_t we = make_desc(sm + OFF_WE + wg * WE, 1024, 128), xd = make_desc(sm + OFF_X, 16, 1024) | (1ull << 62);
     const uint32_t table = sm + OFF_TABLE + (wg * 4 + warp) * TABLE + (lane >> 2) * 8;
-    const uint32_t g_at = sm + OFF_G + wg * SO * 128 + ((lane >> 4) * 8 + (lane & 7)) * 128 + ((warp * 2 + (lane >> 3 & 1)) ^ (lane & 7)) * 16;
+    [[maybe_unused]] const uint32_t g_at = sm + OFF_G + wg * SO * 128 + ((lane >> 4) * 8 + (lane & 7)) * 128 + ((warp * 2 + (lane >> 3 & 1)) ^ (lane & 7)) * 16;
     Ring<XS> xr;
     Ring<GS> gr;
     mbar_wait(wfull, 0);
 #if PASS == 1
     float sum[2] = {0.f, 0.f};
-    int image = -1;
-    auto leave = [&] {                                                               // the sums of an image to memory
+    auto leave = [&](int image) {                                                               // the sums of an image to memory
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         sum[c] += __shfl_xor_sync(~0u, sum[c], 1);
@@ -254,65 +280,30 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         sum[c] = 0.f;
       }
     };
-#elif PASS == 2
-    int image = -1;
-    float *parts = reinterpret_cast<float*>(smem + OFF_SE), *squeezed = parts + PARTS * ALL;
-    auto make_gates = [&](int n) {
-      const int from = n * strips * OH / ROWS, to = ((n + 1) * strips * OH - 1) / ROWS;
-      bar_sync(2, 128 * NWG);                                                        // all are done with the image before
-      for (int i = tid; i < PARTS * ALL; i += 128 * NWG) {
-        float sum = 0.f;
-#pragma unroll 16
-        for (int b = from + i / ALL; b <= to; b += PARTS) sum += __ldcg(sums_of + (size_t)(n + b) * ALL + i % ALL);
-        parts[i] = sum;
-      }
-      bar_sync(2, 128 * NWG);
-      for (int k = wg * 4 + warp; k < SQUEEZED; k += 4 * NWG) {
-        float sum = 0.f;
-#pragma unroll 8
-        for (int c = lane; c < ALL; c += 32) {
-          float whole = parts[c];
-#pragma unroll
-          for (int part = 1; part < PARTS; ++part) whole += parts[part * ALL + c];
-          sum = fmaf(widen(w1[k * ALL + c]), whole, sum);
-        }
-#pragma unroll
-        for (int d = 1; d < 32; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
-        if (lane == 0) squeezed[k] = silu(0.5f * (sum / ((float)OH * OW) + c1[k]));
-      }
-      bar_sync(2, 128 * NWG);
-      float gate[2];
+#elif PASS == 3
+    auto take_gates = [&](int n) {                                                   // this thread's two channels', in the half type, each twice
+      const uint32_t own = table - sm - OFF_TABLE;                                   // all that is kept of who this thread is
+      uint32_t gate[2];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const int channel = rank * HID + wg * 64 + warp * 16 + c * 8 + (lane >> 2);
-        float sum = c2[channel];
-#pragma unroll 16
-        for (int k = 0; k < SQUEEZED; ++k) sum = fmaf(widen(w2[k * ALL + channel]), squeezed[k], sum);
-        gate[c] = 1.f / (1.f + __expf(-sum));
+        const float one = __ldcg(gates_of + (size_t)n * ALL + rank * HID + own / TABLE * 16 + c * 8 + own % TABLE / 8);
+        gate[c] = pack(one, one);
       }
-      if (q == 0) asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(table + (K * K + 2) * 64), "f"(gate[0]), "f"(gate[1]) : "memory");
+      __syncwarp();
+      if (q == 0) asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(table + (K * K + 2) * 64), "r"(gate[0]), "r"(gate[1]) : "memory");
       __syncwarp();
     };
 #endif
-#if VARIANT & 8
-    {
-      const long long t0 = clock64();
-      while (clock64() - t0 < wg * 800) {}
-    }
-#endif
     for (int at = begin; at < end;) {
       const Piece piece(at, end, strips, OH);
-      at += piece.last - piece.first;
       // a one for every pixel of the image, which meets the bias: a panel for the last strip, if it is not full
       const uint64_t ones = make_desc(sm + OFF_ONES + (MASKED && piece.strip == strips - 1 ? SW * 32 : 0), SW * 16, 128);
       [[maybe_unused]] const int inside = MASKED ? W - piece.column(W) - q * OWN : OWN;          // of this lane's columns of h
       [[maybe_unused]] const int left = piece.left() - piece.column(W) / S - q * OC, right = piece.right(W, OW) - piece.column(W) / S - q * OC;
-#if PASS == 1
-      if (piece.n != image && image >= 0) leave();
-      image = piece.n;
-#elif PASS == 2
-      if (piece.n != image) make_gates(image = piece.n);
+#if PASS == 3
+      if (at == begin || (piece.strip == 0 && piece.first == 0)) take_gates(piece.n);   // another image
 #endif
+      at += piece.last - piece.first;
       const float2 bias = lds_pair(table + K * K * 64);
       Row sums[PENDING];
 #pragma unroll
@@ -368,21 +359,12 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           if (S == 2 && !piece.emits(row)) {
             Shift<0>::between(sums, h, table);
           } else {
-#if PASS == 2
-            const float2 gate = lds_pair(table + (K * K + 2) * 64);
-#endif
             Row out;
             add<K - 1>(out, [&](int c, int j) { return sums[oldest][c][j]; }, h, table);
-            if ((VARIANT & 4) && !wanted) goto shift;
 #pragma unroll
             for (int j = 0; j < OC; ++j)
 #pragma unroll
-              for (int c = 0; c < 2; ++c) {
-                out[c][j] = silu(out[c][j]);
-#if PASS == 2
-                out[c][j] *= c ? gate.y : gate.x;
-#endif
-              }
+              for (int c = 0; c < 2; ++c) out[c][j] = silu(out[c][j]);
             if constexpr (ROTATES) Turn<1>::emitting(sums, oldest, h, table);
 #if PASS == 1
             if (wanted) {
@@ -399,6 +381,14 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
               for (int c = 0; c < 2; ++c) g[c][b] = pack(out[c][2 * b], 2 * b + 1 < OC ? out[c][2 * b + 1] : 0.f);
             if (wanted) {
+#if PASS == 3
+              const float2 gate = lds_pair(table + (K * K + 2) * 64);                // each twice, in the half type
+#pragma unroll
+              for (int b = 0; b < BO; ++b) {
+                g[0][b] = times(g[0][b], __float_as_uint(gate.x));
+                g[1][b] = times(g[1][b], __float_as_uint(gate.y));
+              }
+#endif
               const uint32_t to = g_at + gr.slot() * G_ROW;
 #pragma unroll
               for (int b = 0; b + 1 < BO; b += 2) stsm4_trans(to + b * 1024, g[0][b], g[1][b], g[0][b + 1], g[1][b + 1]);
@@ -409,7 +399,6 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
               gr.next();
             }
 #endif
-            shift:
             if constexpr (ROTATES) {
               const float2 start = lds_pair(table + K * K * 64);
               add<0>(sums[oldest], [&](int c, int) { return c ? start.y : start.x; }, h, table);
@@ -420,10 +409,10 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           if (++row > piece.bottom) break;
         }
       }
-    }
 #if PASS == 1
-    if (image >= 0) leave();
+      if (at == end || (piece.strip == strips - 1 && piece.last == OH)) leave(piece.n);  // no more of this image
 #endif
+    }
   } else {  // ------------------------------------------------------------------------------- fetch x; project
         take<PASS == 1 && SPARE ? PROJECT_REGISTERS - 8 * NWG : PROJECT_REGISTERS>();
     const int t = tid & 127;
@@ -513,10 +502,6 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           continue;
         }
         const int o = (row - PAD) / S;
-        if (row < H && (VARIANT & 32)) {
-          ask();
-          publish();
-        }
         float d[MO][4 * BO];
         mbar_wait(gfull + 8 * gr.slot(), gr.phase());
         const uint64_t from = gd + __shfl_sync(~0u, gr.slot() * (G_ROW >> 4), 0);
@@ -532,7 +517,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
         for (int m = 0; m < MO && FOLDED; ++m) product<SO>(d[m], matrix[m] + (NWG * 8192 >> 4), make_desc(sm + OFF_ONES, SW * 16, 128), 1);
         wgmma_commit();
-        if (row < H && !(VARIANT & 32)) {                                            // under the product
+        if (row < H) {                                                               // under the product
           ask();
           publish();
         }
@@ -618,4 +603,5 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     cluster_arrive();
     cluster_wait();
   }
+#endif
 }

@@ -10,8 +10,8 @@ from perfmodel.validation.fused.generic.search import choose
 from perfmodel.validation.fused.problem import DeviceLimits, Problem
 
 PARTIAL, ARRIVED, SUMS, GATES = range(4)
-"""Scratch buffers: fp32 sums of blocks that share a tile and how many came; of squeeze-and-excitation the sums of each tile and the gates of
-each image. The counts are zero before the first launch, and every launch leaves them at zero."""
+"""Scratch buffers: fp32 sums of blocks that share a tile and how many came; of squeeze-and-excitation the sums of each tile and the
+gates of each image. The counts are zero before the first launch, and every launch leaves them at zero."""
 
 
 def configure(name: str, problem: Problem, work: Work, device: DeviceLimits) -> Config | str:

@@ -53,7 +53,7 @@ class Strips:
     def of(cls, problem: MBConvProblem, width: int) -> Strips:
         """Neighbouring strips overlap by the halo; the borders of the image need none."""
         halo = problem.kernel // 2 * 2
-        count = 1 if problem.W <= width else -(-(problem.W - halo) // (width - halo))
+        count = 1 if width >= problem.W else -(-(problem.W - halo) // (width - halo))
         return cls(width=width, count=count, kernel=problem.kernel, stride=problem.stride)
 
     def column(self, problem: MBConvProblem, strip: int) -> int:
@@ -72,7 +72,7 @@ class Strips:
 
 
 def shared_bytes(problem: MBConvProblem, strips: Strips, split: int, rows: tuple[int, int], folded: bool) -> int:
-    """Rings of x and g, both matrices, filters and biases, a row of the output, gates, barriers, as the source lays them out."""
+    """Rings of x and g, both matrices, filters and biases, a row of the output, barriers, as the source lays them out."""
     slabs, parts = -(-problem.C // GROUP), -(-problem.outputs // GROUP)
     groups, (x_rows, g_rows) = groups_of(problem, split), rows
     ring = x_rows * slabs * strips.width * 128 + g_rows * groups * strips.places() * 128
@@ -80,10 +80,9 @@ def shared_bytes(problem: MBConvProblem, strips: Strips, split: int, rows: tuple
     if folded:
         matrices += (groups + parts) * 2048 + (1 + strips.masked(problem)) * strips.width * 32
     table = groups * 4 * entries(problem) * 64
-    gates = -(-(2 * groups * GROUP + problem.squeeze) // 4) * 16 if problem.squeeze else 0
     handed = strips.places() * 256 if split > 1 else 0
     out = strips.places() * ((parts if split == 1 else 1) * 128 + 16)
-    return ring + matrices + table + out + gates + handed + 8 * (2 * x_rows + 2 * g_rows + 3)
+    return ring + matrices + table + out + handed + 8 * (2 * x_rows + 2 * g_rows + 3)
 
 
 def entries(problem: MBConvProblem) -> int:
@@ -156,9 +155,7 @@ def rows_of_block(problem: MBConvProblem, strips: Strips, blocks: int) -> int:
     return min((fewest, whole), key=lambda rows: steps(problem, strips, rows))
 
 
-def offer(
-    problem: MBConvProblem, device: DeviceLimits, strips: Strips, split: int, rows: tuple[int, int], folded: bool
-) -> Offer:
+def offer(problem: MBConvProblem, device: DeviceLimits, strips: Strips, split: int, rows: tuple[int, int], folded: bool) -> Offer:
     """One width of strip."""
     of_block = rows_of_block(problem, strips, resident_blocks(device.multiprocessors, split) // split)
     groups, needed = groups_of(problem, split), shared_bytes(problem, strips, split, rows, folded)
@@ -234,23 +231,23 @@ def sequence(problem: MBConvProblem, strips: Strips) -> int:
 
 def passes(problem: MBConvProblem) -> Iterator[int]:
     """PASS of each launch."""
-    yield from (1, 2) if problem.squeeze else (0,)
+    yield from (1, 2, 3) if problem.squeeze else (0,)
 
 
 def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
-    """A block for each part of the sequence of rows; with squeeze-and-excitation two launches around the mean."""
+    """A block for each part of the sequence of rows; with squeeze-and-excitation three launches: sums, gates, all."""
     del device
     N, H, W, _ = problem.input_shape
     strips = strips_of(problem, config)
     blocks = -(-sequence(problem, strips) // config.tile_rows)
     operands = [Operand(buffer="x"), Operand(buffer="y")]
     operands += [Operand(buffer="weights", index=index) for index in range(6 if problem.squeeze else 2)]
-    operands += [Operand(buffer="scratch")] if problem.squeeze else []
+    operands += [Operand(buffer="scratch", index=index) for index in range(2)] if problem.squeeze else []
     return tuple(
         Launch(
-            grid=(blocks * config.defines["SPLIT"], 1, 1),
+            grid=(N if number == 2 else blocks * config.defines["SPLIT"], 1, 1),
             block=(config.threads, 1, 1),
-            shared_bytes=config.shared_bytes,
+            shared_bytes=4 * (hidden_of(config) + (problem.squeeze or 0)) if number == 2 else config.shared_bytes,
             operands=tuple(operands),
             arguments=(N, H, W, config.tile_rows, strips.count),
             dependent=True,
@@ -261,11 +258,16 @@ def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tu
 
 
 def scratch(problem: MBConvProblem, config: Config) -> tuple[Scratch, ...]:
-    """With squeeze-and-excitation the sums of each block and image, which follow each other: their numbers added up are the place."""
+    """With squeeze-and-excitation the sums of each block and image, and gates. A block's place is its number and the image's added up."""
     if not problem.squeeze:
         return ()
     blocks = -(-sequence(problem, strips_of(problem, config)) // config.tile_rows)
-    return (Scratch(bytes=4 * GROUP * config.defines["WARPGROUPS"] * config.defines["SPLIT"] * (problem.N + blocks)),)
+    return tuple(Scratch(bytes=4 * hidden_of(config) * rows) for rows in (problem.N + blocks, problem.N))
+
+
+def hidden_of(config: Config) -> int:
+    """Hidden channels with those that fill the last warpgroup."""
+    return GROUP * config.defines["WARPGROUPS"] * config.defines["SPLIT"]
 
 
 def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -> Buffers:
@@ -288,7 +290,9 @@ def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -
     expand = core_matrices(bits(weights, problem.dtype), len(weights), GROUP)
     project = []
     for rank, rows in enumerate(padded(p.project_w, hidden, parts * GROUP).reshape(split, each, -1)):
-        bias = padded(p.project_b, parts * GROUP).reshape(parts, GROUP) * (np.arange(parts)[:, None] % split == rank)  # added once
+        bias = padded(p.project_b, parts * GROUP).reshape(parts, GROUP) * (
+            np.arange(parts)[:, None] % split == rank
+        )  # added once
         weights = with_bias(rows, bias.reshape(-1))
         project.append(core_matrices(bits(weights, problem.dtype), len(weights), GROUP))
     taps = p.conv_w.reshape(problem.hidden, -1)
