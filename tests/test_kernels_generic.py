@@ -192,13 +192,16 @@ def test_moved_bytes_are_the_tiles_and_the_output():
     assert generic(squeezed).moved_bytes(squeezed, config) == 2 * 2 * elements + problem.output_bytes  # two launches read it
 
 
-def test_squeeze_takes_two_launches_and_scratch():
+def test_squeeze_takes_three_launches_and_scratch():
     problem = MBConvProblem(**{**SIZES, "C": 64, "squeeze": 16})
     config, layout = chosen(problem, HOPPER)
-    first, second = generic(problem).launches(problem, config, HOPPER)
-    assert (first.constants, second.constants) == ((("PASS", 1),), (("PASS", 2),))
+    first, gates, last = generic(problem).launches(problem, config, HOPPER)
+    assert [one.constants for one in (first, gates, last)] == [(("PASS", 1),), (("PASS", 2),), (("PASS", 3),)]
+    assert gates.grid == (2, 1, 1)
+    parts = max(1, layout.threads // 64)  # of the tiles; a thread has four channels
+    assert gates.shared_bytes == 4 * (parts * 256 + 16) <= 49152
     sizes = [scratch.bytes for scratch in generic(problem).scratch(problem, config)]
-    assert sizes[2:] == [4 * 256 * layout.tiles, 4 * 256 * 2, 4 * 2]  # hidden channels of a whole number of chunks
+    assert sizes[2:] == [4 * 256 * layout.tiles, 4 * 256 * 2]  # hidden channels of a whole number of chunks
     assert not any(
         scratch.zeroed for scratch in generic(problem).scratch(problem, config)
     )  # each launch leaves its counts at zero

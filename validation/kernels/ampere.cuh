@@ -446,16 +446,18 @@ __device__ __forceinline__ bool merge(float (&o)[MI][NO][4], float4* partial, un
 #pragma unroll
     for (int b = 0; b < NO; ++b)
       __stcg(all + ((size_t)blockIdx.z * MI * NO + i * NO + b) * THREADS, make_float4(o[i][b][0], o[i][b][1], o[i][b][2], o[i][b][3]));
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == 0) {  // one fence for what the barrier gathered: fences of every warp would queue
+    __threadfence();
     last = atomicAdd(arrived + share, 1u) == HIDDEN_SPLITS - 1;
-    if (last) arrived[share] = 0;
+    if (last) {
+      arrived[share] = 0;
+      __threadfence();
+    }
   }
   __syncthreads();
   const bool mine = last;
   if (!mine) return false;
-  __threadfence();
   clear<MI, NO>(o);
 #pragma unroll 1
   for (int z = 0; z < HIDDEN_SPLITS; ++z) {

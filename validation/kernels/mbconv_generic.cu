@@ -9,11 +9,10 @@
 // and halo, M_HALO x chunk, to shared memory, zero outside of the image; the convolution from there by mma (k16 = two taps x 8
 // channels; depthwise filters as diagonal ones), M x chunk; the projection. The residual is the centre of the tile.
 //
-// With squeeze-and-excitation a global mean stands between, and there are two launches of this source. PASS 1 does all but the
-// projection and stores the sums of each tile; the last tile of an image to finish adds them, in the order of the tiles, and computes the
-// image's gates. PASS 2 computes the hidden tensor again, multiplied by the gates, and goes on. Computing it again reads the input
+// With squeeze-and-excitation a global mean stands between, and there are three launches of this source. PASS 1 does all but the
+// projection and stores the sums of each tile; PASS 2, a block for each image, adds them in the order of the tiles and computes the
+// image's gates. PASS 3 computes the hidden tensor again, multiplied by the gates, and goes on. Computing it again reads the input
 // once more, N H W C elements; to keep it in memory would write and read 2 e C N H W. PASS 0: without.
-// The counters of arrivals are integers: which tile is last changes who adds, and never what is added in which order.
 //
 // Constants: those of convfirst_generic.cu without SLAB_GROUPS, and KERNEL, STRIDE, RESIDUAL, M16_HALO (per warp), SQUEEZED (0: none),
 // PASS.
@@ -28,7 +27,7 @@ namespace generic {
 constexpr int MH = M16_HALO, PADDED_HIDDEN = NCH * HC;
 constexpr int PITCH_Y = GO * 16 + (GO % 2 ? 0 : 16);  // where the output does not take the place of the input
 constexpr int X_BYTES = larger(HALO_PIXELS * PITCH_X, RESIDUAL ? 0 : PIXELS * PITCH_Y);
-constexpr int H_BYTES = larger(HALO_PIXELS * PITCH_P, SQUEEZED ? (PADDED_HIDDEN + SQUEEZED + 3) / 4 * 16 : 0);
+constexpr int H_BYTES = HALO_PIXELS * PITCH_P;
 constexpr int G_BYTES = M * PITCH_P;
 constexpr int GROUP_BYTES = INPUT_BUFFERS * X_BYTES + H_BYTES + G_BYTES;
 static_assert(WEIGHT_BYTES + WARP_GROUPS * GROUP_BYTES == SHARED_BYTES, "the launch reserves what the kernel lays out");
@@ -57,7 +56,7 @@ __device__ __forceinline__ void expand_halo(const uint32_t (&a_at)[MH], uint32_t
 }
 
 // The convolution of a chunk, from `hidden` into `to`: each warp has neighbouring m16 tiles of a few groups. `item`: filters, then biases.
-// With PASS 1 the sums over the tile's pixels go to `to` instead, as [warp][HC] in fp32; with PASS 2 results are multiplied by the gates.
+// With PASS 1 the sums over the tile's pixels go to `to` instead, as [warp][HC] in fp32; with PASS 3 results are multiplied by the gates.
 __device__ __forceinline__ void convolve_hidden(uint32_t hidden, uint32_t to, uint32_t item, const float* gates, const Tile& tile, int OH, int OW,
                                                 const Place& at) {
   constexpr int T = tiles_at_once(HC / 8), SETS = M / 16 / T, JOBS = HC / 8 * SETS;
@@ -72,7 +71,7 @@ __device__ __forceinline__ void convolve_hidden(uint32_t hidden, uint32_t to, ui
     const uint32_t w = item + g * FILTER_BYTES;
     const uint2 start = lds64(item + HC / 8 * FILTER_BYTES + (g * 8 + q * 2) * 4);
     float2 gate = make_float2(1.f, 1.f), sum = make_float2(0.f, 0.f);
-    if (PASS == 2) gate = __ldg(reinterpret_cast<const float2*>(gates + g * 8 + q * 2));
+    if (PASS == 3) gate = __ldg(reinterpret_cast<const float2*>(gates + g * 8 + q * 2));
 #pragma unroll 1
     for (; i < stop; ++i) {
       const int first = i % SETS * T * 16;
@@ -108,43 +107,6 @@ __device__ __forceinline__ void convolve_hidden(uint32_t hidden, uint32_t to, ui
   }
 }
 
-#if SQUEEZED
-// The gates of an image from the sums of its tiles: [tiles][PADDED_HIDDEN]. W1 is [SQUEEZED][PADDED_HIDDEN], W2 the same transposed back:
-// both are read along the hidden channels. `work` is the group's, PADDED_HIDDEN + SQUEEZED floats.
-__device__ __forceinline__ void make_gates(float* work, float* gates, const float* sums, int tiles, float pixels, const Element* w1,
-                                           const float* c1, const Element* w2, const float* c2, const Place& at) {
-  float* squeezed = work + PADDED_HIDDEN;
-  for (int c = at.thread; c < PADDED_HIDDEN; c += THREADS) {
-    float sum = 0.f;
-#pragma unroll 8
-    for (int t = 0; t < tiles; ++t) sum += __ldcg(sums + (size_t)t * PADDED_HIDDEN + c);
-    work[c] = sum / pixels;
-  }
-  at.sync();
-  for (int k = at.warp; k < SQUEEZED; k += WARPS) {
-    float sum = 0.f;
-#pragma unroll 4
-    for (int c = at.lane * 2; c < PADDED_HIDDEN; c += 64) {
-      const float2 w = widen2(__ldg(reinterpret_cast<const Element2*>(w1 + (size_t)k * PADDED_HIDDEN + c)));
-      sum = fmaf(w.x, work[c], fmaf(w.y, work[c + 1], sum));
-    }
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
-    if (at.lane == 0) squeezed[k] = Silu::of(sum + c1[k]);
-  }
-  at.sync();
-  for (int c = at.thread * 2; c < PADDED_HIDDEN; c += THREADS * 2) {
-    float2 sum = *reinterpret_cast<const float2*>(c2 + c);
-#pragma unroll 4
-    for (int k = 0; k < SQUEEZED; ++k) {
-      const float2 w = widen2(__ldg(reinterpret_cast<const Element2*>(w2 + (size_t)k * PADDED_HIDDEN + c)));
-      sum.x = fmaf(w.x, squeezed[k], sum.x), sum.y = fmaf(w.y, squeezed[k], sum.y);
-    }
-    *reinterpret_cast<float2*>(gates + c) = make_float2(1.f / (1.f + __expf(-sum.x)), 1.f / (1.f + __expf(-sum.y)));
-  }
-  at.sync();
-}
-#endif
 }  // namespace generic
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS_M * WARPS_N * WARP_GROUPS, BLOCKS_PER_MULTIPROCESSOR)
@@ -152,11 +114,58 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
             const float* __restrict__ project_b,
 #if SQUEEZED
             const Element* __restrict__ w1, const float* __restrict__ c1, const Element* __restrict__ w2, const float* __restrict__ c2,
-            float* __restrict__ sums, float* __restrict__ all_gates, unsigned* __restrict__ done,
+            float* __restrict__ sums, float* __restrict__ all_gates,
 #endif
             float4* __restrict__ partial, unsigned* __restrict__ arrived, int N, int H, int W) {
   using namespace generic;
   extern __shared__ __align__(16) unsigned char smem[];
+#if PASS == 2
+  // Four channels to a thread, and a part of the tiles: [parts][PADDED_HIDDEN], added in the order of the parts. W1 is
+  // [SQUEEZED][PADDED_HIDDEN], W2 the same transposed back: both are read along the hidden channels.
+  constexpr int ALL = 32 * WARPS_M * WARPS_N * WARP_GROUPS, QUADS = PADDED_HIDDEN / 4, PARTS = larger(ALL / QUADS, 1);
+  float *mean = reinterpret_cast<float*>(smem), *squeezed = mean + PARTS * PADDED_HIDDEN;
+  const int thread = threadIdx.x, lane = thread & 31, image = blockIdx.x;
+  const int OH = (H - 1) / STRIDE + 1, OW = (W - 1) / STRIDE + 1, of_image = tiles_of_image(OH, OW);
+  for (int i = thread; i < PARTS * QUADS; i += ALL) {
+    const float4* from = reinterpret_cast<const float4*>(sums) + (size_t)image * of_image * QUADS + i % QUADS;
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll 8
+    for (int t = i / QUADS; t < of_image; t += PARTS) {
+      const float4 v = __ldg(from + (size_t)t * QUADS);
+      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+    }
+    reinterpret_cast<float4*>(mean)[i] = sum;
+  }
+  __syncthreads();
+  for (int c = thread; c < PADDED_HIDDEN; c += ALL) {
+    float sum = 0.f;
+    for (int p = 0; p < PARTS; ++p) sum += mean[p * PADDED_HIDDEN + c];
+    mean[c] = sum / ((float)OH * OW);
+  }
+  __syncthreads();
+  for (int k = thread / 32; k < SQUEEZED; k += ALL / 32) {
+    float sum = 0.f;
+#pragma unroll 4
+    for (int c = lane * 2; c < PADDED_HIDDEN; c += 64) {
+      const float2 w = widen2(__ldg(reinterpret_cast<const Element2*>(w1 + (size_t)k * PADDED_HIDDEN + c)));
+      sum = fmaf(w.x, mean[c], fmaf(w.y, mean[c + 1], sum));
+    }
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) sum += __shfl_xor_sync(~0u, sum, d);
+    if (lane == 0) squeezed[k] = Silu::of(sum + c1[k]);
+  }
+  __syncthreads();
+  for (int c = thread * 2; c < PADDED_HIDDEN; c += ALL * 2) {
+    float2 sum = *reinterpret_cast<const float2*>(c2 + c);
+#pragma unroll 8
+    for (int k = 0; k < SQUEEZED; ++k) {
+      const float2 w = widen2(__ldg(reinterpret_cast<const Element2*>(w2 + (size_t)k * PADDED_HIDDEN + c)));
+      sum.x = fmaf(w.x, squeezed[k], sum.x), sum.y = fmaf(w.y, squeezed[k], sum.y);
+    }
+    *reinterpret_cast<float2*>(all_gates + (size_t)image * PADDED_HIDDEN + c) =
+        make_float2(1.f / (1.f + __expf(-sum.x)), 1.f / (1.f + __expf(-sum.y)));
+  }
+#else
   const Place at;
   const uint32_t inputs = shared_address(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES;
   const uint32_t hidden = inputs + INPUT_BUFFERS * X_BYTES, convolved = hidden + H_BYTES;
@@ -216,22 +225,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
       project(o, convolved + row, stream, at, j);
 #endif
     }
-#if PASS == 1
-    __shared__ bool last[WARP_GROUPS];
-    __threadfence();
-    at.sync();
-    if (at.thread == 0) {
-      const unsigned all = of_image * HIDDEN_SPLITS;
-      last[at.group] = atomicAdd(done + here.n, 1u) == all - 1;
-      if (last[at.group]) done[here.n] = 0;
-    }
-    at.sync();
-    if (last[at.group]) {
-      __threadfence();
-      make_gates(reinterpret_cast<float*>(smem + (hidden - shared_address(smem))), all_gates + (size_t)here.n * PADDED_HIDDEN,
-                 sums + (size_t)here.n * of_image * PADDED_HIDDEN, of_image, (float)OH * OW, w1, c1, w2, c2, at);
-    }
-#else
+#if PASS != 1
     if (merge(o, partial, arrived, tile, at)) {
       if (RESIDUAL)
         finish<Residual::in_place>(o, input, [](int m) { return (first_tap(m) + HALO * HALO_COLUMNS + HALO) * PITCH_X; }, project_b, x, y, here,
@@ -245,4 +239,5 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
       ask(tile + step, 0);
     }
   }
+#endif
 }

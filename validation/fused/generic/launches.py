@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, Scratch
 from perfmodel.validation.fused.generic.layout import Layout, Work
 from perfmodel.validation.fused.generic.search import choose
 from perfmodel.validation.fused.problem import DeviceLimits, Problem
 
-PARTIAL, ARRIVED, SUMS, GATES, DONE = range(5)
-"""Scratch buffers: fp32 sums of blocks that share a tile and how many came; of squeeze-and-excitation the sums of each tile, the gates of
-each image, and how many tiles are done. The counts are zero before the first launch, and every launch leaves them at zero."""
+PARTIAL, ARRIVED, SUMS, GATES = range(4)
+"""Scratch buffers: fp32 sums of blocks that share a tile and how many came; of squeeze-and-excitation the sums of each tile and the
+gates of each image. The counts are zero before the first launch, and every launch leaves them at zero."""
 
 
 def configure(name: str, problem: Problem, work: Work, device: DeviceLimits) -> Config | str:
@@ -32,14 +34,14 @@ def config_of(name: str, layout: Layout) -> Config:
 
 
 def launches(work: Work, config: Config, device: DeviceLimits, *, weights: int) -> tuple[Launch, ...]:
-    """Blocks that walk over tiles, for each part of the output channels and of the hidden ones; two launches around a global mean."""
+    """Blocks that walk over tiles, for each part of the output channels and of the hidden ones; three launches around a global mean."""
     layout = Layout.of(work, config.defines)
     present = device.multiprocessors * layout.blocks_per_multiprocessor
     across = max(1, present // (layout.output_columns * layout.hidden_splits))
     tiles = -(-layout.tiles // layout.warp_groups)
     scratch = [Operand(buffer="scratch", index=index) for index in (PARTIAL, ARRIVED)]
     if work.squeeze:
-        scratch = [*(Operand(buffer="scratch", index=index) for index in (SUMS, GATES, DONE)), *scratch]
+        scratch = [*(Operand(buffer="scratch", index=index) for index in (SUMS, GATES)), *scratch]
     operands = (
         Operand(buffer="x"),
         Operand(buffer="y"),
@@ -59,7 +61,8 @@ def launches(work: Work, config: Config, device: DeviceLimits, *, weights: int) 
 
     if not work.squeeze:
         return (launch(0, layout.output_columns),)
-    return launch(1, 1), launch(2, layout.output_columns)
+    gates = replace(launch(2, 1), grid=(work.N, 1, 1), shared_bytes=layout.gates_bytes)
+    return launch(1, 1), gates, launch(3, layout.output_columns)
 
 
 def scratch(work: Work, config: Config) -> tuple[Scratch, ...]:
@@ -69,4 +72,4 @@ def scratch(work: Work, config: Config) -> tuple[Scratch, ...]:
     if not work.squeeze:
         return found
     image = 4 * layout.chunks * layout.hidden_chunk
-    return (*found, Scratch(bytes=image * layout.tiles), Scratch(bytes=image * work.N), Scratch(bytes=4 * work.N))
+    return (*found, Scratch(bytes=image * layout.tiles), Scratch(bytes=image * work.N))

@@ -203,8 +203,13 @@ class Layout:
         held = self.input_buffers * max(self.halo_pixels * input_pitch, output)
         if work.front == "taps":
             return held + self.chunk_buffers * self.M * chunk_pitch
-        gate = blocks(self.chunks * self.hidden_chunk + work.squeeze, 4) * 16 if work.squeeze else 0
-        return held + max(self.halo_pixels * chunk_pitch, gate) + self.M * chunk_pitch
+        return held + (self.halo_pixels + self.M) * chunk_pitch
+
+    @property
+    def gates_bytes(self) -> int:
+        """Of the launch that turns an image's sums into gates: sums of parts of the tiles, then the channels between the two products."""
+        hidden = self.chunks * self.hidden_chunk
+        return 4 * (max(self.threads // (hidden // 4), 1) * hidden + self.work.squeeze)
 
     @property
     def chunk_buffers(self) -> int:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any, Final
 
 from perfmodel.validation.fused.family import Family, Kernel
-from perfmodel.validation.fused.mbconv import generic, rows, tiles
+from perfmodel.validation.fused.mbconv import depthwise, generic, rows, tiles
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters, draw, reference, torch_block
 from perfmodel.validation.fused.problem import DTYPES
 
 SHAPES: Final = ((64, 56), (128, 28), (256, 14), (96, 56))
 BATCHES: Final = (128, 1, 16)
-KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (tiles.KERNEL, rows.KERNEL, generic.KERNEL)
+KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (
+    tiles.KERNEL,
+    rows.KERNEL,
+    depthwise.KERNEL,
+    generic.KERNEL,
+)
 
 
 def cases() -> tuple[MBConvProblem, ...]:
-    """Width 8, e = 4, fp16; and at batch 128 the depthwise forms, stride 2 and squeeze-and-excitation, of the first two shapes."""
+    """Width 8, e = 4, fp16; and of the first shape the depthwise forms, stride 2 and squeeze-and-excitation."""
     plain = [MBConvProblem(N=N, H=size, W=size, C=C, expansion=4) for C, size in SHAPES for N in BATCHES]
     others: tuple[dict[str, Any], ...] = (
         {"group_width": 1},
@@ -24,7 +29,7 @@ def cases() -> tuple[MBConvProblem, ...]:
         {"group_width": 1, "stride": 2, "out_channels": 128},
         {"group_width": 1, "squeeze": 16},
     )
-    return (*plain, *(MBConvProblem(N=128, H=56, W=56, C=64, expansion=4, **other) for other in others))
+    return (*plain, *(MBConvProblem(N=N, H=56, W=56, C=64, expansion=4, **other) for other in others for N in BATCHES))
 
 
 def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
@@ -47,6 +52,13 @@ def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
         found.append(MBConvProblem(N=2, H=13, W=13, C=96, expansion=4, dtype=dtype, out_channels=136))
         found.append(MBConvProblem(N=1, H=9, W=9, C=264, expansion=2, dtype=dtype))
     chosen: list[tuple[MBConvProblem, str | None]] = [(problem, None) for problem in found]
+    chosen += [(problem, generic.NAME) for problem in found if problem.group_width == 1][::3]  # which others serve on Hopper
+    for C in (64, 88, 128):  # one block and two for the hidden channels; many images to a block, and many strips
+        for index, (kernel, stride) in enumerate(((3, 1), (5, 1), (3, 2), (5, 2))):
+            N, H, W = ((70, 15, 37), (5, 61, 61))[index % 2]
+            squeeze = 8 if C > 64 else None
+            asked = MBConvProblem(N=N, H=H, W=W, C=C, expansion=4, group_width=1, kernel=kernel, stride=stride, squeeze=squeeze)
+            chosen.append((asked, depthwise.NAME))
     for C in rows.LAYOUTS:
         for N, H, W in (*ragged, (7, 2, 29)):
             plain = MBConvProblem(N=N, H=H, W=W, C=C, expansion=4)

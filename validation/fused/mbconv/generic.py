@@ -34,7 +34,7 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
 
 
 def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
-    """One; with squeeze-and-excitation one up to the mean and its gates, and one that computes the hidden tensor again."""
+    """One; with squeeze-and-excitation one up to the sums, one for the gates, and one that computes the hidden tensor again."""
     return generic.launches(work_of(problem), config, device, weights=7 if problem.squeeze else 3)
 
 
