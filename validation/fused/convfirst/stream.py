@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from perfmodel.validation.fused.choice import Offer, best
+from perfmodel.validation.fused.choice import Offer, best, flattened
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox, mapped
 from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
 from perfmodel.validation.fused.convfirst.reference import ConvFirstParameters
@@ -125,15 +125,14 @@ def _config(problem: ConvFirstProblem, device: DeviceLimits, warpgroups: int, sp
 
 def _offer(problem: ConvFirstProblem, config: Config, warpgroups: int, split: int) -> Offer:
     """The tensor machine sees whole rows of the image for the flattened tile; a block of a cluster convolves all of it."""
-    pixels = 64 * warpgroups
-    columns = min(problem.W, pixels)
-    rows = max(1, pixels // columns)
+    tile, tiles, filled = flattened(problem, 64 * warpgroups)
     conv, products = 72, 2 * problem.hidden  # MACs of a pixel and channel
     return Offer(
         config=config,
-        tile=(rows, columns),
+        tile=tile,
         chunk=config.defines["CHUNK"],
-        filled=min(1.0, rows * columns / pixels),
+        tiles=tiles,
+        filled=filled,
         operand_bytes=split * SUMS_BYTES_PER_BLOCK if split > 1 else 0.0,
         blocks_per_tile=split,
         macs_share=(conv + products / split) / (conv + products),
