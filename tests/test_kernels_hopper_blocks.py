@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.choice import estimated_clocks
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.convnext import patch, wide
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
-from perfmodel.validation.fused.choice import estimated_clocks
 from perfmodel.validation.fused.fused_mbconv import few, stream
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.packing import bits, unbits

@@ -70,6 +70,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       };
       int i = 0;
       for (; i < NS && i < ITEMS; ++i) load(i, i);
+      for (int h = 0; h < NH; ++h)
+        for (int b = 0; b < BOXES; ++b) tma_prefetch2(&x_map, h * 64, tile * BM - LEAD + b * BOX);
       pdl_wait();
       mbar_expect(xfull, NH * LROWS * 128);
       for (int h = 0; h < NH; ++h)
