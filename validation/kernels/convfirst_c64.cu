@@ -11,10 +11,10 @@
 // memory yields the operand layout (packing.py); We and be are multiplied by 1/2, because silu(2h) = h + h*tanh(h), and b1
 // is folded into be, because no activation stands between.
 //
-// All weights are resident in shared memory. Four independent warpgroups per block (one block per SM, persistent; three
-// where the weights leave no room for four) each own one 8x8-pixel patch at a time, double-buffer its 10x10 halo tile by
-// bulk tensor copies and never wait for the others, so that the matrix unit, the special-function unit and shared memory
-// are busy with warpgroups in different phases.
+// All weights are resident in shared memory, fetched in the order in which the first patch needs them. Four independent
+// warpgroups per block (one block per SM, persistent; three where the weights leave no room for four) each own one
+// 8x8-pixel patch at a time, double-buffer its 10x10 halo tile by bulk tensor copies and never wait for the others, so
+// that the matrix unit, the special-function unit and shared memory are busy with warpgroups in different phases.
 // Halo tile: one box of 10x10 pixels x 64 channels, zero-filled outside the image, rows of 128 bytes with the 128-byte
 // swizzle. The swizzle is a function of the shared-memory address, so wgmma descriptors may start at any pixel: the A
 // operand of a tap is the tile shifted by (ky*10 + kx) rows, with 8-pixel groups 10 rows apart.
