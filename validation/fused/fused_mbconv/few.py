@@ -41,8 +41,8 @@ def configure(problem: FusedMBConvProblem, device: DeviceLimits) -> Config | str
     found = tuple(offers(problem, device))
     if not found:
         return (
-            f"clusters of {CLUSTERS[0]} to {CLUSTERS[-1]} blocks with chunks of {CHUNKS[-1]} hidden channels do not divide "
-            f"{problem.hidden}, or tiles with the halo of {problem.W} columns leave no room for {SMALLEST_RING} items"
+            f"clusters of {CLUSTERS[0]} to {CLUSTERS[-1]} blocks with {' or '.join(map(str, CHUNKS))} hidden channels each do not "
+            f"make {problem.hidden}, or tiles with the halo of {problem.W} columns leave no room for {SMALLEST_RING} items"
         )
     own = float(estimated_clocks(problem, found, device).min())
     if streamed := tuple(stream.offers(problem, device)):
@@ -53,12 +53,11 @@ def configure(problem: FusedMBConvProblem, device: DeviceLimits) -> Config | str
 
 
 def offers(problem: FusedMBConvProblem, device: DeviceLimits) -> Iterator[Offer]:
-    """Every number of blocks that divides the hidden channels, with the widest chunk that leaves a ring."""
+    """Clusters whose blocks have one chunk each: with several the assembler spills what it keeps of them."""
     for cluster in CLUSTERS:
         for chunk in CHUNKS:
-            if problem.hidden % (cluster * chunk) == 0 and (config := arrange(problem, device, cluster=cluster, chunk=chunk)):
+            if problem.hidden == cluster * chunk and (config := arrange(problem, device, cluster=cluster, chunk=chunk)):
                 yield _offer(problem, config, device)
-                break
 
 
 def items(problem: FusedMBConvProblem) -> int:
