@@ -101,7 +101,7 @@ def test_only_generic_elsewhere():
 def test_shared_memory_is_what_the_tiles_need():
     def formula(e: int, warpgroups: int) -> int:
         weights, filters, biases = 2 * 64 * e * 64 * 2, 4 * 9 * 512, 2 * 64 * e + 256
-        return -(-(weights + filters + biases) // 1024) * 1024 + warpgroups * (2 * 13 * 1024 + 16)
+        return -(-(weights + filters + biases) // 1024) * 1024 + warpgroups * (2 * 13 * 1024 + 16) + 3 * 8
 
     for e in range(1, 9):
         config = chosen(a_problem(expansion=e), H200)
@@ -125,7 +125,9 @@ def test_streamed_offers_hold_the_kernels_conditions(C, N, size):
         for offer in stream.offers(asked, H200):
             v, launch = offer.config.defines, launch_of(asked, offer.config, H200)
             assert offer.config.shared_bytes <= H200.shared_bytes_per_block
-            assert v["BOXES"] * v["BOX_ROWS"] >= v["LEAD"] + 64 * v["WARPGROUPS"] + v["TRAIL"]
+            assert v["PAIRS"] == (size % 2 == 0)
+            assert v["BOXES"] * v["BOX_ROWS"] * (1 + v["PAIRS"]) >= v["LEAD"] + 64 * v["WARPGROUPS"] + v["TRAIL"]
+            assert not v["PAIRS"] or v["BOXES"] == 1
             assert v["BOX_ROWS"] <= 256
             assert v["LEAD"] % 8 == 0
             assert v["LEAD"] >= v["TRAIL"] == size + 1
@@ -138,7 +140,10 @@ def test_streamed_offers_hold_the_kernels_conditions(C, N, size):
                 assert launch.grid[0] == -(-asked.pixels // 64) * v["SPLIT"] <= H200.multiprocessors
                 assert v["RING_SLOTS"] * 64 * C >= 64 * (4 * C + 32)
             else:
-                assert launch.grid[0] == min(132, -(-asked.pixels // (64 * v["WARPGROUPS"])))
+                assert launch.grid[0] == min(132, -(-asked.pixels // (64 if v["TAIL"] else 64 * v["WARPGROUPS"])))
+            if v["TAIL"]:  # sums of half a tile lie where the ring was
+                assert (v["CHANNELS"], v["WARPGROUPS"], v["X_BUFFERS"], chunks % 2) == (256, 2, 1, 0)
+                assert v["RING_SLOTS"] * 64 * C >= 64 * 4 * C
 
 
 def test_few_pixels_are_shared_by_clusters():
@@ -146,6 +151,20 @@ def test_few_pixels_are_shared_by_clusters():
     small, large = (a_problem(N=N, C=256, H=14, W=14) for N in (1, 128))
     assert chosen(small, H200).defines["SPLIT"] == 8
     assert (chosen(large, H200).defines["SPLIT"], chosen(large, H200).defines["WARPGROUPS"]) == (1, 2)
+
+
+def test_last_round_is_halved_where_that_is_enough():
+    """14×14 at batch 128: 132 tiles of 128 pixels leave 8192, which are 128 tiles of 64; by the estimate three half rounds, not four."""
+    asked = a_problem(C=256, H=14, W=14)
+    (whole,) = (offer for offer in stream.offers(asked, H200) if offer.config.defines["TAIL"])
+    assert (whole.tiles, whole.loaded_share) == (392, 0.5)
+    assert launch_of(asked, whole.config, H200).grid == (132, 1, 1)
+    assert asked.pixels - 132 * 128 == 128 * 64
+
+
+def test_streamed_refuses_what_it_cannot_count():
+    asked = a_problem(N=1, H=6487866, W=331, C=256, expansion=1)
+    assert stream.configure(asked, H200) == "it counts at most 2147450880 pixels, and there are 2147483646"
 
 
 def test_persistent_grids():
@@ -165,11 +184,14 @@ def test_boxes():
     assert (source.box, target.box) == ((64, 10, 10, 1), (64, 8, 1, 1))
     wide = a_problem(C=128, H=28, W=28)
     source = launch_of(wide, chosen(wide, H200), H200).operands[0].box
-    assert source.dims == (128, 128 * 28 * 28)
-    assert source.box == (64, 32 + 192 + 29)
+    assert (source.dims, source.strides_bytes) == ((128, 2, 128 * 28 * 14), (256, 512))  # even pixels and odd ones
+    assert source.box == (64, 1, 127)  # half of 32 + 192 + 29 rows
+    odd = a_problem(C=128, H=27, W=27)
+    source = launch_of(odd, chosen(odd, H200), H200).operands[0].box
+    assert (source.dims, source.box) == ((128, 128 * 27 * 27), (64, 32 + 192 + 28))
     half = a_problem(C=96)
     source = launch_of(half, chosen(half, H200), H200).operands[0].box
-    assert (source.box, source.swizzle_bytes) == ((32, 160), 64)  # 64 + 192 + 57 rows by two boxes
+    assert (source.box, source.swizzle_bytes) == ((32, 1, 157), 64)  # half of 64 + 192 + 57 rows
     plain = a_problem(C=160)
     assert all(operand.box is None for operand in launch_of(plain, chosen(plain, H200), H200).operands)
 

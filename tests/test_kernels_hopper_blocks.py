@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from perfmodel.validation.fused.catalog import family_of
+from perfmodel.validation.fused.choice import estimated_clocks
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.convnext import patch, wide
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
-from perfmodel.validation.fused.fused_mbconv import stream
+from perfmodel.validation.fused.fused_mbconv import few, stream
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.packing import bits, unbits
 from perfmodel.validation.fused.problem import DeviceLimits
@@ -71,15 +72,77 @@ def test_fused_mbconv_items(C, split, chunk):
     np.testing.assert_array_equal(lane_pairs(biases[8 * C :], C), rounded(p.project_b))
 
 
+@pytest.mark.parametrize(("C", "cluster", "chunk"), [(64, 2, 128), (64, 4, 64), (128, 8, 64), (256, 8, 128), (256, 16, 64)])
+def test_fused_mbconv_few_items(C, cluster, chunk):
+    """64 input channels of one tap, warpgroup after warpgroup; at C = 64 the tenth of nine items is zeros."""
+    problem = FusedMBConvProblem(N=1, H=9, W=7, C=C, expansion=4)
+    p = family_of(problem).draw(problem, 5)
+    config = few.arrange(problem, HOPPER, cluster=cluster, chunk=chunk)
+    items, biases = few.pack(problem, config, p)
+    at, n = 0, 64 * chunk // C
+    for start in range(0, 4 * C, chunk):
+        for item in range(few.items(problem)):
+            tap, c = divmod(64 * item, C)
+            filters = p.conv_w[start : start + chunk, tap // 3, tap % 3, c : c + 64].T if tap < 9 else np.zeros((64, chunk))
+            np.testing.assert_array_equal(core(items, at, 64, chunk), rounded(filters / 2))
+            at += 64 * chunk
+        for row in range(start, start + chunk, n):
+            np.testing.assert_array_equal(core(items, at, n, C), p.project_w[row : row + n])
+            at += 64 * chunk
+    assert at == len(items) // 2
+    np.testing.assert_array_equal(lane_pairs(biases[: 8 * C], chunk), rounded(p.conv_b / 2))
+    np.testing.assert_array_equal(lane_pairs(biases[8 * C :], C), rounded(p.project_b))
+
+
+@pytest.mark.parametrize("size", [1, 13, 14, 28, 56, 60])
+@pytest.mark.parametrize("C", [64, 128, 256])
+@pytest.mark.parametrize("expansion", [1, 4, 6])
+def test_fused_mbconv_few_holds_the_kernels_conditions(C, expansion, size):
+    problem = FusedMBConvProblem(N=2, H=size, W=size, C=C, expansion=expansion)
+    for offer in few.offers(problem, HOPPER):
+        v, (launch,) = offer.config.defines, few.launches(problem, offer.config, HOPPER)
+        assert problem.hidden == v["CLUSTER"] * v["CHUNK"]
+        assert 64 * v["CHUNK"] // C % 16 == 0
+        assert v["BOX"] <= 256
+        assert v["BOX"] * v["BOXES"] >= v["LEAD"] + 64 + size + 1
+        assert v["LEAD"] >= size + 1
+        assert v["RING_SLOTS"] >= v["WARPGROUPS"]
+        assert offer.config.shared_bytes <= HOPPER.shared_bytes_per_block
+        assert launch.grid[0] == -(-problem.pixels // 64) * v["CLUSTER"]
+        assert launch.cluster == v["CLUSTER"]
+
+
+def test_fused_mbconv_choice_is_the_estimates():
+    """Between the kernels and within each: whatever has the least estimated clocks."""
+    for C, size in ((64, 56), (128, 28), (256, 14)):
+        for N in (1, 16, 128):
+            problem = FusedMBConvProblem(N=N, H=size, W=size, C=C, expansion=4)
+            offered = (*few.offers(problem, HOPPER), *stream.offers(problem, HOPPER))
+            clocks = estimated_clocks(problem, offered, HOPPER)
+            assert family_of(problem).choose(problem, HOPPER) == offered[int(clocks.argmin())].config
+
+
 def test_fused_mbconv_shares_tiles_where_they_are_few():
-    """One image of 14×14 is two tiles: eight blocks share each. A large batch has a tile for every multiprocessor."""
-    small, large = (FusedMBConvProblem(N=N, H=56, W=56, C=64, expansion=4) for N in (1, 128))
-    assert configured(stream, small).defines["SPLIT"] == 1
-    assert configured(stream, large).defines["SPLIT"] == 0
-    tiny = FusedMBConvProblem(N=1, H=14, W=14, C=256, expansion=4)
-    config = configured(stream, tiny)
-    (launch,) = stream.launches(tiny, config, HOPPER)
-    assert (config.defines["CLUSTER"], launch.grid[0]) == (8, 16)
+    """One image of 14×14 is four tiles of 64 pixels: sixteen blocks share each. A large batch has tiles for every multiprocessor."""
+    tiny, some, large = (FusedMBConvProblem(N=N, H=14, W=14, C=256, expansion=4) for N in (1, 16, 128))
+    config = family_of(tiny).choose(tiny, HOPPER)
+    (launch,) = few.launches(tiny, config, HOPPER)
+    assert (config.kernel, config.defines["CLUSTER"], launch.grid[0]) == (few.NAME, 16, 64)
+    assert few.configure(some, HOPPER).startswith("it is estimated at")
+    assert (configured(stream, some).defines["CLUSTER"], configured(stream, some).defines["SPLIT"]) == (4, 1)
+    assert (configured(stream, large).defines["CLUSTER"], configured(stream, large).defines["SPLIT"]) == (2, 1)
+    wide = FusedMBConvProblem(N=128, H=56, W=56, C=64, expansion=4)
+    assert configured(stream, wide).defines["SPLIT"] == 0
+
+
+def test_fused_mbconv_few_refuses_with_numbers():
+    narrow = FusedMBConvProblem(N=1, H=7, W=7, C=64, expansion=1)
+    assert few.configure(narrow, HOPPER) == (
+        "clusters of 2 to 16 blocks with 128 or 64 hidden channels each do not make 64, or tiles with the halo of 7 columns leave "
+        "no room for 6 items"
+    )
+    other = FusedMBConvProblem(N=1, H=7, W=7, C=96, expansion=4)
+    assert few.configure(other, HOPPER) == "it has 64, 128 or 256 channels, not 96"
 
 
 @pytest.mark.parametrize("size", [1, 14, 28, 56, 60])

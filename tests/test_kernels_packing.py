@@ -10,7 +10,7 @@ import pytest
 
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
-from perfmodel.validation.fused.convfirst.stream import TAPS
+from perfmodel.validation.fused.convfirst.stream import TAPS, TAPS_OF_PAIRS, pairs
 from perfmodel.validation.fused.packing import bits, unbits
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError
 from perfmodel.validation.fused.reference import convolve, deviation, tolerance
@@ -74,9 +74,13 @@ def test_c64(e):
     assert len(blob) == bias_at + 128 * e + 256
 
 
-@pytest.mark.parametrize(("C", "e", "width"), [(96, 1, 32), (96, 2, 64), (128, 2, 32), (256, 3, 32)])
-def test_stream(C, e, width):
-    problem, p = a_block(C=C, expansion=e)
+@pytest.mark.parametrize(
+    ("C", "e", "width", "W"), [(96, 1, 32, 7), (96, 2, 64, 8), (128, 2, 32, 8), (128, 2, 32, 7), (256, 3, 32, 8)]
+)
+def test_stream(C, e, width, W):
+    problem, p = a_block(C=C, expansion=e, W=W, N=1 if width == 32 else 512)  # many pixels: three warpgroups, chunks of 64
+    taps = TAPS_OF_PAIRS if pairs(W) else TAPS
+    assert sorted(taps) == [(ky, kx) for ky in range(3) for kx in range(3)]
     stream, blob = packed(problem, p, "convfirst_stream")
     item = 2 * width * C
     for chunk in range(e * C // width):
@@ -89,7 +93,7 @@ def test_stream(C, e, width):
     for group in range(C // 8):
         for step in range(5):
             B = by_descriptor(blob, (group * 5 + step) * 256, 16, 8, 128, 128)
-            for half, tap in enumerate((*TAPS, None)[2 * step : 2 * step + 2]):
+            for half, tap in enumerate((*taps, None)[2 * step : 2 * step + 2]):
                 expected = np.zeros((8, 8)) if tap is None else p.conv_w[group * 8 : group * 8 + 8, tap[0], tap[1]].T
                 np.testing.assert_array_equal(B[half * 8 : half * 8 + 8], expected)
     biases = blob[C // 8 * 1280 :].view(np.float16)

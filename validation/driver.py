@@ -17,6 +17,9 @@ TENSOR_MAP_TYPES: Final = {"fp16": 6, "bf16": 9}
 SWIZZLES: Final = {0: 0, 32: 1, 64: 2, 128: 3}
 PROMOTE_L2_256: Final = 3
 MAX_DYNAMIC_SHARED_SIZE_BYTES: Final = 8
+NON_PORTABLE_CLUSTER_SIZE_ALLOWED: Final = 14
+PORTABLE_CLUSTER: Final = 8
+"""Blocks of a cluster that every device with clusters grants."""
 PROGRAMMATIC_STREAM_SERIALIZATION: Final = 6
 REASONS: Final = {
     2: "the GPU's memory is full; use a smaller batch or free what other programs hold",
@@ -108,7 +111,7 @@ def tensor_map(pointer: int, box: TensorBox) -> Any:
 class Function:
     """A compiled kernel on the current device."""
 
-    def __init__(self, compiled: Compiled, shared_bytes: int) -> None:
+    def __init__(self, compiled: Compiled, shared_bytes: int, cluster: int = 1) -> None:
         self.compiled = compiled
         self._module, self._handle = ctypes.c_void_p(), ctypes.c_void_p()
         cupy_with_gpu().cuda.runtime.free(0)  # makes the device's context the current one
@@ -116,6 +119,8 @@ class Function:
         driver.cuModuleLoadData(ctypes.byref(self._module), compiled.cubin)
         driver.cuModuleGetFunction(ctypes.byref(self._handle), self._module, compiled.unit.name.encode())
         driver.cuFuncSetAttribute(self._handle, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
+        if cluster > PORTABLE_CLUSTER:
+            driver.cuFuncSetAttribute(self._handle, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
 
     def __call__(self, launch: Launch, leading: list[Any], stream: int) -> None:
         """Start it with the `leading` arguments (ctypes values), then the launch's own."""

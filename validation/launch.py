@@ -37,7 +37,9 @@ class FusedBlock:
         self.launches: tuple[Launch, ...] = kernel.launches(problem, self.config, self.device)
         units = [unit_of(self.config, self.device.architecture, launch.constants) for launch in self.launches]
         self.compiled: tuple[Compiled, ...] = tuple(compile_unit(unit) for unit in units)
-        self._functions = [Function(code, launch.shared_bytes) for code, launch in zip(self.compiled, self.launches, strict=True)]
+        self._functions = [
+            Function(code, launch.shared_bytes, launch.cluster) for code, launch in zip(self.compiled, self.launches, strict=True)
+        ]
         self._scratch_records = kernel.scratch(problem, self.config)
         with in_memory(f"{problem.name}: the weights and what lies between the launches"):
             self._weights = [cupy.asarray(buffer) for buffer in kernel.pack(problem, self.config, parameters)]

@@ -3,7 +3,8 @@
 The block's fused program is built once, with arrays for the sizes of all the tiles that are offered; its totals say what a tile
 multiplies (recomputed halos included) and loads (halos, and weights for every tile). A kernel corrects them by what the machine does
 not know: rows of a matrix instruction that no pixel fills, operands that its instructions read again from shared memory, blocks that
-share a tile, blocks that share a multiprocessor. Nothing measured of a kernel goes in; the three rates only weigh the terms.
+share a tile or fetch weights for each other, blocks that share a multiprocessor. Nothing measured of a kernel goes in; the three rates
+only weigh the terms.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Offer:
     """Hidden channels done at a time."""
     tile: tuple[int, int] | None = None
     """Rows and columns as the tensor machine sees them; None: the configuration's."""
+    tiles: int | None = None
+    """Of the whole batch, where they go on from one image to the next; None: the machine's, which end with an image."""
     filled: float = 1.0
     """Share of the rows of the matrix instructions that are pixels of the tile."""
     operand_bytes: float = 0.0
@@ -55,6 +58,10 @@ class Offer:
     """Of a tile's MACs, done by each of them."""
     loaded_share: float = 1.0
     """Of what a tile loads, loaded by each of them."""
+    weights_share: float = 1.0
+    """Of the weights in that, fetched by a block itself; its cluster's others fetch the rest and multicast it."""
+    multiprocessors: int | None = None
+    """That blocks in clusters of its size can fill; None: all."""
 
 
 def best(problem: Problem, offers: Sequence[Offer], device: DeviceLimits) -> Config:
@@ -76,14 +83,19 @@ def estimated_clocks(problem: Problem, offers: Sequence[Offer], device: DeviceLi
 
     resident = column([offer.config.blocks_per_multiprocessor for offer in offers])
     sharing, share = column([o.blocks_per_tile for o in offers]), column([o.macs_share for o in offers])
-    loaded = column([offer.loaded_share for offer in offers])
+    loaded, fetched = column([o.loaded_share for o in offers]), column([o.weights_share for o in offers])
+    usable = column([o.multiprocessors or device.multiprocessors for o in offers])
     filled, operands = column([offer.filled for offer in offers]), column([offer.operand_bytes for offer in offers])
     walks = [(*(offer.tile or (offer.config.tile_rows, offer.config.tile_columns)), offer.chunk) for offer in offers]
     found = np.zeros(len(offers))
     for counted in machine_counts(problem, walks):
-        alone = counted.macs * share / filled / MACS_PER_CLOCK + operands / WAVEFRONT_BYTES
-        alone = alone + counted.moved_bytes * loaded / L2_BYTES_PER_CLOCK
-        rounds = np.ceil(counted.tiles * sharing / (device.multiprocessors * resident))
+        machine = counted.tiles + np.zeros(len(offers))
+        tiles = np.array([offer.tiles or found for offer, found in zip(offers, machine, strict=True)])
+        fewer = machine / tiles  # a kernel's tile that goes on in the next image does the work of more than one of the machine's
+        alone = counted.macs * fewer * share / filled / MACS_PER_CLOCK + operands / WAVEFRONT_BYTES
+        pixels = (counted.moved_bytes - counted.weight_bytes) * fewer
+        alone = alone + (pixels + counted.weight_bytes * fetched) * loaded / L2_BYTES_PER_CLOCK
+        rounds = np.ceil(tiles * sharing / (usable * resident))
         found += rounds * resident * alone * np.where(resident > 1, OVERLAP, 1.0)
     return found
 
@@ -96,6 +108,8 @@ class MachineCount:
     """Of a tile, recomputed halos included: the mean over the image, whose edge tiles do less."""
     moved_bytes: Dim
     """That a tile loads (halos, and weights for every tile) and stores."""
+    weight_bytes: Dim
+    """The weights in it."""
     tiles: Dim
     """Of the whole batch."""
 
@@ -109,9 +123,23 @@ def machine_counts(problem: Problem, walks: Sequence[tuple[int, int, int]]) -> t
     for program in fused_programs(graph, block_layers(graph), tiling, element_bytes=ELEMENT_BYTES):
         total, turns = totals(program), parallel_turns(program)
         sizes = {tensor.name: tensor.element_bytes for tensor in program.tensors}
+        weights = {tensor.name for tensor in program.tensors if tensor.role == "weight"}
         moved = sum(moved * sizes[name] for side in (total.loaded, total.stored) for name, moved in side.items())
-        found.append(MachineCount(macs=total.macs / turns, moved_bytes=moved / turns, tiles=turns))
+        weight = sum(moved * sizes[name] for name, moved in total.loaded.items() if name in weights)
+        found.append(MachineCount(macs=total.macs / turns, moved_bytes=moved / turns, weight_bytes=weight / turns, tiles=turns))
     return tuple(found)
+
+
+def flattened(problem: Problem, pixels: int) -> tuple[tuple[int, int], int, float]:
+    """Tiles of consecutive pixels of the flattened batch: one as the machine sees it (whole rows), how many, how full they are.
+
+    >>> from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
+    >>> flattened(ConvFirstProblem(N=1, H=28, W=28, C=64, expansion=4), 64)
+    ((2, 28), 13, 0.9423076923076923)
+    """
+    columns = min(problem.W, pixels)
+    tiles = -(-problem.pixels // pixels)
+    return (max(1, pixels // columns), columns), tiles, problem.pixels / (tiles * pixels)
 
 
 @functools.cache

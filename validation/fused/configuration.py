@@ -96,5 +96,7 @@ class Launch:
     """The sizes that follow the operands, such as N, H, W."""
     dependent: bool = False
     """Whether it may start while the grid before it drains: it waits for that grid's results itself."""
+    cluster: int = 1
+    """Blocks of a cluster, as the source compiles them in: above eight the driver must be asked to allow it."""
     constants: Constants = ()
     """Beside the configuration's, where a block takes several launches: which of them this is."""

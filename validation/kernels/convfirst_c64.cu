@@ -11,10 +11,10 @@
 // memory yields the operand layout (packing.py); We and be are multiplied by 1/2, because silu(2h) = h + h*tanh(h), and b1
 // is folded into be, because no activation stands between.
 //
-// All weights are resident in shared memory. Four independent warpgroups per block (one block per SM, persistent; three
-// where the weights leave no room for four) each own one 8x8-pixel patch at a time, double-buffer its 10x10 halo tile by
-// bulk tensor copies and never wait for the others, so that the matrix unit, the special-function unit and shared memory
-// are busy with warpgroups in different phases.
+// All weights are resident in shared memory, fetched in the order in which the first patch needs them. Four independent
+// warpgroups per block (one block per SM, persistent; three where the weights leave no room for four) each own one
+// 8x8-pixel patch at a time, double-buffer its 10x10 halo tile by bulk tensor copies and never wait for the others, so
+// that the matrix unit, the special-function unit and shared memory are busy with warpgroups in different phases.
 // Halo tile: one box of 10x10 pixels x 64 channels, zero-filled outside the image, rows of 128 bytes with the 128-byte
 // swizzle. The swizzle is a function of the shared-memory address, so wgmma descriptors may start at any pixel: the A
 // operand of a tap is the tile shifted by (ky*10 + kx) rows, with 8-pixel groups 10 rows apart.
@@ -32,7 +32,7 @@ constexpr int OFF_WE = 0, OFF_WP = OFF_WE + C * HID * 2;
 constexpr int OFF_W1 = OFF_WP + C * HID * 2, W1_BYTES = (C / 16) * 9 * 512;
 constexpr int OFF_BE = OFF_W1 + W1_BYTES, OFF_BP = OFF_BE + HID * 2;   // b1 is folded into be
 constexpr int BLOB = OFF_BP + C * 4, OFF_TILE = (BLOB + 1023) / 1024 * 1024, OFF_BAR = OFF_TILE + NWG * 2 * TILE_BYTES;
-constexpr int SMEM = OFF_BAR + NWG * 2 * 8;
+constexpr int SMEM = OFF_BAR + (NWG * 2 + 3) * 8;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 constexpr int STEP_E = 2 * HC / 8 * 128 >> 4, STEP_P = 2 * C / 8 * 128 >> 4;  // per k16, in 16 B
 
@@ -64,7 +64,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   const uint32_t sm = smem_u32(smem);
   int tid;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));        // volatile: not re-read (slow S2R) under register pressure
-  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3;
+  // through a shuffle: uniform for the compiler, too, which otherwise loops over the lanes at every bulk copy
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, (tid >> 5) & 3, 0), lane = tid & 31, q = lane & 3;
   const int TX = (W + 7) >> 3, TY = (H + 7) >> 3, tiles = N * TX * TY, step = gridDim.x * NWG;
   const uint32_t tile0 = sm + OFF_TILE + wg * 2 * TILE_BYTES, full = sm + OFF_BAR + wg * 16;
   auto load = [&](uint32_t t, int buf) {
@@ -72,8 +73,19 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     tma_load4(tile0 + buf * TILE_BYTES, &x_map, 0, (t & 255) * 8 - 1, (t >> 8 & 255) * 8 - 1, t >> 16, full + 8 * buf);
   };
 
-  for (int i = tid; i < BLOB / 16; i += 128 * NWG) cp_async16(sm + i * 16, blob + i, true);
-  cp_async_commit();
+  // the weights, in the order in which the first patch needs them: filters and biases, expansion, projection
+  const uint32_t wfull = sm + OFF_BAR + NWG * 16;
+  if (tid == 0) {
+    constexpr int FROM[3] = {OFF_W1, OFF_WE, OFF_WP}, BYTES[3] = {BLOB - OFF_W1, OFF_WP - OFF_WE, OFF_W1 - OFF_WP};
+#pragma unroll
+    for (int i = 0; i < 3; ++i) mbar_init(wfull + 8 * i, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      mbar_expect(wfull + 8 * i, BYTES[i]);
+      bulk_load(sm + FROM[i], reinterpret_cast<const unsigned char*>(blob) + FROM[i], BYTES[i], wfull + 8 * i);
+    }
+  }
   int tile = blockIdx.x * NWG + wg;
   uint32_t cur = coord(tile, TX, TY), nxt = cur;
   const uint32_t inc = coord(step, TX, TY);
@@ -81,12 +93,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     mbar_init(full, 1);
     mbar_init(full + 8, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    if (tile < tiles) tma_prefetch4(&x_map, 0, (cur & 255) * 8 - 1, (cur >> 8 & 255) * 8 - 1, cur >> 16);
     pdl_wait();
     if (tile < tiles) load(cur, 0);
   }
   pdl_launch();
-  cp_async_wait<0>();
-  fence_async_proxy();
   __syncthreads();
 
   const uint64_t de = make_desc(sm + OFF_WE, HC / 8 * 128, 128);
@@ -98,6 +109,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   for (int it = 0; tile < tiles; tile += step, ++it, cur = nxt) {
     const int buf = it & 1;
     const uint32_t in = tile0 + buf * TILE_BYTES;
+    if (it == 0) mbar_wait(wfull, 0);
     mbar_wait(full + 8 * buf, (it >> 1) & 1);
 
     // ---- grouped 3x3 conv: result packed straight into the A operand of the expansion
@@ -119,44 +131,49 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #pragma unroll
         for (int i = 0; i < 4; ++i) a[k][i] = pack2(c[k][2 * i], c[k][2 * i + 1]);
     }
+    // ---- inverted bottleneck, hidden dimension in chunks of 64
+    float o[C / 2];
+    float s[HC / 2];
+    uint32_t p[HC / 16][4];
+    if (it == 0) mbar_wait(wfull + 8, 0);
+    wgmma_fence();
+    expand(s, a, de, 0);
+    wgmma_commit();
     // all conv reads of this tile are done (the epilogue may overwrite its centre) and all stores from the other buffer
     // have been read out (the next tile may be loaded into it)
     if (lane == 0) bulk_wait_read();
     bar_sync(1 + wg, 128);
     nxt = advance(cur, inc, TX, TY);
     if ((tid & 127) == 0 && tile + step < tiles) load(nxt, buf ^ 1);
-
-    // ---- inverted bottleneck, hidden dimension in chunks of 64
-    float o[C / 2];
-    float s[HC / 2];
-    uint32_t p[HC / 16][4];
-    wgmma_fence();
-    expand(s, a, de, 0);
-    wgmma_commit();
 #pragma unroll
     for (int j = 0; j < NCH; ++j) {
       wgmma_wait<0>();
       silu_chunk<HC / 16>(s, p, be + j * (HC * 2));
+      if (j == 0 && it == 0) mbar_wait(wfull + 16, 0);
       wgmma_fence();
       project(o, p, dp, j);
       if (j + 1 < NCH) expand(s, a, de, j + 1);
       wgmma_commit();
     }
+    // residual and bias are read under the last projection
+    uint4 bq[2];                                           // half2, [q][C/8 blocks]
+    uint32_t rx[4][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) bq[i] = lds128(sm + OFF_BP + q * (C / 2) + i * 16);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) ldsm4(rx[i], in + (ctr ^ (i * 32)));
     wgmma_wait<0>();
 
     // ---- epilogue: + bias + residual (tile centre), staged in place, then one TMA store per patch row
-    uint4 bq;                                              // bias: half2, [q][C/8 blocks]
 #pragma unroll
     for (int i = 0; i < 4; ++i) {                                              // two groups of 8 output channels
-      uint32_t rx[4], ro[4], ad = in + (ctr ^ (i * 32));
-      if ((i & 1) == 0) bq = lds128(sm + OFF_BP + q * (C / 2) + i * 8);
-      ldsm4(rx, ad);
+      uint32_t ro[4];
 #pragma unroll
       for (int h = 0; h < 4; ++h) {
-        const uint32_t b = (&bq.x)[(i & 1) * 2 + (h >> 1)];
-        ro[h] = add2(add2(pack2(o[8 * i + 2 * h], o[8 * i + 2 * h + 1]), b), rx[h]);
+        const uint32_t b = (&bq[i >> 1].x)[(i & 1) * 2 + (h >> 1)];
+        ro[h] = add2(add2(pack2(o[8 * i + 2 * h], o[8 * i + 2 * h + 1]), b), rx[i][h]);
       }
-      stsm4(ad, ro[0], ro[1], ro[2], ro[3]);
+      stsm4(in + (ctr ^ (i * 32)), ro[0], ro[1], ro[2], ro[3]);
     }
     fence_async_proxy();
     __syncwarp();

@@ -7,19 +7,26 @@
 // tensor copies (slabs of SLAB channels, swizzled over their whole width) into X_BUFFERS buffers.
 // Conv: wgmma m64n8k16 per group, k16 = two taps x 8 channels, A by ldmatrix; taps outside of the image read a zero row
 // (an address select per lane and tap instead of masking data).
+// PAIRS (W is even): even and odd pixels are loaded apart, and the rows of a fragment are the first pixels of eight pairs and then
+// the second ones. The matrix of the pixels right of the first ones is that of the second ones, so that a row of the filter takes four
+// matrices instead of six: a third less of what the convolution reads.
 // Expansion and projection: hidden chunks of CHUNK. Of 32, P is double-buffered where registers allow it: silu(j+1) overlaps O(j);
 // else a warpgroup does one after the other, and the other warpgroup's matrix instructions run under its silu.
 // Of 64, a chunk is projected by halves of 32, each under the silu of the next.
 // The epilogue overwrites the centre of the tile in place; every warpgroup has left its conv by then, because the weight
-// ring (NS < items per tile) cannot run further ahead of the slowest warpgroup.
+// ring (NS < items per tile) cannot run further ahead of the slowest warpgroup. Its bias and residual are read under the last product.
+// With two buffers, a tile's is given back only after the next tile's conv: by then it has long been stored.
 //
+// TAIL (two warpgroups): what whole rounds of tiles leave is done in tiles of 64 pixels if there is at most one for each block. Both
+// warpgroups convolve it, each takes every second hidden chunk, and each adds the other's sums to its half of the output channels.
 // SPLIT > 1, for few pixels: a cluster of SPLIT blocks of one warpgroup shares a tile. Each convolves it, does its share of
 // the hidden chunks, and lays its partial sums into its own shared memory (where the ring was); then each adds up a share
 // of the output channels from all of them, in the order of their ranks.
 //
-// Conditions: LEAD + 64 * WARPGROUPS + TRAIL <= BOXES * 256 rows; N*H*W < 2^31. Constants: KERNEL_NAME, CHANNELS, EXPANSION,
-// WARPGROUPS, LEAD (rows before the tile: W + 1 rounded up to 8), TRAIL (rows after it: W + 1), SLAB (channels: 64 or 32),
-// BOX_ROWS (of one bulk tensor copy), BOXES (of them for each slab), X_BUFFERS, CHUNK (32 or 64), RING_SLOTS, SPLIT, SHARED_BYTES.
+// Conditions: LEAD + 64 * WARPGROUPS + TRAIL <= BOXES * 256 rows (PAIRS: 512); N*H*W < 2^31 - 2^15. Constants: KERNEL_NAME, CHANNELS,
+// EXPANSION, WARPGROUPS, LEAD (rows before the tile: W + 1 rounded up to 8), TRAIL (rows after it: W + 1), SLAB (channels: 64 or 32),
+// BOX_ROWS (of one bulk tensor copy), BOXES (of them for each slab), PAIRS, X_BUFFERS, CHUNK (32 or 64), RING_SLOTS, SPLIT, TAIL,
+// SHARED_BYTES.
 #include "hopper.cuh"
 #include "specialisation.h"
 
@@ -28,18 +35,22 @@ constexpr int C = CHANNELS, HID = EXPANSION * C, G = C / 8, HC = CHUNK, NWG = WA
 constexpr int NCH = HID / HC / SPLIT;                        // hidden chunks of this block
 constexpr int NS = RING_SLOTS, NX = X_BUFFERS;
 constexpr int SLABS = C / SLAB, ROW = SLAB * 2, SG = SLAB / 8;                               // groups of a slab
-constexpr int LROWS = BOXES * BOX_ROWS, ROWS = (LROWS + 8) / 8 * 8, PART = ROWS * ROW, TILE = SLABS * PART;  // >= 1 zero row
+// rows of the boxes; PAIRS: even pixels, then odd ones; then at least one row of zeros
+constexpr int LROWS = BOXES * BOX_ROWS * (PAIRS ? 2 : 1), ODD = PAIRS ? (LROWS / 2 + 7) / 8 * 8 : 0, ZERO = PAIRS ? ODD + LROWS / 2 : LROWS;
+constexpr int ROWS = (ZERO + 8) / 8 * 8, PART = ROWS * ROW, TILE = SLABS * PART;
 constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH;
 constexpr int OFF_TILE = 0, OFF_RING = NX * TILE, OFF_W1 = OFF_RING + NS * ITEM, OFF_BE = OFF_W1 + G * 1280;
 constexpr int OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 4;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 4);
 constexpr int BLOB = OFF_BAR - OFF_W1;                       // conv weights and biases, copied once
 constexpr int PB = C == 256 && NWG == 2 ? 1 : 2;             // buffers of P: 128 + 64 + 16 registers leave room for one
+constexpr int EB = C == 256 ? 4 : C / 16;    // of 16 columns: epilogue's loads at once
 constexpr int PITCH_O = C * 4 + 32;                          // partial sums in fp32
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
-static_assert(LROWS >= LEAD + BM + TRAIL && BOX_ROWS <= 256, "rows of the boxes");
+static_assert(LROWS >= LEAD + BM + TRAIL && BOX_ROWS <= 256 && !(PAIRS && (BOXES > 1 || LEAD % 2)), "rows of the boxes");
 static_assert(NS < ITEMS || NWG == 1, "a warpgroup may reach its epilogue before another has left its conv");
 static_assert(G % 4 == 0 && HID % (HC * SPLIT) == 0 && G % SPLIT == 0, "channels");
+static_assert(!TAIL || (NWG == 2 && SPLIT == 1 && NX == 1 && NCH % 2 == 0 && NS * ITEM >= BM / 2 * C * 4), "sums lie where the ring was");
 static_assert(SPLIT == 1 || (NWG == 1 && NS * ITEM >= BM * PITCH_O), "partial sums lie where the ring was");
 
 // 16-byte chunk of a row under the swizzle over the row's width: rows of 128 bytes, or two rows of 64
@@ -59,8 +70,7 @@ __device__ __forceinline__ void project(float (&o)[C / 2], const uint32_t (&p)[H
 }
 #if CHUNK == 64
 // half h of a 64 x 64 chunk of S -> A operand of half of the projection
-template <int h> __device__ __forceinline__ void silu_half(const float (&s)[32], uint32_t (&p)[2][4], uint32_t bias_addr) {
-  const uint4 v = lds128(bias_addr + 16 * h);
+template <int h> __device__ __forceinline__ void silu_half(const float (&s)[32], uint32_t (&p)[2][4], uint4 v) {
   const uint32_t b[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
@@ -91,6 +101,10 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3;
   const int P = N * H * W, tiles = (P + BM - 1) / BM;
   const int rank = SPLIT > 1 ? blockIdx.x % SPLIT : 0, first = blockIdx.x / SPLIT, step = gridDim.x / SPLIT;
+  // TAIL: what whole rounds of tiles leave is done in tiles of 64 pixels, if one for each block is enough
+  const int whole = TAIL ? P / (BM * step) : 0, left = (P - whole * BM * step + 63) / 64, halves = TAIL && left <= step ? left : 0;
+  const int my = halves ? whole + (first < halves) : (tiles - first + step - 1) / step;
+  auto begin = [&](int n) { return halves && n == whole ? whole * BM * step + first * 64 : (first + n * step) * BM; };
   const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, xfull = wempty + 8 * NS, xempty = xfull + 16;
 
   if (tid == 0) {
@@ -102,12 +116,13 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   pdl_launch();
 
   if (wg == NWG) {  // ------------------------------------------------------------------------------ producers
-#if WARPGROUPS > 1
+#if WARPGROUPS == 3
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+#elif WARPGROUPS == 2
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
 #endif
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
-      const int my = (tiles - first + step - 1) / step;
       const int total = my * ITEMS;
       const unsigned char* from = wstream + rank * (ITEMS * ITEM);
       for (int n = 0, i = 0; n < total; ++n, r.next()) {
@@ -119,14 +134,27 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     } else if (warp == 1 && lane == 0) {
       int b = 0;
       uint32_t phase = 1;
+      for (int n = 0; n < 2 && n < my; ++n)
+        for (int h = 0; h < SLABS; ++h)
+#if PAIRS
+          for (int odd = 0; odd < 2; ++odd) tma_prefetch3(&x_map, h * SLAB, odd, (begin(n) - LEAD) / 2);
+#else
+          for (int box = 0; box < BOXES; ++box) tma_prefetch2(&x_map, h * SLAB, begin(n) - LEAD + box * BOX_ROWS);
+#endif
       pdl_wait();
-      for (int tile = first; tile < tiles; tile += step) {
+      for (int n = 0; n < my; ++n) {
         mbar_wait(xempty + 8 * b, phase);
         mbar_expect(xfull + 8 * b, SLABS * LROWS * ROW);
+#if PAIRS
+        for (int h = 0; h < SLABS; ++h)
+          for (int odd = 0; odd < 2; ++odd)
+            tma_load3(sm + OFF_TILE + b * TILE + h * PART + odd * ODD * ROW, &x_map, h * SLAB, odd, (begin(n) - LEAD) / 2, xfull + 8 * b);
+#else
         for (int h = 0; h < SLABS; ++h)
           for (int box = 0; box < BOXES; ++box)
-            tma_load2(sm + OFF_TILE + b * TILE + h * PART + box * BOX_ROWS * ROW, &x_map, h * SLAB, tile * BM - LEAD + box * BOX_ROWS,
+            tma_load2(sm + OFF_TILE + b * TILE + h * PART + box * BOX_ROWS * ROW, &x_map, h * SLAB, begin(n) - LEAD + box * BOX_ROWS,
                       xfull + 8 * b);
+#endif
         if (++b == NX) b = 0, phase ^= 1;
       }
     }
@@ -137,16 +165,15 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
 #endif
     for (int i = tid; i < BLOB / 16; i += 128 * NWG) cp_async16(sm + OFF_W1 + i * 16, blob + i, true);
-    for (int i = tid; i < NX * SLABS * (ROWS - LROWS) * (ROW / 16); i += 128 * NWG) {        // zero rows of the tile buffers
-      int r = i / ((ROWS - LROWS) * (ROW / 16)), k = i % ((ROWS - LROWS) * (ROW / 16));
-      *reinterpret_cast<uint4*>(smem + OFF_TILE + r * PART + LROWS * ROW + k * 16) = make_uint4(0, 0, 0, 0);
+    for (int i = tid; i < NX * SLABS * (ROWS - ZERO) * (ROW / 16); i += 128 * NWG) {         // zero rows of the tile buffers
+      int r = i / ((ROWS - ZERO) * (ROW / 16)), k = i % ((ROWS - ZERO) * (ROW / 16));
+      *reinterpret_cast<uint4*>(smem + OFF_TILE + r * PART + ZERO * ROW + k * 16) = make_uint4(0, 0, 0, 0);
     }
     cp_async_commit();
     cp_async_wait<0>();
     fence_async_proxy();                                                          // wgmma reads the conv weights
     bar_sync(8, 128 * NWG);
     pdl_wait();                                                                  // y may be the previous grid's input
-    const int m = wg * 64 + warp * 16 + (lane & 15);                             // ldmatrix: this lane's pixel
     const uint32_t be = sm + OFF_BE + rank * (NCH * HC * 2) + q * (HC / 8 * 4);
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
     Ring rd = {0, 0};                                                            // first item of the current chunk
@@ -154,11 +181,28 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     uint32_t xphase = 0;
     auto acquire = [&](Ring r) { mbar_wait(wfull + 8 * r.slot, r.phase); return (uint64_t)(r.slot * (ITEM >> 4)); };
     auto release = [&](Ring r) { if ((tid & 127) == 0) mbar_arrive(wempty + 8 * r.slot); };
-    for (int tile = first; tile < tiles; tile += step) {
+    int begins = first * BM;
+    for (int n = 0; TAIL ? n < my : begins < P; ++n, begins += step * BM) {
       const uint32_t in = sm + OFF_TILE + xb * TILE;
+      const bool half = TAIL && halves && n == whole;
+      const int own = half ? 0 : wg * 64, m = own + warp * 16 + (lane & 15);     // ldmatrix: this lane's pixel
+      const int start = half ? begin(n) : begins;
       uint32_t a[C / 16][4];
       {  // ---- grouped 3x3 conv, straight into the A operand
-        const int p = tile * BM + m, yy = p / W % H, xx = p % W, hi = lane >> 4;
+#if PAIRS
+        // a matrix of eight rows is every second pixel: four of them, from the pixel before a pair's first to the one after its
+        // second, are the taps beside both (rows 0-7 of a fragment: first pixels, 8-15: second ones); the middle two, the taps at both
+        const int pair = start + own + warp * 16 + 2 * (lane & 7), yy = pair / W % H, xx = pair % W, dx = (lane >> 3) - 1;
+        uint32_t la[3];
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+          const int dy = i - 1, at = LEAD + own + warp * 16 + 2 * (lane & 7) + dy * W + dx;
+          const bool ok = (unsigned)(yy + dy) < (unsigned)H && (unsigned)(xx + dx) < (unsigned)W;
+          const int r = ok ? (at >> 1) + (at & 1 ? ODD : 0) : ZERO;
+          la[i] = in + r * ROW + swizzle(r);
+        }
+#else
+        const int p = start + m, yy = p / W % H, xx = p % W, hi = lane >> 4;
         uint32_t la[5];
 #pragma unroll
         for (int i = 0; i < 5; ++i) {                                            // taps (0|2,i), (1,0|1), (1,2)
@@ -167,35 +211,78 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           int r = ok ? LEAD + m + dy * W + dx : LROWS;
           la[i] = in + r * ROW + swizzle(r);
         }
+#endif
         mbar_wait(xfull + 8 * xb, xphase);
         // k16 = two taps of one group (the tenth tap is zero); four groups in flight
         const uint64_t dw = make_desc(sm + OFF_W1, 128, 128);
+        uint32_t f[2][2][5][4];
+        float d[2][2][4];
+        auto fetch = [&](uint32_t (&f)[2][5][4], int gb) {
 #pragma unroll
-        for (int gb = 0; gb < G; gb += 4) {
-          uint32_t f[4][5][4];
-          float d[4][4];
-#pragma unroll
-          for (int u = 0; u < 4; ++u) {
+          for (int u = 0; u < 2; ++u) {
             const uint32_t c = (gb + u) % SG * 16, h = (gb + u) / SG * PART;
+#if PAIRS
+#pragma unroll
+            for (int i = 0; i < 3; ++i) ldsm4(f[u][i], (la[i] ^ c) + h);
+            f[u][3][0] = f[u][0][1]; f[u][3][1] = f[u][0][2];
+            f[u][3][2] = f[u][1][1]; f[u][3][3] = f[u][1][2];
+            f[u][4][0] = f[u][2][1]; f[u][4][1] = f[u][2][2];
+#else
 #pragma unroll
             for (int i = 0; i < 4; ++i) ldsm4(f[u][i], (la[i] ^ c) + h);
             ldsm2(f[u][4][0], f[u][4][1], (la[4] ^ c) + h);
+#endif
             f[u][4][2] = f[u][4][3] = 0;
           }
+        };
+        auto take = [&](const float (&d)[2][4], int gb) {
+#pragma unroll
+          for (int u = 0; u < 2; ++u) {
+            a[(gb + u) >> 1][(u & 1) * 2 + 0] = pack2(d[u][0], d[u][1]);
+            a[(gb + u) >> 1][(u & 1) * 2 + 1] = pack2(d[u][2], d[u][3]);
+          }
+        };
+        fetch(f[0], 0);
+#pragma unroll
+        for (int gb = 0; gb < G; gb += 2) {
+          const int t = gb / 2 & 1;
           wgmma_fence();
 #pragma unroll
           for (int i = 0; i < 5; ++i)
 #pragma unroll
-            for (int u = 0; u < 4; ++u) Wgmma<8>::rs(d[u], f[u][i], dw + (((gb + u) * 5 + i) * 256 >> 4), i > 0);
+            for (int u = 0; u < 2; ++u) Wgmma<8>::rs(d[t][u], f[t][u][i], dw + (((gb + u) * 5 + i) * 256 >> 4), i > 0);
           wgmma_commit();
-          wgmma_wait<0>();
-#pragma unroll
-          for (int u = 0; u < 4; ++u) {
-            a[(gb + u) >> 1][(u & 1) * 2 + 0] = pack2(d[u][0], d[u][1]);
-            a[(gb + u) >> 1][(u & 1) * 2 + 1] = pack2(d[u][2], d[u][3]);
+          if (gb > 0) {
+            wgmma_wait<1>();
+            take(d[t ^ 1], gb - 2);
           }
+          if (gb + 2 < G) fetch(f[t ^ 1], gb + 2);
         }
+        wgmma_wait<0>();
+        take(d[G / 2 - 1 & 1], G - 2);
       }
+#if X_BUFFERS == 2 && SPLIT == 1
+      if (begins >= step * BM && (tid & 127) == 0) {                       // the tile before has long been stored: its buffer is free
+        bulk_wait_read();
+        mbar_arrive(xempty + 8 * (xb ^ 1));
+      }
+#endif
+#if SPLIT == 1
+      const int first_i = TAIL && half ? wg * (C / 32) : 0, last_i = TAIL && half ? C / 32 : C / 16;
+      const int er = PAIRS ? (LEAD + own) / 2 + warp * 8 + (lane & 7) + (lane >> 3 & 1) * ODD : LEAD + m;
+      const uint32_t ctr = in + er * ROW + (swizzle(er) ^ (lane >> 4) * 16);
+      uint32_t rx[EB][4];
+      uint4 bq[EB / 2];                                      // bias: half2, [q][C/8 blocks]
+      auto centre = [&](int i) { return (ctr ^ (i % (SLAB / 16) * 32)) + (i + first_i) / (SLAB / 16) * PART; };
+      auto residual = [&](int from) {                        // and bias, for EB times 16 columns
+#pragma unroll
+        for (int i = 0; i < EB / 2; ++i) bq[i] = lds128(sm + OFF_BP + q * (C / 2) + (from + 2 * i + first_i) * 8);
+#pragma unroll
+        for (int i = 0; i < EB; ++i) ldsm4(rx[i], centre(from + i));
+      };
+#else
+      auto residual = [](int) {};
+#endif
       // ---- inverted bottleneck
       float s[HC / 2], o[C / 2];
 #if CHUNK == 64
@@ -206,13 +293,16 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
         wgmma_fence();
         expand(s, a, dE + off);
         wgmma_commit();
+        uint4 bias[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) bias[h] = lds128(be + 16 * h);
         wgmma_wait<0>();
         release(rd);
 #pragma unroll
         for (int j = 0; j < NCH; ++j) {
           Ring rp = rd; rp.next();                                               // P(j)
           rd = rp; rd.next();                                                    // E(j+1)
-          silu_half<0>(s, pr[0], be + j * (HC * 2));                             // the second half of P(j-1) may still run
+          silu_half<0>(s, pr[0], bias[0]);                             // the second half of P(j-1) may still run
           off = acquire(rp);
           wgmma_fence();
           project_half(o, pr[0], dP + off, 0, j);
@@ -221,7 +311,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
             wgmma_wait<1>();
             release(before);
           }
-          silu_half<1>(s, pr[1], be + j * (HC * 2));                             // beside the first half of P(j)
+          silu_half<1>(s, pr[1], bias[1]);                             // beside the first half of P(j)
           if (j + 1 < NCH) {
             const uint64_t next = acquire(rd);
             wgmma_fence();
@@ -232,9 +322,12 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           project_half(o, pr[1], dP + off, 1, j);
           wgmma_commit();
           if (j + 1 < NCH) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) bias[h] = lds128(be + (j + 1) * (HC * 2) + 16 * h);
             wgmma_wait<1>();                                                     // S(j+1) and the first half of P(j)
             release(rd);
           } else {
+            residual(0);
             wgmma_wait<0>();
             release(rp);
           }
@@ -244,7 +337,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #else
       uint32_t pr[PB][HC / 16][4];
       if constexpr (PB == 1) {
-        auto chunk = [&](int j, int acc) {
+        auto skip = [&]() {                                                      // the other warpgroup's chunk
+#pragma unroll
+          for (int i = 0; i < 2; ++i) { acquire(rd); release(rd); rd.next(); }
+        };
+        const int every = TAIL && half ? 2 : 1;
+        int j = TAIL && half ? wg : 0;
+        if (TAIL && half && wg) skip();
+        auto chunk = [&](int acc) {
           uint64_t off = acquire(rd);
           wgmma_fence();
           expand(s, a, dE + off);
@@ -261,22 +361,28 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           release(rd);
           rd.next();
         };
-        chunk(0, 0);         // apart: with a constant 0 the accumulators are not alive before it, beside the conv's registers
+        chunk(0);            // apart: with a constant 0 the accumulators are not alive before it, beside the conv's registers
 #pragma unroll 1
-        for (int j = 1; j < NCH; ++j) chunk(j, 1);
+        for (j += every; j < NCH; j += every) {
+          if (TAIL && half) skip();
+          chunk(1);
+        }
+        if (TAIL && half && !wg) skip();
       } else {
         Ring prevp = rd;
+        uint32_t bias[HC / 8];
         uint64_t off = acquire(rd);
         wgmma_fence();
         expand(s, a, dE + off);
         wgmma_commit();
+        load_bias<HC / 16>(bias, be);
         wgmma_wait<0>();
         release(rd);
 #pragma unroll          // fully: ptxas serialises the wgmmas if pr is carried around a rolled loop
         for (int j = 0; j < NCH; ++j) {
           Ring rp = rd; rp.next();                                               // P(j)
           rd = rp; rd.next();                                                    // E(j+1)
-          silu_chunk<HC / 16>(s, pr[j & 1], be + j * (HC * 2));   // O(j-1) may still run
+          silu_chunk<HC / 16>(s, pr[j & 1], bias);                               // O(j-1) may still run
           if (j + 1 < NCH) {
             off = acquire(rd);
             wgmma_fence();
@@ -288,10 +394,12 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           project(o, pr[j & 1], dP + off, j);
           wgmma_commit();
           if (j + 1 < NCH) {
+            load_bias<HC / 16>(bias, be + (j + 1) * (HC * 2));
             wgmma_wait<1>();                                                     // S(j+1) and O(j-1) complete
             if (j > 0) release(prevp);
             release(rd);
           } else {
+            residual(0);
             wgmma_wait<0>();
             if (j > 0) release(prevp);
             release(rp);
@@ -302,37 +410,57 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #endif
 #if SPLIT > 1
       // ---- partial sums of the cluster: this block's into its shared memory, then a share of the columns from every block
-      const int row = warp * 16 + (lane >> 2);
+      const int row = PAIRS ? warp * 16 + 2 * (lane >> 2) : warp * 16 + (lane >> 2);
 #pragma unroll
       for (int b = 0; b < G; ++b) {
         float* to = reinterpret_cast<float*>(smem + OFF_RING + row * PITCH_O + (b * 8 + q * 2) * 4);
         *reinterpret_cast<float2*>(to) = make_float2(o[4 * b], o[4 * b + 1]);
-        *reinterpret_cast<float2*>(reinterpret_cast<unsigned char*>(to) + 8 * PITCH_O) = make_float2(o[4 * b + 2], o[4 * b + 3]);
+        unsigned char* below = reinterpret_cast<unsigned char*>(to) + (PAIRS ? 1 : 8) * PITCH_O;
+        *reinterpret_cast<float2*>(below) = make_float2(o[4 * b + 2], o[4 * b + 3]);
       }
 #else
+#if TAIL
+      if (half) {  // ---- each warpgroup adds the other's sums to its half of the columns; the ring is done with
+        float* ex = reinterpret_cast<float*>(smem + OFF_RING) + (tid & 127);
+        bar_sync(8, 128 * NWG);
+#pragma unroll
+        for (int i = 0; i < C / 4; ++i) ex[(wg * (C / 4) + i) * 128] = wg ? o[i] : o[C / 4 + i];
+        bar_sync(8, 128 * NWG);
+#pragma unroll
+        for (int i = 0; i < C / 4; ++i) o[i] = (wg ? o[C / 4 + i] : o[i]) + ex[((wg ^ 1) * (C / 4) + i) * 128];
+      }
+#endif
       // ---- epilogue: + bias + residual in place (rows LEAD.. of the tile), then a TMA store for each slab
-      const int r = LEAD + m;
-      const uint32_t ctr = in + r * ROW + (swizzle(r) ^ (lane >> 4) * 16);
-      uint4 bq;                                              // bias: half2, [q][C/8 blocks]
 #pragma unroll
-      for (int i = 0; i < C / 16; ++i) {
-        uint32_t rx[4], ro[4], ad = (ctr ^ (i % (SLAB / 16) * 32)) + i / (SLAB / 16) * PART;
-        if ((i & 1) == 0) bq = lds128(sm + OFF_BP + q * (C / 2) + i * 8);
-        ldsm4(rx, ad);
+      for (int from = 0; from < C / 16; from += EB) {
+        if (TAIL && from >= last_i) continue;
+        if (from > 0 || PB == 1) residual(from);
 #pragma unroll
-        for (int h = 0; h < 4; ++h) {
-          const uint32_t b = (&bq.x)[(i & 1) * 2 + (h >> 1)];
-          ro[h] = add2(add2(pack2(o[8 * i + 2 * h], o[8 * i + 2 * h + 1]), b), rx[h]);
+        for (int i = 0; i < EB; ++i) {
+          uint32_t ro[4];
+#pragma unroll
+          for (int h = 0; h < 4; ++h) {
+            const uint32_t b = (&bq[i >> 1].x)[(i & 1) * 2 + (h >> 1)];
+            ro[h] = add2(add2(pack2(o[8 * (from + i) + 2 * h], o[8 * (from + i) + 2 * h + 1]), b), rx[i][h]);
+          }
+          stsm4(centre(from + i), ro[0], ro[1], ro[2], ro[3]);
         }
-        stsm4(ad, ro[0], ro[1], ro[2], ro[3]);
       }
       fence_async_proxy();
       bar_sync(1 + wg, 128);
       if ((tid & 127) == 0) {
-        for (int h = 0; h < SLABS; ++h) tma_store2(&y_map, h * SLAB, tile * BM + wg * 64, in + (LEAD + wg * 64) * ROW + h * PART);
+        for (int h = first_i * 16 / SLAB; h < (first_i + last_i) * 16 / SLAB; ++h)
+#if PAIRS
+          for (int odd = 0; odd < 2; ++odd)
+            tma_store3(&y_map, h * SLAB, odd, (start + own) / 2, in + ((LEAD + own) / 2 + odd * ODD) * ROW + h * PART);
+#else
+          tma_store2(&y_map, h * SLAB, start + own, in + (LEAD + own) * ROW + h * PART);
+#endif
         bulk_commit();
+#if X_BUFFERS == 1 || SPLIT > 1
         bulk_wait_read();
         mbar_arrive(xempty + 8 * xb);
+#endif
       }
       if (++xb == NX) xb = 0, xphase ^= 1;
 #endif
@@ -356,7 +484,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
         sum[0] += lo.x; sum[1] += lo.y; sum[2] += lo.z; sum[3] += lo.w;
         sum[4] += hi.x; sum[5] += hi.y; sum[6] += hi.z; sum[7] += hi.w;
       }
-      const int r = LEAD + pixel;
+      const int r = PAIRS ? (LEAD + pixel) / 2 + (pixel & 1) * ODD : LEAD + pixel;
       const uint4 x = lds128(sm + OFF_TILE + g / SG * PART + r * ROW + (swizzle(r) ^ g % SG * 16));
       uint32_t out[4];
 #pragma unroll

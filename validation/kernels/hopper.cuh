@@ -20,6 +20,8 @@ template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile(
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void bar_sync(int id, int n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
 
+__device__ __forceinline__ void bar_arrive(int id, int n) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory"); }
+
 __device__ __forceinline__ void ldsm4(uint32_t (&r)[4], uint32_t a) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
@@ -217,14 +219,16 @@ __device__ __forceinline__ uint32_t silu2(float s0, float s1, uint32_t b) {
   __half2 p = __hfma2(h, *reinterpret_cast<__half2*>(&tu), h);
   return *reinterpret_cast<uint32_t*>(&p);
 }
-// 64 x (16*KB) chunk of S -> A operand of the projection.  bias: this lane's 2*KB half2 (block i of 8 columns each)
-template <int KB> __device__ __forceinline__ void silu_chunk(const float (&s)[8 * KB], uint32_t (&p)[KB][4], uint32_t bias_addr) {
-  uint32_t b[2 * KB];
+// a lane's biases of a chunk of 16*KB columns: half2 of each block of eight. Issued before S is waited for.
+template <int KB> __device__ __forceinline__ void load_bias(uint32_t (&b)[2 * KB], uint32_t bias_addr) {
 #pragma unroll
   for (int i = 0; i < KB / 2; ++i) {
     uint4 v = lds128(bias_addr + 16 * i);
     b[4 * i] = v.x; b[4 * i + 1] = v.y; b[4 * i + 2] = v.z; b[4 * i + 3] = v.w;
   }
+}
+// 64 x (16*KB) chunk of S -> A operand of the projection
+template <int KB> __device__ __forceinline__ void silu_chunk(const float (&s)[8 * KB], uint32_t (&p)[KB][4], const uint32_t (&b)[2 * KB]) {
 #pragma unroll
   for (int k = 0; k < KB; ++k) {
     p[k][0] = silu2(s[8 * k + 0], s[8 * k + 1], b[2 * k]);
@@ -232,6 +236,11 @@ template <int KB> __device__ __forceinline__ void silu_chunk(const float (&s)[8 
     p[k][2] = silu2(s[8 * k + 4], s[8 * k + 5], b[2 * k + 1]);
     p[k][3] = silu2(s[8 * k + 6], s[8 * k + 7], b[2 * k + 1]);
   }
+}
+template <int KB> __device__ __forceinline__ void silu_chunk(const float (&s)[8 * KB], uint32_t (&p)[KB][4], uint32_t bias_addr) {
+  uint32_t b[2 * KB];
+  load_bias<KB>(b, bias_addr);
+  silu_chunk<KB>(s, p, b);
 }
 
 // ------------------------------------------------------------------------------------- mbarriers, bulk copies, PDL
@@ -251,6 +260,14 @@ __device__ __forceinline__ void tma_load2(uint32_t dst, const TensorMap* map, in
 __device__ __forceinline__ void tma_store2(const TensorMap* map, int c0, int c1, uint32_t src) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(c0), "r"(c1), "r"(src) : "memory");
 }
+__device__ __forceinline__ void tma_load3(uint32_t dst, const TensorMap* map, int c0, int c1, int c2, uint32_t bar) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+               ::"r"(dst), "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(bar) : "memory");
+}
+__device__ __forceinline__ void tma_store3(const TensorMap* map, int c0, int c1, int c2, uint32_t src) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];"
+               ::"l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(src) : "memory");
+}
 __device__ __forceinline__ void tma_load4(uint32_t dst, const TensorMap* map, int c0, int c1, int c2, int c3, uint32_t bar) {
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];"
                ::"r"(dst), "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(bar) : "memory");
@@ -258,6 +275,16 @@ __device__ __forceinline__ void tma_load4(uint32_t dst, const TensorMap* map, in
 __device__ __forceinline__ void tma_store4(const TensorMap* map, int c0, int c1, int c2, int c3, uint32_t src) {
   asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];"
                ::"l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(src) : "memory");
+}
+// into the L2 cache, where whatever the grid before still writes arrives as well: allowed before its results are waited for
+__device__ __forceinline__ void tma_prefetch2(const TensorMap* map, int c0, int c1) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(c0), "r"(c1) : "memory");
+}
+__device__ __forceinline__ void tma_prefetch3(const TensorMap* map, int c0, int c1, int c2) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(c0), "r"(c1), "r"(c2) : "memory");
+}
+__device__ __forceinline__ void tma_prefetch4(const TensorMap* map, int c0, int c1, int c2, int c3) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3) : "memory");
 }
 __device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }

@@ -21,9 +21,9 @@ LARGEST_BATCH: Final = 32767
 
 
 def shared_bytes(expansion: int, warpgroups: int) -> int:
-    """Weights, two biases, and for each warpgroup two halo tiles and their barriers."""
+    """Weights, two biases, for each warpgroup two halo tiles and their barriers, and three barriers of the weights."""
     blob = 2 * 64 * 64 * expansion * ELEMENT_BYTES + 4 * 9 * 512 + 64 * expansion * ELEMENT_BYTES + 4 * 64
-    return up(blob, 1024) + warpgroups * 2 * (up(10 * 10 * 64 * ELEMENT_BYTES, 1024) + 8)
+    return up(blob, 1024) + warpgroups * 2 * (up(10 * 10 * 64 * ELEMENT_BYTES, 1024) + 8) + 3 * 8
 
 
 def configure(problem: ConvFirstProblem, device: DeviceLimits) -> Config | str:

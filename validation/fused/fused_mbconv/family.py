@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from perfmodel.validation.fused.family import Family, Kernel
-from perfmodel.validation.fused.fused_mbconv import generic, stream
+from perfmodel.validation.fused.fused_mbconv import few, generic, stream
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.fused_mbconv.reference import FusedMBConvParameters, draw, reference, torch_block
 from perfmodel.validation.fused.problem import DTYPES
 
 SHAPES: Final = ((64, 56), (128, 28), (256, 14))
 BATCHES: Final = (128, 1, 16)
-KERNELS: Final[tuple[Kernel[FusedMBConvProblem, FusedMBConvParameters], ...]] = (stream.KERNEL, generic.KERNEL)
+KERNELS: Final[tuple[Kernel[FusedMBConvProblem, FusedMBConvParameters], ...]] = (few.KERNEL, stream.KERNEL, generic.KERNEL)
 
 
 def cases() -> tuple[FusedMBConvProblem, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 
+from perfmodel.validation.fused.choice import WAVEFRONT_BYTES, Offer, best, flattened
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
@@ -29,32 +31,67 @@ CHUNKS: Final = {64: (128,), 128: (256, 128), 256: (128,)}
 MULTICAST: Final = 2
 """Blocks that share every item of weights."""
 SPLITS: Final = (2, 4, 8)
-EXCHANGE_CLOCKS: Final = 6000
-"""Of blocks that share a tile: a ring filled for one tile alone, partial sums out and in. An estimate."""
-MACS_PER_CLOCK: Final = 2048
-"""Of a multiprocessor's tensor cores, fp16."""
+PARTIAL_PADDING: Final = 32
+"""Bytes after a row of partial sums, against bank conflicts."""
+NETWORK_BYTES_PER_CLOCK: Final = 32
+"""Of shared memory of other blocks of a cluster, read by one of them. An estimate."""
+BARRIER_CLOCKS: Final = 1000
+"""Of a cluster, before the sums may be read and after they have been. An estimate."""
 
 
 def configure(problem: FusedMBConvProblem, device: DeviceLimits) -> Config | str:
-    """The tile of all consumers; blocks of a cluster share weights, or one tile where tiles are too few to fill the device."""
+    """Blocks of a cluster share weights, or one tile where tiles are too few to fill the device: by `choice.best`."""
     if why := hopper_only(problem, device):
         return why
     if problem.C not in WARPGROUPS:
         return f"it has 64, 128 or 256 channels, not {problem.C}"
-    tile = 64 * WARPGROUPS[problem.C]
-    tiles = -(-problem.pixels // tile)
-    clocks = tile * problem.hidden * 10 * problem.C // MACS_PER_CLOCK  # nine taps and the projection
-    ways: list[tuple[int, int, int]] = []  # clocks, blocks that share a tile, chunk
+    if not (chunks := [chunk for chunk in CHUNKS[problem.C] if problem.hidden % chunk == 0]):
+        return f"its chunks of {CHUNKS[problem.C][-1]} hidden channels do not divide {problem.hidden}"
+    if found := tuple(offers(problem, device)):
+        return best(problem, found, device)
+    return str(arrange(problem, device, split=1, chunk=chunks[0], buffers=_buffers(problem)))
+
+
+def offers(problem: FusedMBConvProblem, device: DeviceLimits) -> Iterator[Offer]:
+    """Tiles of all consumers, shared by none or by 2, 4 or 8 blocks, in the widest chunks that divide a block's hidden channels."""
     for split in (1, *SPLITS):
         for chunk in CHUNKS[problem.C]:
             if problem.hidden % (split * chunk) == 0:
-                rounds = -(-tiles * split // resident_blocks(device.multiprocessors, split))
-                ways.append((rounds * (clocks // split + (EXCHANGE_CLOCKS if split > 1 else 0)), split, chunk))
+                config = arrange(problem, device, split=split, chunk=chunk, buffers=_buffers(problem))
+                if isinstance(config, Config):
+                    yield _offer(problem, config, device, split)
                 break
-    if not ways:
-        return f"its chunks of {CHUNKS[problem.C][-1]} hidden channels do not divide {problem.hidden}"
-    _, split, chunk = min(ways)
-    return arrange(problem, device, split=split, chunk=chunk, buffers=2 if problem.C < 256 else 1)
+
+
+def _buffers(problem: FusedMBConvProblem) -> int:
+    return 2 if problem.C < 256 else 1
+
+
+def _offer(problem: FusedMBConvProblem, config: Config, device: DeviceLimits, split: int) -> Offer:
+    """Its operands: A once for each chunk, B once for each warpgroup, the blocks' sums where they share a tile."""
+    v, C, pixels = config.defines, problem.C, config.tile_columns
+    tile, tiles, filled = flattened(problem, pixels)
+    taps = 9 * C * pixels * ELEMENT_BYTES * (problem.hidden // split // v["CHUNK"])
+    weights = 10 * C * problem.hidden * ELEMENT_BYTES * v["WARPGROUPS"] / split
+    return Offer(
+        config=config,
+        tile=tile,
+        chunk=v["CHUNK"],
+        tiles=tiles,
+        filled=filled,
+        operand_bytes=taps + weights + (exchange_bytes(pixels, C) if split > 1 else 0),
+        blocks_per_tile=split,
+        macs_share=1 / split,
+        loaded_share=1 / split,
+        weights_share=1 / MULTICAST if split == 1 else 1.0,
+        multiprocessors=resident_blocks(device.multiprocessors, v["CLUSTER"]),
+    )
+
+
+def exchange_bytes(pixels: int, C: int) -> float:
+    """What a cluster's sums cost each of its blocks, as bytes of its own shared memory: out, in from the others, two barriers."""
+    sums = pixels * C * 4
+    return sums + sums * WAVEFRONT_BYTES / NETWORK_BYTES_PER_CLOCK + 2 * BARRIER_CLOCKS * WAVEFRONT_BYTES
 
 
 def arrange(problem: FusedMBConvProblem, device: DeviceLimits, *, split: int, chunk: int, buffers: int) -> Config | str:
@@ -73,7 +110,7 @@ def arrange(problem: FusedMBConvProblem, device: DeviceLimits, *, split: int, ch
             f"{fixed + SMALLEST_RING * (ITEM_BYTES + 16)} of {device.shared_bytes_per_block} B of shared memory"
         )
     shared = fixed + ring * (ITEM_BYTES + 16)
-    if split > 1 and tile * (problem.C * 4 + 32) > shared - 4096:
+    if split > 1 and tile * (problem.C * 4 + PARTIAL_PADDING) > shared - 4096:
         return f"the partial sums of {tile} pixels do not fit {shared} B of shared memory"
     channels = ITEM_BYTES // ELEMENT_BYTES // chunk
     return Config(
@@ -144,10 +181,15 @@ def pack(problem: FusedMBConvProblem, config: Config, parameters: FusedMBConvPar
 
 def moved_bytes(problem: FusedMBConvProblem, config: Config) -> int:
     """Each tile with what its boxes read around it, once for each block that shares it, and the output."""
+    constants = config.defines
+    return flat_moved_bytes(problem, config, constants["CLUSTER"] if constants["SPLIT"] else 1)
+
+
+def flat_moved_bytes(problem: FusedMBConvProblem, config: Config, sharers: int) -> int:
+    """Of tiles of the flattened image that so many blocks share, and the output."""
     constants, pixels = config.defines, problem.pixels
     lead, rows = constants["LEAD"], constants["BOX"] * constants["BOXES"]
     read = sum(min(pixels, start - lead + rows) - max(0, start - lead) for start in range(0, pixels, config.tile_columns))
-    sharers = constants["CLUSTER"] if constants["SPLIT"] else 1
     return sharers * ELEMENT_BYTES * problem.C * read + problem.output_bytes
 
 

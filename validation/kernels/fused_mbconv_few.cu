@@ -1,0 +1,228 @@
+// Fused FusedMBConv residual block for Hopper (sm_90a), for few pixels: as fused_mbconv_stream.cu, with far more blocks for each pixel.
+//
+//   h = silu(conv3x3(x, w1) + b1)              C -> eC, full convolution, zero padding
+//   y = h @ Wp + bp + x                        eC -> C
+//
+// A tile is 64 consecutive pixels of the flattened N*H*W index. The CLUSTER blocks of a cluster share it, each with its part of the
+// hidden channels, and the warpgroups of a block share the block's part: each takes every WARPGROUPS-th item of the convolution's
+// K (64 input channels of one tap). Their sums meet in shared memory; each turns all of them into the A operand of the projection
+// by silu, and projects into its part of the output channels. The blocks' sums meet through distributed shared memory, added up in
+// the order of the ranks. Every weight of a block is read once and used once, so the ring begins to fill before the grid before this
+// one has ended.
+//
+// W1, b1 are multiplied by 1/2, because silu(2h) = h + h*tanh(h).
+// Conditions: C of 64, 128, 256; N*H*W < 2^31. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK (hidden channels at a
+// time), LEAD (rows before the tile: W + 1 rounded up to 8), BOX and BOXES (rows of a bulk copy; together at least LEAD + 64 + W + 1),
+// RING_SLOTS, CLUSTER, SHARED_BYTES.
+#include "hopper.cuh"
+#include "specialisation.h"
+
+namespace few {
+constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NWG = WARPGROUPS, BM = 64, NH = C / 64, NS = RING_SLOTS, NC = C / NWG;
+constexpr int MYHID = HID / CLUSTER, NCH = MYHID / HC;
+constexpr int LROWS = BOX * BOXES, ROWS = (LROWS + 8) / 8 * 8, HALF = ROWS * 128, TILE = NH * HALF;  // >= 1 zero row
+constexpr int ITEM = 64 * HC * 2;
+constexpr int IC = (9 * NH + NWG - 1) / NWG * NWG;           // items of a chunk's convolution, as many for each warpgroup
+constexpr int KP = ITEM / 2 / C, IP = HC / KP;               // projection: hidden channels of an item, items of a chunk
+constexpr int ITEMS = NCH * (IC + IP);
+constexpr int EXCHANGE = NWG * BM * HC * 4;                  // sums of the warpgroups: in place of the tile once it is not needed
+constexpr bool OVER = NCH == 1 && EXCHANGE <= TILE;
+constexpr int OFF_TILE = 0, OFF_RING = TILE, OFF_EX = OVER ? OFF_TILE : OFF_RING + NS * ITEM;
+constexpr int OFF_BE = OFF_RING + NS * ITEM + (OVER ? 0 : EXCHANGE), OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
+constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 1);
+constexpr int PITCH = C * 4 + 32;                            // bytes of a row of partial sums: rows in different banks
+static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
+static_assert(BM * PITCH <= OFF_BE, "the partial sums take the place of tile and ring");
+static_assert(KP % 16 == 0 && HC % KP == 0 && MYHID % HC == 0 && HID % CLUSTER == 0 && NS >= NWG, "whole items");
+
+struct Ring {
+  int slot; uint32_t phase;
+  __device__ __forceinline__ void next(int items) { if ((slot += items) >= NS) { slot -= NS; phase ^= 1; } }
+};
+}  // namespace few
+
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(128 * WARPGROUPS + 32, 1)
+KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
+            const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
+  using namespace few;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = smem_u32(smem);
+  int tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3;
+  const int P = N * H * W, tile = blockIdx.x / CLUSTER, rank = CLUSTER > 1 ? (int)cluster_rank() : 0;
+  const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, xfull = wempty + 8 * NS;
+
+  if (tid == 128 * NWG) {  // the producer: a thread of the last warp
+    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG); }
+    mbar_init(xfull, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  pdl_launch();
+
+  if (wg == NWG) {
+    if (lane == 0) {
+      const unsigned char* src = wstream + (size_t)rank * ITEMS * ITEM;
+      auto load = [&](int i, int slot) {
+        mbar_expect(wfull + 8 * slot, ITEM);
+        bulk_load(sm + OFF_RING + slot * ITEM, src + (size_t)i * ITEM, ITEM, wfull + 8 * slot);
+      };
+      int i = 0;
+      for (; i < NS && i < ITEMS; ++i) load(i, i);
+      for (int h = 0; h < NH; ++h)
+        for (int b = 0; b < BOXES; ++b) tma_prefetch2(&x_map, h * 64, tile * BM - LEAD + b * BOX);
+      pdl_wait();
+      mbar_expect(xfull, NH * LROWS * 128);
+      for (int h = 0; h < NH; ++h)
+        for (int b = 0; b < BOXES; ++b)
+          tma_load2(sm + OFF_TILE + h * HALF + b * BOX * 128, &x_map, h * 64, tile * BM - LEAD + b * BOX, xfull);
+      Ring r = {0, 0};
+      for (; i < ITEMS; ++i, r.next(1)) {
+        mbar_wait(wempty + 8 * r.slot, r.phase);
+        load(i, r.slot);
+      }
+    }
+    __syncwarp();
+  } else {
+    for (int i = tid; i < (HID * 2 + C * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BE + i * 16, blob + i, true);
+    for (int i = tid; i < NH * (ROWS - LROWS) * 8; i += 128 * NWG) {             // zero rows of the tile
+      const int r = i / ((ROWS - LROWS) * 8), k = i % ((ROWS - LROWS) * 8);
+      *reinterpret_cast<uint4*>(smem + OFF_TILE + r * HALF + LROWS * 128 + k * 16) = make_uint4(0, 0, 0, 0);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    bar_sync(8, 128 * NWG);
+    const int m = warp * 16 + (lane & 15);                                       // ldmatrix: this lane's pixel
+    const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4) + rank * MYHID * 2;
+    const uint64_t dC = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING + wg * NC * 16, C / 8 * 128, 128);
+    uint32_t inside = 0;                                                         // taps within the image
+    {
+      const int p = tile * BM + m, yy = p / W % H, xx = p % W;
+#pragma unroll
+      for (int t = 0; t < 9; ++t)
+        inside |= ((unsigned)(yy + t / 3 - 1) < (unsigned)H && (unsigned)(xx + t % 3 - 1) < (unsigned)W) << t;
+    }
+    auto fragments = [&](uint32_t (&a)[4][4], int i) {                           // item i: tap, then slab of 64 input channels
+      const int t = i / NH, h = i % NH;                                          // beyond the last tap: zeros, with weights of zero
+      const int r = inside >> t & 1 ? LEAD + m + (t / 3 - 1) * W + t % 3 - 1 : LROWS;
+      const uint32_t at = sm + OFF_TILE + h * HALF + r * 128 + (((lane >> 4) ^ r) & 7) * 16;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) ldsm4(a[k], at ^ (k * 32));
+    };
+    Ring rd = {0, 0};                                                            // the first item of the chunk's convolution
+    auto acquire = [&](Ring r) { mbar_wait(wfull + 8 * r.slot, r.phase); return (uint64_t)__shfl_sync(~0u, r.slot * (ITEM >> 4), 0); };
+    auto release = [&](int slot, int times) {
+      if ((tid & 127) == 0)
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(wempty + 8 * slot), "r"(times) : "memory");
+    };
+    mbar_wait(xfull, 0);
+    float o[NC / 2];
+#pragma unroll 1
+    for (int j = 0; j < NCH; ++j) {
+      float s[HC / 2];
+      {
+        uint32_t f[2][4][4];
+        Ring r = rd;
+        r.next(wg);
+        fragments(f[0], wg);
+        int before = 0;
+#pragma unroll
+        for (int i = 0; i < IC / NWG; ++i) {
+          const uint64_t off = acquire(r);
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < 4; ++k) Wgmma<HC>::rs(s, f[i & 1][k], dC + off + k * (2 * HC / 8 * 128 >> 4), i + k > 0);
+          wgmma_commit();
+          if (i > 0) {
+            wgmma_wait<1>();                                                     // the item before is done
+            release(before, NWG);
+          }
+          before = r.slot;
+          r.next(NWG);
+          if (i + 1 < IC / NWG) fragments(f[(i + 1) & 1], (i + 1) * NWG + wg);
+        }
+        wgmma_wait<0>();
+        release(before, NWG);
+        rd.next(IC % NS);
+        if (IC / NS & 1) rd.phase ^= 1;
+      }
+      // ---- the warpgroups' sums; each has all of them in the end
+      if (NWG > 1) {
+        float4* ex = reinterpret_cast<float4*>(smem + OFF_EX) + (tid & 127);
+        bar_sync(8, 128 * NWG);                                                  // nobody reads the tile, or the last chunk's sums
+#pragma unroll
+        for (int i = 0; i < HC / 8; ++i) ex[(wg * (HC / 8) + i) * 128] = make_float4(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]);
+        bar_sync(8, 128 * NWG);
+#pragma unroll
+        for (int other = 1; other < NWG; ++other) {
+          const int from = (wg + other) % NWG;
+#pragma unroll
+          for (int i = 0; i < HC / 8; ++i) {
+            const float4 v = ex[(from * (HC / 8) + i) * 128];
+            s[4 * i] += v.x; s[4 * i + 1] += v.y; s[4 * i + 2] += v.z; s[4 * i + 3] += v.w;
+          }
+        }
+      }
+      uint32_t p[HC / 16][4];
+#pragma unroll
+      for (int k = 0; k < HC / 16; ++k) {
+        uint32_t b0, b1;
+        asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(be + j * (HC * 2) + k * 8));
+        p[k][0] = silu2(s[8 * k + 0], s[8 * k + 1], b0);
+        p[k][1] = silu2(s[8 * k + 2], s[8 * k + 3], b0);
+        p[k][2] = silu2(s[8 * k + 4], s[8 * k + 5], b1);
+        p[k][3] = silu2(s[8 * k + 6], s[8 * k + 7], b1);
+      }
+      // ---- projection into this warpgroup's columns
+      uint64_t off[IP];
+      Ring r = rd;
+#pragma unroll
+      for (int i = 0; i < IP; ++i, r.next(1)) off[i] = acquire(r);
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < HC / 16; ++k)
+        Wgmma<NC>::rs(o, p[k], dP + off[k / (KP / 16)] + k % (KP / 16) * (2 * C / 8 * 128 >> 4), (j > 0) | (k > 0));
+      wgmma_commit();
+      wgmma_wait<0>();
+#pragma unroll
+      for (int i = 0; i < IP; ++i, rd.next(1)) release(rd.slot, 1);
+    }
+    // ---- partial sums in place of tile and ring; each block of the cluster finishes its share of the rows
+    bar_sync(8, 128 * NWG);
+    const uint32_t part = sm + (warp * 16 + (lane >> 2)) * PITCH + wg * NC * 4 + q * 8;
+#pragma unroll
+    for (int i = 0; i < NC / 8; ++i) {
+      asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32), "f"(o[4 * i]), "f"(o[4 * i + 1]) : "memory");
+      asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32 + 8 * PITCH), "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
+    }
+    pdl_wait();                                                                  // y may be the previous grid's input
+  }
+  cluster_arrive();
+  cluster_wait();
+  if (wg < NWG) {
+    constexpr int MINE = BM / CLUSTER, UNITS = MINE * (C / 4);                   // four columns at a time
+    for (int i = tid; i < UNITS; i += 128 * NWG) {
+      const int row = rank * MINE + i / (C / 4), col = i % (C / 4);
+      if (tile * BM + row >= P) continue;
+      const size_t at = ((size_t)tile * BM + row) * (C * 2) + col * 8;
+      const uint2 xr = *reinterpret_cast<const uint2*>(x + at);
+      float4 v[CLUSTER];
+#pragma unroll
+      for (int r = 0; r < CLUSTER; ++r) v[r] = lds_remote(map_rank(sm + row * PITCH + col * 16, r));
+#pragma unroll
+      for (int r = 1; r < CLUSTER; ++r) { v[0].x += v[r].x; v[0].y += v[r].y; v[0].z += v[r].z; v[0].w += v[r].w; }
+      uint2 yr;
+      const uint32_t bias = sm + OFF_BP + (col & 1) * 2 * (C / 2) + (col >> 1) * 4;   // the bias lies as [pair of a block][block]
+      uint32_t b0, b1;
+      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(b0) : "r"(bias));
+      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(b1) : "r"(bias + C / 2));
+      yr.x = add2(add2(pack2(v[0].x, v[0].y), b0), xr.x);
+      yr.y = add2(add2(pack2(v[0].z, v[0].w), b1), xr.y);
+      *reinterpret_cast<uint2*>(y + at) = yr;
+    }
+  }
+  __syncwarp();
+  cluster_arrive();                                                              // nobody leaves while others read
+  cluster_wait();
+}
