@@ -17,7 +17,11 @@ __device__ __forceinline__ uint32_t gelu2(float s0, float s1, uint32_t bias) {
   const __half2 p = __hfma2(__hmul2(u, u), __float2half2_rn(0.27760736f), __float2half2_rn(1.60031434f));
   __half2 z = __hmul2(u, p);
   uint32_t t;
+#if ABLATE == 3
+  t = *reinterpret_cast<uint32_t*>(&z);
+#else
   asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(*reinterpret_cast<uint32_t*>(&z)));
+#endif
   z = __hfma2(u, h2(t), u);
   return *reinterpret_cast<uint32_t*>(&z);
 }
@@ -110,4 +114,16 @@ __device__ __forceinline__ void lds64(uint32_t& r0, uint32_t& r1, uint32_t a) {
 }
 __device__ __forceinline__ void sts128(uint32_t a, const uint32_t (&v)[4]) {
   asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+}
+__device__ __forceinline__ void sts32(uint32_t a, uint32_t v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(a), "r"(v) : "memory"); }
+// Matrices of 8x8 halves, transposed: a lane (q, g) gets elements g of rows 2q and 2q+1
+__device__ __forceinline__ void ldsm4_transposed(uint32_t (&r)[4], uint32_t a) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
+}
+__device__ __forceinline__ void ldsm2_transposed(uint32_t (&r)[2], uint32_t a) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(a) : "memory");
+}
+__device__ __forceinline__ void stsm2(uint32_t a, uint32_t r0, uint32_t r1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1,%2};" ::"r"(a), "r"(r0), "r"(r1) : "memory");
 }

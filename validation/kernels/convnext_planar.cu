@@ -1,0 +1,385 @@
+// Fused ConvNeXt residual block for Hopper (sm_90a): fp16 in and out, fp32 accumulation, NHWC, stride 1, inference.
+//
+//   a = depthwise7x7(x, wd) + bd               C -> C, zero padding
+//   n = (a - mean(a)) / sqrt(var(a) + eps)     over channels
+//   h = gelu(n @ We + be)                      C -> eC
+//   y = h @ Wp + bp + x                        eC -> C
+// The norm's scale and shift are folded into We, be and the layer scale into Wp, bp.
+//
+// A block (one per SM, persistent) walks groups of GROUP patches of 8x8 pixels, in three roles:
+// - one warpgroup convolves on the matrix unit. For one channel, eight neighbouring outputs of a row are a product of their
+//   fourteen inputs (k16) with a banded matrix of the filter's row (n8); the sixteen rows of mma.m16n8k16 are the rows of two
+//   patches, and seven such products, one for each row of the filter, accumulate in fp32. A lane reads eight channels of a
+//   pixel at once and sorts them by channel with byte permutations; 32 channels of the two halo tiles are in shared memory at a
+//   time, twice (bulk tensor copies with 64-byte swizzle, zeros outside of the image).
+//   k = 2q, 2q+1, 2q+8, 2q+9 stand for the inputs q, q+4, q+8, q+12 of a lane (q = lane mod 4): no bank conflicts.
+// - WARPGROUPS warpgroups take a patch each: layer norm in registers, then expansion, gelu and projection like attention
+//   forward (chunks of CHUNK hidden channels), so that neither n nor h leaves the register file; x is read again for the sum.
+// - a thread streams the weights through a ring shared by these warpgroups; RESIDENT: there is room for them all, and no such
+//   thread.
+// Patches are handed over in SLOTS of [64 pixels][C] with rows of 2C+16 bytes (no bank conflicts).
+//
+// We, be are multiplied by 1/2: with u = preactivation / 2, gelu = u + u*tanh(u*(A + B*u^2)), A and B fitted to the exact
+// form (by erf): off by at most 2.8e-4, before roundings.
+// Conditions: C a multiple of 32, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK, GROUP (1, 2), SLOTS,
+// RING_SLOTS, RESIDENT, WIDE (the filter table in the pairs that
+// the matrix instruction takes, if there is room), REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
+#include "specialisation.h"
+#ifndef ABLATE
+#define ABLATE 0
+#endif
+#include "hopper.cuh"
+#include "convnext.cuh"
+
+#ifndef UNROLL_PAIRS
+#define UNROLL_PAIRS 1
+#endif
+namespace cn {
+constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC, NWG = WARPGROUPS, NS = RING_SLOTS;
+constexpr int R = ROWS, XB = 2 * R, PC = OCTETS, PX = XB / PC;             // a tile: 8 rows of XB octets, PX x PC patches
+constexpr int SLABS = C / 32, COLS = 8 * XB + 6, BLOCKS = XB + 1;          // a halo tile: 14 rows of COLS pixels, 32 channels of them
+constexpr int LOAD = 14 * COLS * 64, RAW = (LOAD + 128 + 511) / 512 * 512;
+constexpr int LINE = R == 1 ? 48 : 96, PLANE = 14 * LINE + 16;             // a channel of it, in bytes
+constexpr int PITCH = 2 * C + 16, COLUMN = 144, SLOT = C * COLUMN + 16;
+constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH, SHARE = ITEM / CLUSTER;
+constexpr int BAND = 9 * 8, TABLE = C / 2 * 7 * BAND;                      // of a filter's row, two channels: nine pairs of weights each
+constexpr int OFF_X = 0, OFF_RING = RAWS * RAW, OFF_PLANE = OFF_RING + NS * ITEM, OFF_SLOT = OFF_PLANE + 32 * PLANE;
+constexpr int OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
+constexpr int OFF_BD = OFF_TABLE + TABLE, OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
+constexpr int OFF_HEAD = OFF_BAR + 8 * (2 * NS + 2 * SLOTS + RAWS), SMEM = OFF_HEAD + 4 * SLOTS;
+constexpr int BLOB = OFF_BAR - OFF_TABLE;
+static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
+static_assert(BLOB % 16 == 0 && OFF_RING % 128 == 0, "copied in 16 bytes");
+static_assert(!RESIDENT || NS == ITEMS, "resident: a place for every item");
+
+constexpr int THREADS = 128 * (NWG + 2 - RESIDENT), LAUNCHED = 65536 / THREADS / 8 * 8;   // registers of a thread at launch
+template <int COUNT> __device__ __forceinline__ void set_registers() {
+  if (COUNT > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+  if (COUNT < LAUNCHED) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+struct Ring {
+  int slot; uint32_t phase;
+  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
+};
+}  // namespace cn
+
+extern "C" __global__ void
+#if CLUSTER > 1
+__cluster_dims__(CLUSTER, 1, 1)
+#endif
+__launch_bounds__(128 * (WARPGROUPS + 2 - RESIDENT), 1)
+KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
+            const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
+  using namespace cn;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = smem_u32(smem);
+  int tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3, g = lane >> 2;
+  const int TX = (W + 8 * XB - 1) / (8 * XB), TY = (H + 7) / 8, tiles = TX * TY * N;
+  const int across = (W + 8 * PC - 1) / (8 * PC), down = (H + 8 / PC - 1) / (8 / PC);   // patches of an image
+  const int rank = blockIdx.x % CLUSTER;                                         // of a cluster, whose blocks take equally many weights
+  const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, sfull = wempty + 8 * NS, sempty = sfull + 8 * SLOTS, xfull = sempty + 8 * SLOTS;
+
+  if (tid == 0) {
+    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * CLUSTER); }
+    for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4); mbar_init(sempty + 8 * i, 4); }
+    for (int i = 0; i < RAWS; ++i) mbar_init(xfull + 8 * i, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  for (int i = tid; i < BLOB / 16; i += blockDim.x) cp_async16(sm + OFF_TABLE + i * 16, blob + i, true);
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncthreads();
+  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); }
+  pdl_launch();
+  auto patches_x = [&](int t) { return min(PX, across - t % TX * PX); };         // of a tile, inside of the image
+  auto patches_y = [&](int t) { return min(PC, down - t / TX % TY * PC); };
+  auto patches_of = [&](int block) {
+    int sum = 0;
+    for (int t = block + lane * (int)gridDim.x; t < tiles; t += 32 * (int)gridDim.x) sum += patches_x(t) * patches_y(t);
+    return __reduce_add_sync(~0u, sum);
+  };
+  const int count = patches_of(blockIdx.x);
+  int most = count;
+  for (int i = 1; i < CLUSTER; ++i) most = max(most, patches_of(blockIdx.x - rank + (rank + i) % CLUSTER));
+  const int rounds = (most + NWG - 1) / NWG;
+
+  if (!RESIDENT && wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
+    set_registers<24>();
+    if (warp == 0 && lane == 0) {
+      Ring r = {0, 0};
+      const int total = rounds * ITEMS;
+      for (int n = 0, i = 0; n < total; ++n, r.next()) {
+        mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
+        mbar_expect(wfull + 8 * r.slot, ITEM);
+        if (CLUSTER > 1)
+          bulk_load_multicast(sm + OFF_RING + r.slot * ITEM + rank * SHARE, wstream + i * ITEM + rank * SHARE, SHARE, wfull + 8 * r.slot, (1 << CLUSTER) - 1);
+        else
+          bulk_load(sm + OFF_RING + r.slot * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * r.slot);
+        if (++i == ITEMS) i = 0;
+      }
+    }
+  } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
+    set_registers<CONV_REGISTERS>();
+    if (RESIDENT && (tid & 127) == 0)
+      for (int i = 0; i < ITEMS; ++i) {
+        mbar_expect(wfull + 8 * i, ITEM);
+        bulk_load(sm + OFF_RING + i * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * i);
+      }
+    // the slabs of all tiles in a row, loaded ahead of the convolution
+    int ahead = 0, tile1 = blockIdx.x, slab1 = 0;
+    auto load_next = [&]() {                                                     // by one thread
+      if (tile1 >= tiles) return;
+      const int buffer = ahead % RAWS;
+      mbar_expect(xfull + 8 * buffer, LOAD);
+      tma_load4(sm + OFF_X + buffer * RAW, &x_map, slab1 * 32, tile1 % TX * (8 * XB) - 3, tile1 / TX % TY * 8 - 3, tile1 / TX / TY, xfull + 8 * buffer);
+      ++ahead;
+      if (++slab1 == SLABS) { slab1 = 0; tile1 += gridDim.x; }
+    };
+    if ((tid & 127) == 0) {
+      pdl_wait();
+      for (int i = 0; i < RAWS; ++i) load_next();
+    }
+    const int eight = lane & 7, quarter = lane >> 3;
+    auto octet_of = [](int m) { return R == 1 ? m >> 3 : m & 3; };               // of row m of the matrix instruction
+    auto row_of_m = [](int m) { return R == 1 ? m & 7 : (m >> 2) * 2; };         // and its first row
+    const uint32_t planes = sm + OFF_PLANE + warp * 8 * PLANE;
+    const uint32_t from = sm + OFF_X + (quarter * COLS + eight) * 64 + ((warp ^ ((quarter * COLS + eight) >> 1)) & 3) * 16;
+    const uint32_t into = planes + eight * PLANE + quarter * LINE;
+    const int m = (quarter & 1) * 8 + eight;
+    const uint32_t rows = planes + row_of_m(m) * LINE + (octet_of(m) + (quarter >> 1)) * 16;
+    const uint32_t near = sm + OFF_TABLE + warp * 4 * (7 * BAND) + (max(2 * q - g, -2) + 2) * 8;
+    const uint32_t far = sm + OFF_TABLE + warp * 4 * (7 * BAND) + (2 * q - g <= -2 ? 2 * q - g + 10 : 0) * 8;
+    int slot0 = 0, done = 0;                                                     // the tile's first slot, slabs convolved
+    uint32_t sphase = 0;
+    for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+      const int vx = patches_x(t), valid = vx * patches_y(t);
+      for (int v = 0; v < valid; ++v) {
+        const bool wraps = slot0 + v >= SLOTS;
+        mbar_wait(sempty + 8 * (wraps ? slot0 + v - SLOTS : slot0 + v), sphase ^ 1 ^ wraps);
+      }
+      if ((tid & 127) < valid) {                                                 // which patch a slot holds
+        const int v = tid & 127, s = slot0 + v;
+        const int patch = (t / TX / TY * down + t / TX % TY * PC + v / vx) * across + t % TX * PX + v % vx;
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(sm + OFF_HEAD + 4 * (s < SLOTS ? s : s - SLOTS)), "r"(patch) : "memory");
+      }
+      uint32_t to[2];                                                            // where this lane's outputs go
+      bool inside[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = row_of_m(g + 8 * h), x = octet_of(g + 8 * h);
+        const int px = x / PC, py = PC == 2 ? row >> 2 : 0, s = slot0 + py * vx + px;
+        inside[h] = px < vx && py * vx < valid;
+        const int place = (row >> 1 & 1) * 4 + (PC == 2 ? x & 1 : row >> 2) * 2 + (row & 1);
+        to[h] = sm + OFF_SLOT + (s < SLOTS ? s : s - SLOTS) * SLOT + place * 16 + q * 4 + warp * 8 * COLUMN;
+      }
+#pragma unroll 1
+      for (int slab = 0; slab < SLABS; ++slab, ++done) {
+        const int buffer = done % RAWS;
+        mbar_wait(xfull + 8 * buffer, done / RAWS & 1);
+        // ---- pixels of eight channels to channels of eight pixels
+#pragma unroll
+        for (int y = 0; y < 12; y += 4) {
+          uint32_t v[BLOCKS][4];
+#pragma unroll
+          for (int b = 0; b < BLOCKS; ++b) ldsm4_transposed(v[b], from + buffer * RAW + (y * COLS + b * 8) * 64);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) v[BLOCKS - 1][i] = q == 3 ? 0 : v[BLOCKS - 1][i];        // outside of the halo tile
+#pragma unroll
+          for (int b = 0; b < BLOCKS; ++b) stsm4(into + y * LINE + b * 16, v[b][0], v[b][1], v[b][2], v[b][3]);
+        }
+        {
+          uint32_t v[BLOCKS][2];
+#pragma unroll
+          for (int b = 0; b < BLOCKS; ++b) ldsm2_transposed(v[b], from + buffer * RAW + (12 * COLS + b * 8) * 64);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) v[BLOCKS - 1][i] = q == 3 ? 0 : v[BLOCKS - 1][i];
+#pragma unroll
+          for (int b = 0; b < BLOCKS; ++b) stsm2(into + 12 * LINE + b * 16, v[b][0], v[b][1]);
+        }
+        bar_sync(9, 128);                                                        // all have read the halo tile
+        if ((tid & 127) == 0) load_next();
+#pragma unroll UNROLL_PAIRS
+        for (int pair = 0; pair < 4; ++pair) {
+          uint32_t b[7][2][2], bias[2];                                          // of the two channels
+#pragma unroll
+          for (int ky = 0; ky < (ABLATE == 1 ? 0 : 7); ++ky) {
+            lds64(b[ky][0][0], b[ky][1][0], near + ((slab * 16 + pair) * 7 + ky) * BAND);
+            lds64(b[ky][0][1], b[ky][1][1], far + ((slab * 16 + pair) * 7 + ky) * BAND);
+          }
+          lds64(bias[0], bias[1], sm + OFF_BD + (slab * 32 + warp * 8 + pair * 2) * 4);
+          float d[2][R][4];
+#pragma unroll
+          for (int c = 0; c < 2; ++c)
+#pragma unroll
+            for (int i = 0; i < R; ++i)
+#pragma unroll
+              for (int e = 0; e < 4; ++e) d[c][i][e] = __uint_as_float(bias[c]);
+#pragma unroll
+          for (int y = 0; y < (ABLATE == 1 ? 0 : R + 6); ++y)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              uint32_t a[4];
+              ldsm4(a, rows + (pair * 2 + c) * PLANE + y * LINE);
+#pragma unroll
+              for (int i = 0; i < R; ++i)
+                if (y - i >= 0 && y - i < 7) mma16816(d[c][i], a, b[y - i][c][0], b[y - i][c][1]);
+            }
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            if (inside[h])
+#pragma unroll
+              for (int c = 0; c < 2; ++c)
+#pragma unroll
+                for (int i = 0; i < R; ++i)
+                  sts32(to[h] + (slab * 32 + pair * 2 + c) * COLUMN + i * 16, pack2(d[c][i][2 * h], d[c][i][2 * h + 1]));
+        }
+        __syncwarp();                                                            // before the planes are written again
+      }
+      if (lane < valid) {
+        const int s = slot0 + lane;
+        mbar_arrive(sfull + 8 * (s < SLOTS ? s : s - SLOTS));
+      }
+      slot0 += valid;
+      if (slot0 >= SLOTS) { slot0 -= SLOTS; sphase ^= 1; }
+    }
+  } else {  // ------------------------------------------------------------------- norm, expansion, gelu, projection
+    set_registers<REGISTERS>();
+    pdl_wait();                                                                  // y may be the previous grid's input
+    const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4);
+    const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
+    Ring rd = {0, 0};
+    int it = 0;
+    // an item's place in descriptors: uniform, yet opaque, or ptxas keeps (spills) the descriptors of all items
+    uint64_t dbase = 0;
+    auto acquire = [&](int item) {
+      if (RESIDENT) return dbase + item * (ITEM >> 4);
+      mbar_wait(wfull + 8 * rd.slot, rd.phase);
+      return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0);
+    };
+    auto release = [&](int slot) {
+      if (RESIDENT) return;
+      if (CLUSTER > 1) {
+        if (warp == 0 && lane < CLUSTER) mbar_arrive_remote(map_rank(wempty + 8 * slot, lane));
+      } else if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot);
+    };
+    const uint32_t column = sm + OFF_SLOT + (lane >> 4) * 8 * COLUMN + (lane & 7) * COLUMN + warp * 32 + (lane >> 3 & 1) * 16;
+    if (RESIDENT)
+      for (int i = 0; i < ITEMS; ++i) mbar_wait(wfull + 8 * i, 0);
+    for (; it < rounds; ++it) {
+      const int s = it * NWG + wg, slot = s % SLOTS;
+      if (s >= count) {                                                          // no patch left: let the others have the weights
+        if (!RESIDENT)
+          for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
+        continue;
+      }
+      const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * PITCH;     // this warp's sixteen pixels
+      const uint32_t own = base + (lane & 15) * PITCH + (lane >> 4) * 16;
+      mbar_wait(sfull + 8 * slot, s / SLOTS & 1);
+#if ABLATE == 2
+      __syncwarp();
+      if (lane == 0) mbar_arrive(sempty + 8 * slot);
+      if (!RESIDENT)
+        for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
+      continue;
+#endif
+      dbase = RESIDENT ? (uint64_t)__shfl_sync(~0u, 0, 0) : 0;
+      uint32_t a[C / 16][4];
+#pragma unroll
+      for (int k = 0; k < C / 16; ++k) ldsm4_transposed(a[k], column + slot * SLOT + k * 16 * COLUMN);
+      int patch;
+      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(patch) : "r"(sm + OFF_HEAD + 4 * slot));
+      bar_sync(1 + wg, 128);                                                     // before rows of y take the place of the columns
+      normalise(a);
+      float sx[AHEAD + 1][HC / 2], o[C / 2];
+      uint32_t p[AHEAD + 1][HC / 16][4];
+      // 16 bytes of x and y that are this lane's after the projection: where they lie, if inside of the image
+      int row0 = 0, column0 = 0, n = 0;
+      uint4 residual[C / 16];
+      auto locate = [&]() {
+        column0 = patch % across * (8 * PC) + (PC == 2 ? (warp & 1) * 8 : 0);
+        row0 = patch / across % down * (8 / PC) + (warp >> 1) * 2 + (PC == 2 ? 0 : (warp & 1) * 4);
+        n = patch / across / down;
+      };
+      auto spot = [&](int i, size_t& at) {
+        const int v = i * 32 + lane, yy = row0 + (v / (C / 8) >> 3), xx = column0 + (v / (C / 8) & 7);
+        at = ((((size_t)n * H + yy) * W + xx) * C + v % (C / 8) * 8) * 2;
+        return yy < H && xx < W;
+      };
+      int eslot[2], pslot[2];
+      auto expand = [&](int j) {
+        const uint64_t off = acquire(AHEAD ? (j < 2 ? j : 2 * j - 1) : 2 * j);
+        eslot[j & AHEAD] = rd.slot;
+        rd.next();
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(sx[j & AHEAD], a[k], dE + off + k * (2 * HC / 8 * 128 >> 4), k > 0);
+      };
+      expand(0);
+      wgmma_commit();
+#pragma unroll
+      for (int j = 0; j < NCH; ++j) {
+        if (AHEAD && j + 1 < NCH) {
+          expand(j + 1);
+          wgmma_commit();
+        }
+        if (!AHEAD || NCH == 1) wgmma_wait<0>();
+        else if (j == 0 || j == NCH - 1) wgmma_wait<1>();
+        else wgmma_wait<2>();
+        release(eslot[j & AHEAD]);
+        if (j > AHEAD) release(pslot[(j - 1 - AHEAD) & AHEAD]);
+        if (j == NCH - 1) {                                                      // x for the sum, in the registers of A
+          locate();
+#pragma unroll
+          for (int i = 0; i < C / 16; ++i) {
+            size_t at;
+            residual[i] = spot(i, at) ? __ldg(reinterpret_cast<const uint4*>(x + at)) : make_uint4(0, 0, 0, 0);
+          }
+        }
+        float(&s_)[HC / 2] = sx[j & AHEAD];
+        uint32_t(&p_)[HC / 16][4] = p[j & AHEAD];
+#pragma unroll
+        for (int k = 0; k < HC / 16; ++k) {
+          uint32_t b0, b1;
+          lds64(b0, b1, be + j * (HC * 2) + k * 8);
+          p_[k][0] = gelu2(s_[8 * k + 0], s_[8 * k + 1], b0);
+          p_[k][1] = gelu2(s_[8 * k + 2], s_[8 * k + 3], b0);
+          p_[k][2] = gelu2(s_[8 * k + 4], s_[8 * k + 5], b1);
+          p_[k][3] = gelu2(s_[8 * k + 6], s_[8 * k + 7], b1);
+        }
+        const uint64_t off = acquire(AHEAD ? (j < NCH - 1 ? 2 * j + 2 : 2 * j + 1) : 2 * j + 1);
+        pslot[j & AHEAD] = rd.slot;
+        rd.next();
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < HC / 16; ++k) Wgmma<C>::rs(o, p_[k], dP + off + k * (2 * C / 8 * 128 >> 4), j + k > 0);
+        if (!AHEAD && j + 1 < NCH) expand(j + 1);
+        wgmma_commit();
+      }
+      wgmma_wait<0>();
+      if (AHEAD && NCH > 1) release(pslot[NCH & 1]);
+      release(pslot[(NCH - 1) & AHEAD]);
+      // ---- epilogue: + bias, through the slot to rows of 16 bytes per lane, + x, out
+#pragma unroll
+      for (int i = 0; i < C / 16; ++i) {
+        uint32_t b0, b1;
+        lds64(b0, b1, sm + OFF_BP + q * (C / 2) + i * 8);                        // half2, [q][C/8 blocks]
+        stsm4(own + i * 32, add2(pack2(o[8 * i + 0], o[8 * i + 1]), b0), add2(pack2(o[8 * i + 2], o[8 * i + 3]), b0),
+              add2(pack2(o[8 * i + 4], o[8 * i + 5]), b1), add2(pack2(o[8 * i + 6], o[8 * i + 7]), b1));
+      }
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < C / 16; ++i) {
+        const int v = i * 32 + lane;
+        size_t at;
+        uint4 u = lds128(base + v / (C / 8) * PITCH + v % (C / 8) * 16);
+        u.x = add2(u.x, residual[i].x); u.y = add2(u.y, residual[i].y); u.z = add2(u.z, residual[i].z); u.w = add2(u.w, residual[i].w);
+        if (spot(i, at)) *reinterpret_cast<uint4*>(y + at) = u;
+      }
+      __syncwarp();
+      if (lane == 0) mbar_arrive(sempty + 8 * slot);
+    }
+  }
+  if (CLUSTER > 1) { __syncwarp(); cluster_arrive(); cluster_wait(); }            // others may still write here
+}
