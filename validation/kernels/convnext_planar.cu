@@ -42,7 +42,7 @@ constexpr int LOAD = 14 * COLS * 64, RAW = (LOAD + 128 + 511) / 512 * 512;
 constexpr int LINE = R == 1 ? 48 : 96, PLANE = 14 * LINE + 16;             // a channel of it, in bytes
 constexpr int PITCH = 2 * C + 16, COLUMN = 144, SLOT = C * COLUMN + 16;
 constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH, SHARE = ITEM / CLUSTER;
-constexpr int BAND = 9 * 8, TABLE = C / 2 * 7 * BAND;                      // of a filter's row, two channels: nine pairs of weights each
+constexpr int BAND = 8 * 16, TABLE = C / 2 * 4 * BAND;                     // two rows of two channels' filters: eight pairs of weights each
 constexpr int OFF_X = 0, OFF_RING = RAWS * RAW, OFF_PLANE = OFF_RING + NS * ITEM, OFF_SLOT = OFF_PLANE + 32 * PLANE;
 constexpr int OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
 constexpr int OFF_BD = OFF_TABLE + TABLE, OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
@@ -149,8 +149,9 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const uint32_t into = planes + eight * PLANE + quarter * LINE;
     const int m = (quarter & 1) * 8 + eight;
     const uint32_t rows = planes + row_of_m(m) * LINE + (octet_of(m) + (quarter >> 1)) * 16;
-    const uint32_t near = sm + OFF_TABLE + warp * 4 * (7 * BAND) + (max(2 * q - g, -2) + 2) * 8;
-    const uint32_t far = sm + OFF_TABLE + warp * 4 * (7 * BAND) + (2 * q - g <= -2 ? 2 * q - g + 10 : 0) * 8;
+    // of B a lane has the weights at distances 2q-g and 2q-g+1 or, if these are before the filter, 8 more; the other two are zero
+    const uint32_t weights = sm + OFF_TABLE + warp * 16 * BAND + (2 * q - g + 1 & 7) * 16;
+    const bool upper = 2 * q - g < -1;
     int slot0 = 0, done = 0;                                                     // the tile's first slot, slabs convolved
     uint32_t sphase = 0;
     for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
@@ -202,20 +203,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         if ((tid & 127) == 0) load_next();
 #pragma unroll UNROLL_PAIRS
         for (int pair = 0; pair < 4; ++pair) {
-          uint32_t b[7][2][2], bias[2];                                          // of the two channels
+          uint32_t b[4][4], bias[2];                                             // two rows of the filters: [channel][row]
 #pragma unroll
-          for (int ky = 0; ky < (ABLATE == 1 ? 0 : 7); ++ky) {
-            lds64(b[ky][0][0], b[ky][1][0], near + ((slab * 16 + pair) * 7 + ky) * BAND);
-            lds64(b[ky][0][1], b[ky][1][1], far + ((slab * 16 + pair) * 7 + ky) * BAND);
+          for (int i = 0; i < (ABLATE == 1 ? 0 : 4); ++i) {
+            const uint4 v = lds128(weights + ((slab * 16 + pair) * 4 + i) * BAND);
+            b[i][0] = v.x; b[i][1] = v.y; b[i][2] = v.z; b[i][3] = v.w;
           }
           lds64(bias[0], bias[1], sm + OFF_BD + (slab * 32 + warp * 8 + pair * 2) * 4);
           float d[2][R][4];
-#pragma unroll
-          for (int c = 0; c < 2; ++c)
-#pragma unroll
-            for (int i = 0; i < R; ++i)
-#pragma unroll
-              for (int e = 0; e < 4; ++e) d[c][i][e] = __uint_as_float(bias[c]);
 #pragma unroll
           for (int y = 0; y < (ABLATE == 1 ? 0 : R + 6); ++y)
 #pragma unroll
@@ -224,16 +219,18 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
               ldsm4(a, rows + (pair * 2 + c) * PLANE + y * LINE);
 #pragma unroll
               for (int i = 0; i < R; ++i)
-                if (y - i >= 0 && y - i < 7) mma16816(d[c][i], a, b[y - i][c][0], b[y - i][c][1]);
+                if (y - i >= 0 && y - i < 7) {
+                  const uint32_t w = b[(y - i) >> 1][c * 2 + ((y - i) & 1)];
+                  mma16816_from(d[c][i], a, upper ? 0 : w, upper ? w : 0, y == i, __uint_as_float(bias[c]));
+                }
             }
 #pragma unroll
           for (int h = 0; h < 2; ++h)
-            if (inside[h])
 #pragma unroll
-              for (int c = 0; c < 2; ++c)
+            for (int c = 0; c < 2; ++c)
 #pragma unroll
-                for (int i = 0; i < R; ++i)
-                  sts32(to[h] + (slab * 32 + pair * 2 + c) * COLUMN + i * 16, pack2(d[c][i][2 * h], d[c][i][2 * h + 1]));
+              for (int i = 0; i < R; ++i)
+                sts32_if(inside[h], to[h] + (slab * 32 + pair * 2 + c) * COLUMN + i * 16, pack2(d[c][i][2 * h], d[c][i][2 * h + 1]));
         }
         __syncwarp();                                                            // before the planes are written again
       }
@@ -291,7 +288,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       int patch;
       asm volatile("ld.shared.b32 %0, [%1];" : "=r"(patch) : "r"(sm + OFF_HEAD + 4 * slot));
       bar_sync(1 + wg, 128);                                                     // before rows of y take the place of the columns
+#ifdef OLDNORM
       normalise(a);
+#else
+      normalise_by_matrix(a, lane);
+#endif
       float sx[AHEAD + 1][HC / 2], o[C / 2];
       uint32_t p[AHEAD + 1][HC / 16][4];
       // 16 bytes of x and y that are this lane's after the projection: where they lie, if inside of the image

@@ -67,7 +67,7 @@ def arrange(problem, device, *, rows, octets, chunk, ahead=0, cluster=1, regs, c
 
 
 def table_bytes(C):
-    return C * 252
+    return C * 256
 
 
 def halo_box(problem, config):
@@ -120,12 +120,12 @@ def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameter
 
 
 def bands(filters: Floats) -> Bits:
-    """[C, 7, 7] -> [C/2][ky][d = -2 ... 6][channel of the pair] (w[d], w[d+1]), zero outside of the filter."""
+    """[C, 7, 7] -> [C/2][two rows of the filter][d = -1 ... 6][channel of the pair][row of the two] (w[d], w[d+1]), zero outside."""
     C, window = filters.shape[0], filters.shape[2]
-    padded = np.zeros((C, window, 10), np.uint16)
-    padded[:, :, 2 : 2 + window] = bits(filters, "fp16")
-    entries = np.stack([padded[:, :, i : i + 2] for i in range(9)], 2)  # C, ky, d, halves
-    return np.ascontiguousarray(entries.reshape(C // 2, 2, window, 9, 2).transpose(0, 2, 3, 1, 4))
+    padded = np.zeros((C, 8, 9), np.uint16)
+    padded[:, :window, 1 : 1 + window] = bits(filters, "fp16")
+    entries = np.stack([padded[:, :, i : i + 2] for i in range(8)], 2)  # C, ky, d, halves
+    return np.ascontiguousarray(entries.reshape(C // 2, 2, 4, 2, 8, 2).transpose(0, 2, 4, 1, 3, 5))
 
 
 def moved_bytes(problem: ConvNeXtProblem, config: Config) -> int:
