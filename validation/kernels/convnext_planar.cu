@@ -31,18 +31,16 @@
 #include "hopper.cuh"
 #include "convnext.cuh"
 
-#ifndef UNROLL_PAIRS
-#define UNROLL_PAIRS 1
-#endif
 namespace cn {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC, NWG = WARPGROUPS, NS = RING_SLOTS;
+constexpr int CH = ABREAST;                                                 // channels that a warp convolves at once
 constexpr int R = ROWS, XB = 2 * R, PC = OCTETS, PX = XB / PC;             // a tile: 8 rows of XB octets, PX x PC patches
 constexpr int SLABS = C / 32, COLS = 8 * XB + 6, BLOCKS = XB + 1;          // a halo tile: 14 rows of COLS pixels, 32 channels of them
 constexpr int LOAD = 14 * COLS * 64, RAW = (LOAD + 128 + 511) / 512 * 512;
-constexpr int LINE = R == 1 ? 48 : 96, PLANE = 14 * LINE + 16;             // a channel of it, in bytes
-constexpr int PITCH = 2 * C + 16, COLUMN = 144, SLOT = C * COLUMN + 16;
+constexpr int LINE = R == 1 ? 48 : 80, PLANE = 14 * LINE + 16;             // a channel of it, in bytes
+constexpr int COLUMN = 128, SLOT = C * COLUMN;                             // a patch: channels of 64 pixels, then pixels of C channels
 constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH, SHARE = ITEM / CLUSTER;
-constexpr int BAND = 8 * 16, TABLE = C / 2 * 4 * BAND;                     // two rows of two channels' filters: eight pairs of weights each
+constexpr int BAND = 8 * 16, TABLE = C / 4 * 7 * BAND;                     // a row of four channels' filters: eight pairs of weights each
 constexpr int OFF_X = 0, OFF_RING = RAWS * RAW, OFF_PLANE = OFF_RING + NS * ITEM, OFF_SLOT = OFF_PLANE + 32 * PLANE;
 constexpr int OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
 constexpr int OFF_BD = OFF_TABLE + TABLE, OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
@@ -143,28 +141,19 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     }
     const int eight = lane & 7, quarter = lane >> 3;
     auto octet_of = [](int m) { return R == 1 ? m >> 3 : m & 3; };               // of row m of the matrix instruction
-    auto row_of_m = [](int m) { return R == 1 ? m & 7 : (m >> 2) * 2; };         // and its first row
+    auto row_of_m = [](int m) { return R == 1 ? m & 7 : (m >> 2 & 1) * 4 + (m >> 3) * 2; };         // and its first row
     const uint32_t planes = sm + OFF_PLANE + warp * 8 * PLANE;
     const uint32_t from = sm + OFF_X + (quarter * COLS + eight) * 64 + ((warp ^ ((quarter * COLS + eight) >> 1)) & 3) * 16;
     const uint32_t into = planes + eight * PLANE + quarter * LINE;
     const int m = (quarter & 1) * 8 + eight;
     const uint32_t rows = planes + row_of_m(m) * LINE + (octet_of(m) + (quarter >> 1)) * 16;
     // of B a lane has the weights at distances 2q-g and 2q-g+1 or, if these are before the filter, 8 more; the other two are zero
-    const uint32_t weights = sm + OFF_TABLE + warp * 16 * BAND + (2 * q - g + 1 & 7) * 16;
+    const uint32_t weights = sm + OFF_TABLE + warp * 14 * BAND + (2 * q - g + 1 & 7) * 16;
     const bool upper = 2 * q - g < -1;
     int slot0 = 0, done = 0;                                                     // the tile's first slot, slabs convolved
     uint32_t sphase = 0;
     for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
       const int vx = patches_x(t), valid = vx * patches_y(t);
-      for (int v = 0; v < valid; ++v) {
-        const bool wraps = slot0 + v >= SLOTS;
-        mbar_wait(sempty + 8 * (wraps ? slot0 + v - SLOTS : slot0 + v), sphase ^ 1 ^ wraps);
-      }
-      if ((tid & 127) < valid) {                                                 // which patch a slot holds
-        const int v = tid & 127, s = slot0 + v;
-        const int patch = (t / TX / TY * down + t / TX % TY * PC + v / vx) * across + t % TX * PX + v % vx;
-        asm volatile("st.shared.b32 [%0], %1;" ::"r"(sm + OFF_HEAD + 4 * (s < SLOTS ? s : s - SLOTS)), "r"(patch) : "memory");
-      }
       uint32_t to[2];                                                            // where this lane's outputs go
       bool inside[2];
 #pragma unroll
@@ -172,8 +161,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         const int row = row_of_m(g + 8 * h), x = octet_of(g + 8 * h);
         const int px = x / PC, py = PC == 2 ? row >> 2 : 0, s = slot0 + py * vx + px;
         inside[h] = px < vx && py * vx < valid;
-        const int place = (row >> 1 & 1) * 4 + (PC == 2 ? x & 1 : row >> 2) * 2 + (row & 1);
-        to[h] = sm + OFF_SLOT + (s < SLOTS ? s : s - SLOTS) * SLOT + place * 16 + q * 4 + warp * 8 * COLUMN;
+        const int place = PC == 2 ? (x & 1) * 4 + (row & 3) : row, slot = s < SLOTS ? s : s - SLOTS;
+        to[h] = sm + OFF_SLOT + slot * SLOT + ((place ^ slot) & 7) * 16 + q * 4 + warp * 8 * COLUMN;
       }
 #pragma unroll 1
       for (int slab = 0; slab < SLABS; ++slab, ++done) {
@@ -201,36 +190,55 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         }
         bar_sync(9, 128);                                                        // all have read the halo tile
         if ((tid & 127) == 0) load_next();
-#pragma unroll UNROLL_PAIRS
-        for (int pair = 0; pair < 4; ++pair) {
-          uint32_t b[4][4], bias[2];                                             // two rows of the filters: [channel][row]
-#pragma unroll
-          for (int i = 0; i < (ABLATE == 1 ? 0 : 4); ++i) {
-            const uint4 v = lds128(weights + ((slab * 16 + pair) * 4 + i) * BAND);
-            b[i][0] = v.x; b[i][1] = v.y; b[i][2] = v.z; b[i][3] = v.w;
+        if (slab == 0) {                                                         // the tile's slots
+          for (int v = 0; v < valid; ++v) {
+            const bool wraps = slot0 + v >= SLOTS;
+            mbar_wait(sempty + 8 * (wraps ? slot0 + v - SLOTS : slot0 + v), sphase ^ 1 ^ wraps);
           }
-          lds64(bias[0], bias[1], sm + OFF_BD + (slab * 32 + warp * 8 + pair * 2) * 4);
-          float d[2][R][4];
+          if ((tid & 127) < valid) {                                                 // which patch a slot holds
+            const int v = tid & 127, s = slot0 + v;
+            const int patch = (t / TX / TY * down + t / TX % TY * PC + v / vx) * across + t % TX * PX + v % vx;
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(sm + OFF_HEAD + 4 * (s < SLOTS ? s : s - SLOTS)), "r"(patch) : "memory");
+          }
+        }
+#pragma unroll 1
+        for (int c0 = 0; c0 < 8; c0 += CH) {
+          float d[CH][R][4], bias[CH];
+          uint32_t w[R][CH];                                                     // rows of the filters, the last R of them
 #pragma unroll
-          for (int y = 0; y < (ABLATE == 1 ? 0 : R + 6); ++y)
+          for (int c = 0; c < CH; c += 4) {
+            const uint4 v = lds128(sm + OFF_BD + (slab * 32 + warp * 8 + c0 + c) * 4);
 #pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              uint32_t a[4];
-              ldsm4(a, rows + (pair * 2 + c) * PLANE + y * LINE);
+            for (int e = 0; e < 4; ++e) bias[c + e] = __uint_as_float((&v.x)[e]);
+          }
 #pragma unroll
-              for (int i = 0; i < R; ++i)
-                if (y - i >= 0 && y - i < 7) {
-                  const uint32_t w = b[(y - i) >> 1][c * 2 + ((y - i) & 1)];
-                  mma16816_from(d[c][i], a, upper ? 0 : w, upper ? w : 0, y == i, __uint_as_float(bias[c]));
+          for (int y = 0; y < (ABLATE == 1 ? 0 : R + 6); ++y) {
+            if (y < 7)
+#pragma unroll
+              for (int c = 0; c < CH; c += 4) {
+                const uint4 v = lds128(weights + ((slab * 8 + (c0 + c) / 4) * 7 + y) * BAND);
+#pragma unroll
+                for (int e = 0; e < 4; ++e) w[y % R][c + e] = (&v.x)[e];
+              }
+            uint32_t a[CH][4];
+#pragma unroll
+            for (int c = 0; c < CH; ++c) ldsm4(a[c], rows + (c0 + c) * PLANE + y * LINE);
+#pragma unroll
+            for (int i = 0; i < R; ++i)
+              if (y - i >= 0 && y - i < 7)
+#pragma unroll
+                for (int c = 0; c < CH; ++c) {
+                  const uint32_t v = w[(y - i) % R][c];
+                  mma16816_from(d[c][i], a[c], upper ? 0 : v, upper ? v : 0, y == i, bias[c]);
                 }
-            }
+          }
 #pragma unroll
           for (int h = 0; h < 2; ++h)
 #pragma unroll
-            for (int c = 0; c < 2; ++c)
+            for (int c = 0; c < CH; ++c)
 #pragma unroll
               for (int i = 0; i < R; ++i)
-                sts32_if(inside[h], to[h] + (slab * 32 + pair * 2 + c) * COLUMN + i * 16, pack2(d[c][i][2 * h], d[c][i][2 * h + 1]));
+                sts32_if(inside[h], (to[h] ^ ((c0 + c ^ i) * 16)) + (slab * 32 + c0 + c) * COLUMN, pack2(d[c][i][2 * h], d[c][i][2 * h + 1]));
         }
         __syncwarp();                                                            // before the planes are written again
       }
@@ -261,7 +269,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         if (warp == 0 && lane < CLUSTER) mbar_arrive_remote(map_rank(wempty + 8 * slot, lane));
       } else if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot);
     };
-    const uint32_t column = sm + OFF_SLOT + (lane >> 4) * 8 * COLUMN + (lane & 7) * COLUMN + warp * 32 + (lane >> 3 & 1) * 16;
+    const uint32_t column = sm + OFF_SLOT + (lane >> 4) * 8 * COLUMN + (lane & 7) * COLUMN + (warp * 2 + (lane >> 3 & 1) ^ lane & 7) * 16;
     if (RESIDENT)
       for (int i = 0; i < ITEMS; ++i) mbar_wait(wfull + 8 * i, 0);
     for (; it < rounds; ++it) {
@@ -271,8 +279,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
         continue;
       }
-      const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * PITCH;     // this warp's sixteen pixels
-      const uint32_t own = base + (lane & 15) * PITCH + (lane >> 4) * 16;
+      const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * (2 * C);   // this warp's sixteen pixels
       mbar_wait(sfull + 8 * slot, s / SLOTS & 1);
 #if ABLATE == 2
       __syncwarp();
@@ -284,7 +291,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       dbase = RESIDENT ? (uint64_t)__shfl_sync(~0u, 0, 0) : 0;
       uint32_t a[C / 16][4];
 #pragma unroll
-      for (int k = 0; k < C / 16; ++k) ldsm4_transposed(a[k], column + slot * SLOT + k * 16 * COLUMN);
+      for (int k = 0; k < C / 16; ++k) ldsm4_transposed(a[k], (column ^ (slot & 7) * 16) + slot * SLOT + k * 16 * COLUMN);
       int patch;
       asm volatile("ld.shared.b32 %0, [%1];" : "=r"(patch) : "r"(sm + OFF_HEAD + 4 * slot));
       bar_sync(1 + wg, 128);                                                     // before rows of y take the place of the columns
@@ -299,8 +306,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       int row0 = 0, column0 = 0, n = 0;
       uint4 residual[C / 16];
       auto locate = [&]() {
-        column0 = patch % across * (8 * PC) + (PC == 2 ? (warp & 1) * 8 : 0);
-        row0 = patch / across % down * (8 / PC) + (warp >> 1) * 2 + (PC == 2 ? 0 : (warp & 1) * 4);
+        column0 = patch % across * (8 * PC) + (PC == 2 ? (warp >> 1) * 8 : 0);
+        row0 = patch / across % down * (8 / PC) + (PC == 2 ? warp & 1 : warp) * 2;
         n = patch / across / down;
       };
       auto spot = [&](int i, size_t& at) {
@@ -321,6 +328,9 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       wgmma_commit();
 #pragma unroll
       for (int j = 0; j < NCH; ++j) {
+        uint32_t bias[HC / 16][2];
+#pragma unroll
+        for (int k = 0; k < HC / 16; ++k) lds64(bias[k][0], bias[k][1], be + j * (HC * 2) + k * 8);
         if (AHEAD && j + 1 < NCH) {
           expand(j + 1);
           wgmma_commit();
@@ -342,8 +352,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         uint32_t(&p_)[HC / 16][4] = p[j & AHEAD];
 #pragma unroll
         for (int k = 0; k < HC / 16; ++k) {
-          uint32_t b0, b1;
-          lds64(b0, b1, be + j * (HC * 2) + k * 8);
+          const uint32_t b0 = bias[k][0], b1 = bias[k][1];
           p_[k][0] = gelu2(s_[8 * k + 0], s_[8 * k + 1], b0);
           p_[k][1] = gelu2(s_[8 * k + 2], s_[8 * k + 3], b0);
           p_[k][2] = gelu2(s_[8 * k + 4], s_[8 * k + 5], b1);
@@ -358,23 +367,24 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         if (!AHEAD && j + 1 < NCH) expand(j + 1);
         wgmma_commit();
       }
+      uint32_t bp[C / 16][2];
+#pragma unroll
+      for (int i = 0; i < C / 16; ++i) lds64(bp[i][0], bp[i][1], sm + OFF_BP + q * (C / 2) + i * 8);   // half2, [q][C/8 blocks]
       wgmma_wait<0>();
       if (AHEAD && NCH > 1) release(pslot[NCH & 1]);
       release(pslot[(NCH - 1) & AHEAD]);
       // ---- epilogue: + bias, through the slot to rows of 16 bytes per lane, + x, out
+      auto bytes = [&](int pixel, int chunk) { return base + pixel * (2 * C) + (chunk ^ (C % 64 ? pixel >> 1 & 3 : pixel & 7)) * 16; };
 #pragma unroll
-      for (int i = 0; i < C / 16; ++i) {
-        uint32_t b0, b1;
-        lds64(b0, b1, sm + OFF_BP + q * (C / 2) + i * 8);                        // half2, [q][C/8 blocks]
-        stsm4(own + i * 32, add2(pack2(o[8 * i + 0], o[8 * i + 1]), b0), add2(pack2(o[8 * i + 2], o[8 * i + 3]), b0),
-              add2(pack2(o[8 * i + 4], o[8 * i + 5]), b1), add2(pack2(o[8 * i + 6], o[8 * i + 7]), b1));
-      }
+      for (int i = 0; i < C / 16; ++i)
+        stsm4(bytes(lane & 15, 2 * i + (lane >> 4)), add2(pack2(o[8 * i + 0], o[8 * i + 1]), bp[i][0]), add2(pack2(o[8 * i + 2], o[8 * i + 3]), bp[i][0]),
+              add2(pack2(o[8 * i + 4], o[8 * i + 5]), bp[i][1]), add2(pack2(o[8 * i + 6], o[8 * i + 7]), bp[i][1]));
       __syncwarp();
 #pragma unroll
       for (int i = 0; i < C / 16; ++i) {
         const int v = i * 32 + lane;
         size_t at;
-        uint4 u = lds128(base + v / (C / 8) * PITCH + v % (C / 8) * 16);
+        uint4 u = lds128(bytes(v / (C / 8), v % (C / 8)));
         u.x = add2(u.x, residual[i].x); u.y = add2(u.y, residual[i].y); u.z = add2(u.z, residual[i].z); u.w = add2(u.w, residual[i].w);
         if (spot(i, at)) *reinterpret_cast<uint4*>(y + at) = u;
       }

@@ -45,7 +45,7 @@ SMALLEST_RING_BYTES: Final = 32768
 """Less does not hide the time of a copy from the L2 cache."""
 
 
-def arrange(problem, device, *, rows, octets, chunk, ahead=0, cluster=1, regs, conv_regs, slots, raws=1, ring=None, warpgroups=None, resident=None, ablate=0, unroll=1):
+def arrange(problem, device, *, rows, octets, chunk, ahead=0, cluster=1, regs, conv_regs, slots, raws=1, ring=None, warpgroups=None, resident=None, ablate=0, abreast=None):
     C = problem.C
     item, items = C * chunk * ELEMENT_BYTES, 2 * problem.hidden // chunk
     resident = int(C <= 64) if resident is None else resident
@@ -53,9 +53,9 @@ def arrange(problem, device, *, rows, octets, chunk, ahead=0, cluster=1, regs, c
     xb = 2 * rows
     cols = 8 * xb + 6
     raw = up(14 * cols * 64 + 128, 512)
-    line = 48 if rows == 1 else 96
+    line = 48 if rows == 1 else 80
     plane = 14 * line + 16
-    needed = raws * raw + 32 * plane + slots * (C * 144 + 16) + table_bytes(C) + 4 * C + (problem.hidden + C) * ELEMENT_BYTES
+    needed = raws * raw + 32 * plane + slots * C * 128 + table_bytes(C) + 4 * C + (problem.hidden + C) * ELEMENT_BYTES
     needed += 8 * (2 * slots + raws) + 4 * slots
     room = (device.shared_bytes_per_block - needed) // (item + 16)
     n = items if resident else min(ring or 99, items - 1, room)
@@ -63,11 +63,11 @@ def arrange(problem, device, *, rows, octets, chunk, ahead=0, cluster=1, regs, c
     shared = needed + n * (item + 16)
     return Config(kernel=NAME, tile_rows=8, tile_columns=8 * xb, threads=128 * (wgs + 2 - resident), shared_bytes=shared, blocks_per_multiprocessor=1,
         constants=(("CHANNELS", C), ("EXPANSION", problem.expansion), ("WARPGROUPS", wgs), ("CHUNK", chunk), ("AHEAD", ahead), ("CLUSTER", cluster), ("ROWS", rows), ("OCTETS", octets),
-          ("RAWS", raws), ("SLOTS", slots), ("RING_SLOTS", n), ("RESIDENT", resident), ("REGISTERS", regs), ("CONV_REGISTERS", conv_regs), ("ABLATE", ablate), ("UNROLL_PAIRS", unroll), ("SHARED_BYTES", shared)))
+          ("RAWS", raws), ("SLOTS", slots), ("RING_SLOTS", n), ("RESIDENT", resident), ("REGISTERS", regs), ("CONV_REGISTERS", conv_regs), ("ABLATE", ablate), ("ABREAST", abreast or 8 // rows), ("SHARED_BYTES", shared)))
 
 
 def table_bytes(C):
-    return C * 256
+    return C * 224
 
 
 def halo_box(problem, config):
@@ -120,12 +120,12 @@ def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameter
 
 
 def bands(filters: Floats) -> Bits:
-    """[C, 7, 7] -> [C/2][two rows of the filter][d = -1 ... 6][channel of the pair][row of the two] (w[d], w[d+1]), zero outside."""
+    """[C, 7, 7] -> [C/4][ky][d = -1 ... 6][channel of the four] (w[d], w[d+1]), zero outside of the filter."""
     C, window = filters.shape[0], filters.shape[2]
-    padded = np.zeros((C, 8, 9), np.uint16)
-    padded[:, :window, 1 : 1 + window] = bits(filters, "fp16")
+    padded = np.zeros((C, window, 9), np.uint16)
+    padded[:, :, 1 : 1 + window] = bits(filters, "fp16")
     entries = np.stack([padded[:, :, i : i + 2] for i in range(8)], 2)  # C, ky, d, halves
-    return np.ascontiguousarray(entries.reshape(C // 2, 2, 4, 2, 8, 2).transpose(0, 2, 4, 1, 3, 5))
+    return np.ascontiguousarray(entries.reshape(C // 4, 4, window, 8, 2).transpose(0, 2, 3, 1, 4))
 
 
 def moved_bytes(problem: ConvNeXtProblem, config: Config) -> int:
