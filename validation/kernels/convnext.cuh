@@ -164,3 +164,16 @@ __device__ __forceinline__ void ldsm2_transposed(uint32_t (&r)[2], uint32_t a) {
 __device__ __forceinline__ void stsm2(uint32_t a, uint32_t r0, uint32_t r1) {
   asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1,%2};" ::"r"(a), "r"(r0), "r"(r1) : "memory");
 }
+__device__ __forceinline__ void stsm4_transposed(uint32_t a, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}
+__device__ __forceinline__ void sts32(uint32_t a, uint32_t v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(a), "r"(v) : "memory"); }
+// The norm of patches that registers do not hold for long: in place, 128 bytes for a channel of 64 pixels
+template <int KB> __device__ __forceinline__ void normalise_columns(uint32_t column, int lane) {
+  uint32_t a[KB][4];
+#pragma unroll
+  for (int k = 0; k < KB; ++k) ldsm4_transposed(a[k], column + k * 2048);
+  normalise_by_matrix(a, lane);
+#pragma unroll
+  for (int k = 0; k < KB; ++k) stsm4_transposed(column + k * 2048, a[k]);
+}

@@ -1,0 +1,145 @@
+"""convnext_wide.cu: 256 channels; all warpgroups convolve two patches, then normalise, expand and project one each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
+from perfmodel.validation.fused.convnext.planar import PATCH, SLAB, bands, moved_bytes
+from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
+from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
+from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
+from perfmodel.validation.fused.family import Buffers, Kernel
+from perfmodel.validation.fused.packing import as_bytes, bits, core_matrices, lane_bias, up
+from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
+from perfmodel.validation.fused.tiles import resident_blocks
+
+NAME: Final = "convnext_broad"
+CHANNELS: Final = 256
+PATCHES: Final = 2
+"""Of a tile: one for each warpgroup that expands."""
+PIXELS: Final = PATCHES * PATCH * PATCH
+CHUNK: Final = 128
+"""Hidden channels at a time."""
+BATCH: Final = 32
+ITEM_BYTES: Final = 8192
+SMALLEST_RING: Final = 4
+REGISTERS: Final = 240
+MULTICAST: Final = 2
+"""Blocks that share every item of weights."""
+SPLITS: Final = (2, 4, 8)
+MACS_PER_CLOCK: Final = 2048
+"""Of a multiprocessor's tensor cores, fp16."""
+CONVOLUTION_WAVEFRONTS: Final = 336
+"""128 bytes of shared memory that the convolution of eight channels of a tile reads, counted from the kernel."""
+EXCHANGE_CLOCKS: Final = 6000
+"""Of blocks that share a tile: a ring filled for one tile alone, partial sums out and in. An estimate."""
+
+
+def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
+    """Blocks of a cluster share weights, or one tile where tiles are too few to fill the device."""
+    if why := hopper_only(problem, device):
+        return why
+    if problem.C != CHANNELS:
+        return f"it has {CHANNELS} channels, not {problem.C}"
+    if problem.hidden % CHUNK:
+        return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
+    tiles = -(-patches(problem) // PATCHES)
+    convolve = problem.C // 8 * CONVOLUTION_WAVEFRONTS
+    multiply = PIXELS * 2 * problem.C * problem.hidden // MACS_PER_CLOCK
+    ways: list[tuple[int, int]] = []  # clocks, blocks that share a tile
+    for split in (1, *SPLITS):
+        if problem.hidden % (split * CHUNK) == 0:
+            rounds = -(-tiles * split // resident_blocks(device.multiprocessors, split))
+            ways.append((rounds * (convolve + multiply // split + (EXCHANGE_CLOCKS if split > 1 else 0)), split))
+    return arrange(problem, device, split=min(ways)[1])
+
+
+def patches(problem: ConvNeXtProblem) -> int:
+    """Of 8×8 pixels."""
+    return problem.N * -(-problem.H // PATCH) * -(-problem.W // PATCH)
+
+
+def table_bytes() -> int:
+    """Of the filters of a slab."""
+    return SLAB // 4 * WINDOW * 128
+
+
+def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, split: int, ablate: int = 0) -> Config | str:
+    """The longest ring that fits."""
+    C = problem.C
+    stage = up(14 * 22 * 64 + table_bytes(), 512)
+    fixed = 2 * stage + 64 * (14 * 48 + 16) + 2 * C * 128 + 6 * C + problem.hidden * ELEMENT_BYTES + 8 * 4
+    ring = (device.shared_bytes_per_block - fixed) // (ITEM_BYTES + 16)
+    if ring < SMALLEST_RING:
+        needed = fixed + SMALLEST_RING * (ITEM_BYTES + 16)
+        return f"a tile and a ring of {SMALLEST_RING} slots need {needed} of {device.shared_bytes_per_block} B of shared memory"
+    shared = fixed + ring * (ITEM_BYTES + 16)
+    return Config(
+        kernel=NAME,
+        tile_rows=PATCH,
+        tile_columns=PATCH,
+        threads=384,
+        shared_bytes=shared,
+        blocks_per_multiprocessor=1,
+        constants=(
+            ("CHANNELS", C),
+            ("EXPANSION", problem.expansion),
+            ("CHUNK", CHUNK),
+            ("BATCH", BATCH),
+            ("RING_SLOTS", ring),
+            ("CLUSTER", split if split > 1 else MULTICAST),
+            ("SPLIT", int(split > 1)),
+            ("ITEM_BYTES", ITEM_BYTES),
+            ("REGISTERS", REGISTERS),
+            ("ABLATE", ablate),
+            ("SHARED_BYTES", shared),
+        ),
+    )
+
+
+def halo_box(problem):
+    N, H, W, C = problem.input_shape
+    return TensorBox(dims=(C, W, H, N), strides_bytes=(2 * C, 2 * C * W, 2 * C * W * H), box=(32, 22, 14, 1), swizzle_bytes=64)
+
+
+def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
+    """A persistent grid over tiles of two patches; a cluster for each tile where its blocks share it."""
+    N, H, W, _ = problem.input_shape
+    constants = config.defines
+    cluster, tiles = constants["CLUSTER"], N * -(-H // 8) * -(-W // 16)
+    grid = tiles * cluster if constants["SPLIT"] else min(device.multiprocessors // cluster * cluster, up(tiles, cluster))
+    return (
+        Launch(
+            grid=(grid, 1, 1),
+            block=(config.threads, 1, 1),
+            shared_bytes=config.shared_bytes,
+            operands=(
+                Operand(buffer="x", box=halo_box(problem)),
+                *(Operand(buffer="weights", index=index) for index in range(3)),
+                Operand(buffer="x"),
+                Operand(buffer="y"),
+            ),
+            arguments=(N, H, W),
+            dependent=True,
+        ),
+    )
+
+
+def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameters) -> Buffers:
+    """The items in the order of consumption: for each chunk, the input channels and then the projection; filters; biases."""
+    del config
+    half, C = np.float32(0.5), problem.C
+    elements = ITEM_BYTES // ELEMENT_BYTES
+    (expand_w, expand_b), (project_w, project_b) = parameters.folded_expansion(), parameters.folded_projection()
+    items = []
+    for start in range(0, problem.hidden, CHUNK):
+        columns = slice(start, start + CHUNK)
+        items.append(core_matrices(bits(expand_w[:, columns] * half, "fp16"), elements // CHUNK, CHUNK))
+        items.append(core_matrices(bits(project_w[columns], "fp16"), elements // C, C))
+    blob = as_bytes(parameters.conv_b.astype(np.float32), lane_bias(expand_b * half, CHUNK), lane_bias(project_b, C))
+    return as_bytes(*items), as_bytes(bands(parameters.conv_w[..., 0])), blob
+
+

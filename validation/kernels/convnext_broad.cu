@@ -1,0 +1,336 @@
+// Fused ConvNeXt residual block for Hopper (sm_90a), 256 channels: as convnext_patch.cu, for accumulators that leave no
+// registers to a warpgroup of another role.
+//
+// A block owns tiles of two patches of 8x8 pixels. Two warpgroups first convolve both patches (each its slabs of 32 channels:
+// the sixteen rows of mma.m16n8k16 are the rows of the two patches), then normalise one patch each in shared memory, then
+// expand and project it like fused_mbconv_stream.cu: chunks of CHUNK hidden channels, A read again for every chunk, weights
+// streamed through a ring by a producer warpgroup and multicast to the blocks of a cluster.
+// SPLIT: for small batches the blocks of a cluster share one tile (each convolves it) and take a part of the hidden channels
+// each; the partial sums meet through distributed shared memory.
+//
+// Conditions: C a multiple of 128; an image of less than 2^31 bytes. Constants: KERNEL_NAME, CHANNELS, EXPANSION, CHUNK, BATCH (channels whose fragments are read
+// at a time), RING_SLOTS, CLUSTER, SPLIT, REGISTERS (of a consumer), SHARED_BYTES.
+#include "specialisation.h"
+#ifndef ABLATE
+#define ABLATE 0
+#endif
+#include "hopper.cuh"
+#include "convnext.cuh"
+
+namespace cw {
+constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NWG = 2, BM = 128, NS = RING_SLOTS;
+constexpr int MYHID = SPLIT ? HID / CLUSTER : HID, NCH = MYHID / HC;
+constexpr int SLABS = C / 32, COLS = 22, LOAD = 14 * COLS * 64;            // a halo tile: 14 rows of 22 pixels, 32 channels of them
+constexpr int BAND = 8 * 16, TABLE = 8 * 7 * BAND, STAGE = (LOAD + TABLE + 511) / 512 * 512;   // with the filters of these channels
+constexpr int LINE = 48, PLANE = 14 * LINE + 16;                           // a channel of it, in bytes
+constexpr int COLUMN = 128, SLOT = C * COLUMN;                             // a patch: channels of 64 pixels, then pixels of C channels
+constexpr int ITEM = ITEM_BYTES;
+constexpr int KI = ITEM / 2 / HC, IC = C / KI, KB = BATCH, BPI = KI / KB;
+constexpr int KP = ITEM / 2 / C, IP = HC / KP;
+constexpr int ITEMS = NCH * (IC + IP), SHARES = SPLIT ? 1 : CLUSTER, SHARE = ITEM / SHARES;
+constexpr int OFF_X = 0, OFF_RING = 2 * STAGE, OFF_PLANE = OFF_RING + NS * ITEM, OFF_SLOT = OFF_PLANE + 64 * PLANE, OFF_BD = OFF_SLOT + 2 * SLOT;
+constexpr int OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
+constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 4);
+constexpr int PITCH = C * 4 + 32;                            // bytes of a row of partial sums: rows in different banks
+static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
+static_assert(!SPLIT || BM * PITCH <= OFF_BD, "the partial sums take the place of all else");
+static_assert(SLABS % 4 == 0 && KI % KB == 0 && KP % 16 == 0 && STAGE % 512 == 0, "items hold whole k-steps; the swizzle's period divides a stage");
+
+struct Ring {
+  int slot; uint32_t phase;
+  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
+};
+// read again where it is needed: else ptxas keeps (spills) all that follows from it through the products
+__device__ __forceinline__ int lane_now() { int l; asm volatile("mov.u32 %0, %%laneid;" : "=r"(l)); return l; }
+}  // namespace cw
+
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)
+KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const unsigned char* __restrict__ filters,
+            const uint4* __restrict__ blob, const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
+  using namespace cw;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = smem_u32(smem);
+  int tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, (tid >> 5) & 3, 0), lane = tid & 31, q = lane & 3, g = lane >> 2;
+  const int TX = (W + 15) / 16, TY = (H + 7) / 8, tiles = TX * TY * N;
+  const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, xfull = wempty + 8 * NS, xempty = xfull + 16;
+  const int rank = blockIdx.x % CLUSTER;                                         // of a cluster along x
+  // all blocks of a cluster take equally many tiles (beyond the last one: zeros in, nothing out)
+  const int first = SPLIT ? blockIdx.x / CLUSTER : blockIdx.x - rank, step = SPLIT ? tiles : gridDim.x, own = SPLIT ? 0 : rank;
+
+  if (tid == 0) {
+    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * SHARES); }
+    for (int i = 0; i < 2; ++i) { mbar_init(xfull + 8 * i, 1); mbar_init(xempty + 8 * i, 4); }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); } else __syncthreads();
+  pdl_launch();
+
+  if (wg == NWG) {  // ------------------------------------------------------------------------------ producers
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if (warp == 0 && lane == 0) {
+      Ring r = {0, 0};
+      const unsigned char* src = wstream + (SPLIT ? (size_t)rank * ITEMS * ITEM : (size_t)rank * SHARE);
+      for (int tile = first; tile < tiles; tile += step)
+#pragma unroll 1
+        for (int i = 0; i < ITEMS; ++i, r.next()) {
+          mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
+          mbar_expect(wfull + 8 * r.slot, ITEM);
+          if (SHARES > 1)
+            bulk_load_multicast(sm + OFF_RING + r.slot * ITEM + rank * SHARE, src + (size_t)i * ITEM, SHARE, wfull + 8 * r.slot, (1 << CLUSTER) - 1);
+          else
+            bulk_load(sm + OFF_RING + r.slot * ITEM, src + (size_t)i * ITEM, ITEM, wfull + 8 * r.slot);
+        }
+    } else if (warp == 1 && lane == 0) {
+      int n = 0;
+      pdl_wait();
+      for (int tile = first + own; tile - own < tiles; tile += step) {
+        const int tx = tile % TX, ty = tile / TX % TY, image = tile / TX / TY;
+#pragma unroll 1
+        for (int slab = 0; slab < SLABS; ++slab, ++n) {                          // to the two warpgroups in turn
+          const int b = n & 1;
+          mbar_wait(xempty + 8 * b, (n >> 1 & 1) ^ 1);
+          mbar_expect(xfull + 8 * b, LOAD + TABLE);
+          tma_load4(sm + OFF_X + b * STAGE, &x_map, slab * 32, tx * 16 - 3, ty * 8 - 3, image, xfull + 8 * b);
+          bulk_load(sm + OFF_X + b * STAGE + LOAD, filters + slab * TABLE, TABLE, xfull + 8 * b);
+        }
+      }
+    }
+    if (SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }
+  } else {  // --------------------------------------------------------------------------------------- consumers
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    for (int i = tid; i < (C * 6 + HID * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BD + i * 16, blob + i, true);
+    cp_async_commit();
+    cp_async_wait<0>();
+    bar_sync(8, 128 * NWG);
+    pdl_wait();                                                                  // y may be the previous grid's input
+    const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
+    // of this lane for ldmatrix: channels of this warp's two octets
+    const uint32_t column = sm + OFF_SLOT + wg * SLOT + ((lane >> 4) * 8 + (lane & 7)) * COLUMN + (warp * 2 + (lane >> 3 & 1) ^ lane & 7) * 16;
+    Ring rd = {0, 0};
+    // the slot's offset in a descriptor: uniform, yet opaque, or ptxas keeps (spills) the descriptors of all items
+    auto acquire = [&]() { mbar_wait(wfull + 8 * rd.slot, rd.phase); return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0); };
+    auto release = [&](int slot) {
+      if (SHARES > 1) {
+        if (const int l = lane_now(); warp == 0 && l < SHARES) mbar_arrive_remote(map_rank(wempty + 8 * slot, l));
+      } else if (warp == 0 && lane_now() == 0) mbar_arrive(wempty + 8 * slot);
+    };
+    auto more = [&](int tile) {                                                  // tile < tiles, reckoned anew
+      int columns, rows, images;
+      asm volatile("mov.u32 %0, %1;" : "=r"(columns) : "r"(W));
+      asm volatile("mov.u32 %0, %1;" : "=r"(rows) : "r"(H));
+      asm volatile("mov.u32 %0, %1;" : "=r"(images) : "r"(N));
+      return SPLIT ? tile == first : tile - rank < (columns + 15) / 16 * ((rows + 7) / 8) * images;
+    };
+    for (int tile = first + own; more(tile); tile += step) {
+      // ---- depthwise convolution of both patches, 32 channels of them at a time
+      {
+        const int lane = lane_now(), q = lane & 3, g = lane >> 2;
+        const int eight = lane & 7, quarter = lane >> 3;
+        const uint32_t stage = sm + OFF_X + wg * STAGE, planes = sm + OFF_PLANE + (wg * 4 + warp) * 8 * PLANE;
+        const uint32_t from = stage + (quarter * COLS + eight) * 64 + ((warp ^ ((quarter * COLS + eight) >> 1)) & 3) * 16;
+        const uint32_t into = planes + eight * PLANE + quarter * LINE;
+        const uint32_t rows = planes + eight * LINE + quarter * 16 - (quarter >> 1 ? 16 : 0);          // octets 0, 1, 1, 2
+        const uint32_t weights = stage + LOAD + warp * 14 * BAND + (2 * q - g + 1 & 7) * 16;
+        const bool upper = 2 * q - g < -1;
+        const uint32_t to = sm + OFF_SLOT + warp * 8 * COLUMN + g * 16 + q * 4;
+#pragma unroll 1
+        for (int slab = wg; slab < SLABS; slab += 2) {
+          mbar_wait(xfull + 8 * wg, slab >> 1 & 1);                              // evenly many for each tile
+          uint32_t w[7][8];
+#pragma unroll
+          for (int ky = 0; ky < 7; ++ky)
+#pragma unroll
+            for (int c = 0; c < 8; c += 4) {
+              const uint4 v = lds128(weights + (c / 4 * 7 + ky) * BAND);
+#pragma unroll
+              for (int e = 0; e < 4; ++e) w[ky][c + e] = (&v.x)[e];
+            }
+#pragma unroll
+          for (int y = 0; y < 12; y += 4) {                                      // pixels of eight channels to channels of eight pixels
+            uint32_t v[3][4];
+#pragma unroll
+            for (int b = 0; b < 3; ++b) ldsm4_transposed(v[b], from + (y * COLS + b * 8) * 64);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) v[2][i] = q == 3 ? 0 : v[2][i];          // outside of the halo tile
+#pragma unroll
+            for (int b = 0; b < 3; ++b) stsm4(into + y * LINE + b * 16, v[b][0], v[b][1], v[b][2], v[b][3]);
+          }
+          {
+            uint32_t v[3][2];
+#pragma unroll
+            for (int b = 0; b < 3; ++b) ldsm2_transposed(v[b], from + (12 * COLS + b * 8) * 64);
+#pragma unroll
+            for (int i = 0; i < 2; ++i) v[2][i] = q == 3 ? 0 : v[2][i];
+#pragma unroll
+            for (int b = 0; b < 3; ++b) stsm2(into + 12 * LINE + b * 16, v[b][0], v[b][1]);
+          }
+          __syncwarp();
+          if (lane == 0) mbar_arrive(xempty + 8 * wg);
+          float d[8][4], bias[8];
+#pragma unroll
+          for (int c = 0; c < 8; c += 4) {
+            const uint4 v = lds128(sm + OFF_BD + (slab * 32 + warp * 8 + c) * 4);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) bias[c + e] = __uint_as_float((&v.x)[e]);
+          }
+#pragma unroll
+          for (int ky = 0; ky < 7; ++ky) {
+            uint32_t a[8][4];
+#pragma unroll
+            for (int c = 0; c < 8; ++c) ldsm4(a[c], rows + c * PLANE + ky * LINE);
+#pragma unroll
+            for (int c = 0; c < 8; ++c)
+              mma16816_from(d[c], a[c], upper ? 0 : w[ky][c], upper ? w[ky][c] : 0, ky == 0, bias[c]);
+          }
+#pragma unroll
+          for (int c = 0; c < 8; ++c)
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+              sts32((to ^ c * 16) + h * SLOT + (slab * 32 + c) * COLUMN, pack2(d[c][2 * h], d[c][2 * h + 1]));
+          __syncwarp();                                                          // before the planes are written again
+        }
+      }
+      bar_sync(8, 128 * NWG);
+      // ---- layer norm of this warp's pixels, in place
+      normalise_columns<C / 16>(column, lane_now());
+      __syncwarp();
+      float o[C / 2] = {};                                                       // else ptxas holds its registers all the time
+#pragma unroll 1
+      for (int j = 0; j < NCH; ++j) {
+        if (ABLATE == 2) {
+          for (int i = 0; i < IC + IP; ++i) { acquire(); release(rd.slot); rd.next(); }
+          continue;
+        }
+        float s[HC / 2];
+        uint32_t f[2][KB / 16][4];
+        auto fragments = [&](uint32_t (&a)[KB / 16][4], int i) {
+#pragma unroll
+          for (int k = 0; k < KB / 16; ++k) ldsm4_transposed(a[k], column + (i * KB + 16 * k) * COLUMN);
+        };
+        fragments(f[0], 0);
+        int before = 0;
+        uint64_t off = 0;
+#pragma unroll
+        for (int i = 0; i < IC * BPI; ++i) {
+          if (i % BPI == 0) off = acquire();
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < KB / 16; ++k)
+            Wgmma<HC>::rs(s, f[i & 1][k], dE + off + (i % BPI * (KB / 16) + k) * (2 * HC / 8 * 128 >> 4), i + k > 0);
+          wgmma_commit();
+          if (i > 0) {
+            wgmma_wait<1>();                                                     // batch i-1 is done
+            if (i % BPI == 0) release(before);
+          }
+          if (i % BPI == BPI - 1) {
+            before = rd.slot;
+            rd.next();
+          }
+          if (i + 1 < IC * BPI) fragments(f[(i + 1) & 1], i + 1);
+        }
+        wgmma_wait<0>();
+        release(before);
+        // ---- gelu and projection, an item at a time
+        const int slot = rd.slot;
+        const uint32_t be = sm + OFF_BE + (lane_now() & 3) * (HC / 8 * 4) + ((SPLIT ? rank * NCH : 0) + j) * (HC * 2);
+        uint32_t p[HC / 16][4];
+#pragma unroll
+        for (int i = 0; i < IP; ++i) {
+#pragma unroll
+          for (int k = i * KP / 16; k < (i + 1) * KP / 16; ++k) {
+            uint32_t b0, b1;
+            lds64(b0, b1, be + k * 8);
+            p[k][0] = gelu2(s[8 * k + 0], s[8 * k + 1], b0);
+            p[k][1] = gelu2(s[8 * k + 2], s[8 * k + 3], b0);
+            p[k][2] = gelu2(s[8 * k + 4], s[8 * k + 5], b1);
+            p[k][3] = gelu2(s[8 * k + 6], s[8 * k + 7], b1);
+          }
+          off = acquire();
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < KP / 16; ++k) Wgmma<C>::rs(o, p[i * KP / 16 + k], dP + off + k * (2 * C / 8 * 128 >> 4), 1);
+          wgmma_commit();
+          rd.next();
+        }
+        wgmma_wait<0>();
+#pragma unroll
+        for (int i = 0; i < IP; ++i) release(slot + i < NS ? slot + i : slot + i - NS);
+      }
+      if (SPLIT) {  // ---- partial sums in place of all else; each block of the cluster finishes its share of the pixels
+        bar_sync(8, 128 * NWG);
+        const uint32_t part = sm + (wg * 64 + warp * 16 + g) * PITCH + q * 8;
+#pragma unroll
+        for (int i = 0; i < C / 8; ++i) {
+          asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32), "f"(o[4 * i]), "f"(o[4 * i + 1]) : "memory");
+          asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32 + 8 * PITCH), "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
+        }
+        cluster_arrive();
+        cluster_wait();
+#pragma unroll 1
+        for (int i = tid; i < BM / CLUSTER * (C / 8); i += 128 * NWG) {
+          const int pixel = rank * (BM / CLUSTER) + i / (C / 8), col = i % (C / 8);
+          const int yy = tile / TX % TY * 8 + (pixel >> 3 & 7), xx = tile % TX * 16 + (pixel >> 6) * 8 + (pixel & 7), n = tile / TX / TY;
+          if (yy >= H || xx >= W || n >= N) continue;
+          const size_t at = ((((size_t)n * H + yy) * W + xx) * C + col * 8) * 2;
+          float v[8] = {};
+#pragma unroll
+          for (int r = 0; r < CLUSTER; ++r) {
+            const uint32_t a = map_rank(sm + pixel * PITCH + col * 32, r);
+            const float4 lo = lds_remote(a), hi = lds_remote(a + 16);
+            v[0] += lo.x; v[1] += lo.y; v[2] += lo.z; v[3] += lo.w;
+            v[4] += hi.x; v[5] += hi.y; v[6] += hi.z; v[7] += hi.w;
+          }
+          const uint4 xr = __ldg(reinterpret_cast<const uint4*>(x + at));
+          uint4 yr;
+#pragma unroll
+          for (int h = 0; h < 4; ++h) {                                          // the bias lies as [h][column]
+            const uint32_t bias = *reinterpret_cast<const uint32_t*>(smem + OFF_BP + h * (C / 2) + col * 4);
+            (&yr.x)[h] = add2(add2(pack2(v[2 * h], v[2 * h + 1]), bias), (&xr.x)[h]);
+          }
+          *reinterpret_cast<uint4*>(y + at) = yr;
+        }
+      } else {  // ---- + bias, through this warp's rows to 16 bytes for each lane, + x, out
+        const int lane = lane_now(), q = lane & 3;
+        const uint32_t base = sm + OFF_SLOT + wg * SLOT + warp * 16 * (2 * C);
+        auto bytes = [&](int pixel, int chunk) { return base + pixel * (2 * C) + (chunk ^ pixel & 7) * 16; };
+        bar_sync(1 + wg, 128);                                                   // no warp reads columns any more
+#pragma unroll
+        for (int i = 0; i < C / 16; ++i) {
+          uint32_t b0, b1;
+          lds64(b0, b1, sm + OFF_BP + q * (C / 2) + i * 8);                      // half2, [q][C/8 blocks]
+          stsm4(bytes(lane & 15, 2 * i + (lane >> 4)), add2(pack2(o[8 * i + 0], o[8 * i + 1]), b0), add2(pack2(o[8 * i + 2], o[8 * i + 3]), b0),
+                add2(pack2(o[8 * i + 4], o[8 * i + 5]), b1), add2(pack2(o[8 * i + 6], o[8 * i + 7]), b1));
+        }
+        __syncwarp();
+        int columns, rows;
+        asm volatile("mov.u32 %0, %1;" : "=r"(columns) : "r"(W));                // likewise
+        asm volatile("mov.u32 %0, %1;" : "=r"(rows) : "r"(H));
+        const int across = (columns + 15) / 16, down = (rows + 7) / 8;
+        const int row0 = tile / across % down * 8 + warp * 2, column0 = tile % across * 16 + wg * 8, n = tile / across / down;
+        const size_t image = (size_t)n * H * W * C * 2;
+#pragma unroll 1
+        for (int part = 0; part < 4; ++part) {                                   // 16 bytes at a time: loads before the first use
+          uint4 xr[C / 64];
+          int at[C / 64];
+#pragma unroll
+          for (int i = 0; i < C / 64; ++i) {
+            const int v = (part * (C / 64) + i) * 32 + lane, yy = row0 + (v / (C / 8) >> 3), xx = column0 + (v / (C / 8) & 7);
+            at[i] = yy < H && xx < W && n < N ? ((yy * W + xx) * C + v % (C / 8) * 8) * 2 : -1;
+            if (at[i] >= 0) xr[i] = __ldg(reinterpret_cast<const uint4*>(x + image + at[i]));
+          }
+#pragma unroll
+          for (int i = 0; i < C / 64; ++i) {
+            const int v = (part * (C / 64) + i) * 32 + lane;
+            uint4 u = lds128(bytes(v / (C / 8), v % (C / 8)));
+            u.x = add2(u.x, xr[i].x); u.y = add2(u.y, xr[i].y); u.z = add2(u.z, xr[i].z); u.w = add2(u.w, xr[i].w);
+            if (at[i] >= 0) *reinterpret_cast<uint4*>(y + image + at[i]) = u;
+          }
+        }
+        bar_sync(8, 128 * NWG);                                                  // both slots may be written again
+      }
+    }
+  }
+  if (CLUSTER > 1) { __syncwarp(); cluster_arrive(); cluster_wait(); }            // others may still write here, or read
+}
