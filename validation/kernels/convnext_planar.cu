@@ -33,7 +33,7 @@
 
 namespace cn {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC, NWG = WARPGROUPS, NS = RING_SLOTS;
-constexpr int CH = ABREAST;                                                 // channels that a warp convolves at once
+constexpr int MINE = 8 / CONVS, CH = ABREAST;                                             // channels that a warp convolves at once
 constexpr int R = ROWS, XB = 2 * R, PC = OCTETS, PX = XB / PC;             // a tile: 8 rows of XB octets, PX x PC patches
 constexpr int SLABS = C / 32, COLS = 8 * XB + 6, BLOCKS = XB + 1;          // a halo tile: 14 rows of COLS pixels, 32 channels of them
 constexpr int LOAD = 14 * COLS * 64, RAW = (LOAD + 128 + 511) / 512 * 512;
@@ -50,7 +50,7 @@ static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays ou
 static_assert(BLOB % 16 == 0 && OFF_RING % 128 == 0, "copied in 16 bytes");
 static_assert(!RESIDENT || NS == ITEMS, "resident: a place for every item");
 
-constexpr int THREADS = 128 * (NWG + 2 - RESIDENT), LAUNCHED = 65536 / THREADS / 8 * 8;   // registers of a thread at launch
+constexpr int THREADS = 128 * (NWG + CONVS + 1 - (RESIDENT || FETCH)), LAUNCHED = 65536 / THREADS / 8 * 8;   // registers of a thread at launch
 template <int COUNT> __device__ __forceinline__ void set_registers() {
   if (COUNT > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
   if (COUNT < LAUNCHED) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
@@ -65,7 +65,7 @@ extern "C" __global__ void
 #if CLUSTER > 1
 __cluster_dims__(CLUSTER, 1, 1)
 #endif
-__launch_bounds__(128 * (WARPGROUPS + 2 - RESIDENT), 1)
+__launch_bounds__(128 * (WARPGROUPS + CONVS + 1 - (RESIDENT || FETCH)), 1)
 KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
             const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
   using namespace cn;
@@ -81,7 +81,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * CLUSTER); }
-    for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4); mbar_init(sempty + 8 * i, 4); }
+    for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4 * CONVS); mbar_init(sempty + 8 * i, 4); }
     for (int i = 0; i < RAWS; ++i) mbar_init(xfull + 8 * i, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -103,7 +103,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   for (int i = 1; i < CLUSTER; ++i) most = max(most, patches_of(blockIdx.x - rank + (rank + i) % CLUSTER));
   const int rounds = (most + NWG - 1) / NWG;
 
-  if (!RESIDENT && wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
+  if (!RESIDENT && !FETCH && wg == NWG + CONVS) {  // ---------------------------------------------------------------------------- weights
     set_registers<24>();
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
@@ -118,9 +118,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         if (++i == ITEMS) i = 0;
       }
     }
-  } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
+  } else if (wg >= NWG) {  // ------------------------------------------------------------------------ convolution
     set_registers<CONV_REGISTERS>();
-    if (RESIDENT && (tid & 127) == 0)
+    // of the eight channels that a warp brings into planes it convolves all, or shares the work with another warp
+    const int thread = tid - 128 * NWG, eighth = __shfl_sync(~0u, (thread >> 5) / CONVS, 0), part = __shfl_sync(~0u, (thread >> 5) % CONVS, 0);
+    if (RESIDENT && thread == 0)
       for (int i = 0; i < ITEMS; ++i) {
         mbar_expect(wfull + 8 * i, ITEM);
         bulk_load(sm + OFF_RING + i * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * i);
@@ -135,20 +137,20 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       ++ahead;
       if (++slab1 == SLABS) { slab1 = 0; tile1 += gridDim.x; }
     };
-    if ((tid & 127) == 0) {
+    if (thread == 0) {
       pdl_wait();
       for (int i = 0; i < RAWS; ++i) load_next();
     }
     const int eight = lane & 7, quarter = lane >> 3;
     auto octet_of = [](int m) { return R == 1 ? m >> 3 : m & 3; };               // of row m of the matrix instruction
     auto row_of_m = [](int m) { return R == 1 ? m & 7 : (m >> 2 & 1) * 4 + (m >> 3) * 2; };         // and its first row
-    const uint32_t planes = sm + OFF_PLANE + warp * 8 * PLANE;
-    const uint32_t from = sm + OFF_X + (quarter * COLS + eight) * 64 + ((warp ^ ((quarter * COLS + eight) >> 1)) & 3) * 16;
+    const uint32_t planes = sm + OFF_PLANE + eighth * 8 * PLANE;
+    const uint32_t from = sm + OFF_X + (quarter * COLS + eight) * 64 + ((eighth ^ ((quarter * COLS + eight) >> 1)) & 3) * 16;
     const uint32_t into = planes + eight * PLANE + quarter * LINE;
     const int m = (quarter & 1) * 8 + eight;
-    const uint32_t rows = planes + row_of_m(m) * LINE + (octet_of(m) + (quarter >> 1)) * 16;
+    const uint32_t rows = planes + part * MINE * PLANE + row_of_m(m) * LINE + (octet_of(m) + (quarter >> 1)) * 16;
     // of B a lane has the weights at distances 2q-g and 2q-g+1 or, if these are before the filter, 8 more; the other two are zero
-    const uint32_t weights = sm + OFF_TABLE + warp * 14 * BAND + (2 * q - g + 1 & 7) * 16;
+    const uint32_t weights = sm + OFF_TABLE + (eighth * 2 + part) * 7 * BAND + (2 * q - g + 1 & 7) * 16;
     const bool upper = 2 * q - g < -1;
     int slot0 = 0, done = 0;                                                     // the tile's first slot, slabs convolved
     uint32_t sphase = 0;
@@ -162,15 +164,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         const int px = x / PC, py = PC == 2 ? row >> 2 : 0, s = slot0 + py * vx + px;
         inside[h] = px < vx && py * vx < valid;
         const int place = PC == 2 ? (x & 1) * 4 + (row & 3) : row, slot = s < SLOTS ? s : s - SLOTS;
-        to[h] = sm + OFF_SLOT + slot * SLOT + ((place ^ slot) & 7) * 16 + q * 4 + warp * 8 * COLUMN;
+        to[h] = sm + OFF_SLOT + slot * SLOT + ((place ^ slot ^ part * MINE) & 7) * 16 + q * 4 + (eighth * 8 + part * MINE) * COLUMN;
       }
 #pragma unroll 1
       for (int slab = 0; slab < SLABS; ++slab, ++done) {
         const int buffer = done % RAWS;
         mbar_wait(xfull + 8 * buffer, done / RAWS & 1);
         // ---- pixels of eight channels to channels of eight pixels
-#pragma unroll
-        for (int y = 0; y < 12; y += 4) {
+        auto four = [&](int y) {
           uint32_t v[BLOCKS][4];
 #pragma unroll
           for (int b = 0; b < BLOCKS; ++b) ldsm4_transposed(v[b], from + buffer * RAW + (y * COLS + b * 8) * 64);
@@ -178,8 +179,13 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           for (int i = 0; i < 4; ++i) v[BLOCKS - 1][i] = q == 3 ? 0 : v[BLOCKS - 1][i];        // outside of the halo tile
 #pragma unroll
           for (int b = 0; b < BLOCKS; ++b) stsm4(into + y * LINE + b * 16, v[b][0], v[b][1], v[b][2], v[b][3]);
+        };
+        if (CONVS == 1 || part == 0) {
+          four(0);
+          four(8);
         }
-        {
+        if (CONVS == 1 || part == 1) {
+          four(4);
           uint32_t v[BLOCKS][2];
 #pragma unroll
           for (int b = 0; b < BLOCKS; ++b) ldsm2_transposed(v[b], from + buffer * RAW + (12 * COLS + b * 8) * 64);
@@ -188,26 +194,26 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
           for (int b = 0; b < BLOCKS; ++b) stsm2(into + 12 * LINE + b * 16, v[b][0], v[b][1]);
         }
-        bar_sync(9, 128);                                                        // all have read the halo tile
-        if ((tid & 127) == 0) load_next();
+        bar_sync(9, 128 * CONVS);                                                        // all have read the halo tile
+        if (thread == 0) load_next();
         if (slab == 0) {                                                         // the tile's slots
           for (int v = 0; v < valid; ++v) {
             const bool wraps = slot0 + v >= SLOTS;
             mbar_wait(sempty + 8 * (wraps ? slot0 + v - SLOTS : slot0 + v), sphase ^ 1 ^ wraps);
           }
-          if ((tid & 127) < valid) {                                                 // which patch a slot holds
-            const int v = tid & 127, s = slot0 + v;
+          if (thread < valid) {                                                 // which patch a slot holds
+            const int v = thread, s = slot0 + v;
             const int patch = (t / TX / TY * down + t / TX % TY * PC + v / vx) * across + t % TX * PX + v % vx;
             asm volatile("st.shared.b32 [%0], %1;" ::"r"(sm + OFF_HEAD + 4 * (s < SLOTS ? s : s - SLOTS)), "r"(patch) : "memory");
           }
         }
 #pragma unroll 1
-        for (int c0 = 0; c0 < 8; c0 += CH) {
+        for (int c0 = 0; c0 < MINE; c0 += CH) {
           float d[CH][R][4], bias[CH];
           uint32_t w[R][CH];                                                     // rows of the filters, the last R of them
 #pragma unroll
           for (int c = 0; c < CH; c += 4) {
-            const uint4 v = lds128(sm + OFF_BD + (slab * 32 + warp * 8 + c0 + c) * 4);
+            const uint4 v = lds128(sm + OFF_BD + (slab * 32 + eighth * 8 + part * MINE + c0 + c) * 4);
 #pragma unroll
             for (int e = 0; e < 4; ++e) bias[c + e] = __uint_as_float((&v.x)[e]);
           }
@@ -240,7 +246,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
               for (int i = 0; i < R; ++i)
                 sts32_if(inside[h], (to[h] ^ ((c0 + c ^ i) * 16)) + (slab * 32 + c0 + c) * COLUMN, pack2(d[c][i][2 * h], d[c][i][2 * h + 1]));
         }
-        __syncwarp();                                                            // before the planes are written again
+        if (CONVS == 1) __syncwarp(); else bar_sync(10 + eighth, 64);            // before the planes are written again
       }
       if (lane < valid) {
         const int s = slot0 + lane;
@@ -272,11 +278,34 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const uint32_t column = sm + OFF_SLOT + (lane >> 4) * 8 * COLUMN + (lane & 7) * COLUMN + (warp * 2 + (lane >> 3 & 1) ^ lane & 7) * 16;
     if (RESIDENT)
       for (int i = 0; i < ITEMS; ++i) mbar_wait(wfull + 8 * i, 0);
+    // FETCH: a thread of the first warpgroup streams the weights: LAG items behind its own releases, as all others must have released, too
+    constexpr int LAG = 2;
+    static_assert(!FETCH || RESIDENT || NS >= LAG + 3 + 3 * AHEAD, "what a warpgroup takes before it releases is fetched");
+    int fetched = 0, item1 = 0;
+    Ring rf = {0, 0};
+    auto fetch = [&](int until) {
+      if (!FETCH || RESIDENT) return;
+      if (tid == 0) {
+        until = min(until, rounds * ITEMS);
+#pragma unroll 1
+        for (; fetched < until; ++fetched, rf.next()) {
+          mbar_wait(wempty + 8 * rf.slot, rf.phase ^ 1);
+          mbar_expect(wfull + 8 * rf.slot, ITEM);
+          if (CLUSTER > 1)
+            bulk_load_multicast(sm + OFF_RING + rf.slot * ITEM + rank * SHARE, wstream + item1 * ITEM + rank * SHARE, SHARE, wfull + 8 * rf.slot, (1 << CLUSTER) - 1);
+          else
+            bulk_load(sm + OFF_RING + rf.slot * ITEM, wstream + item1 * ITEM, ITEM, wfull + 8 * rf.slot);
+          if (++item1 == ITEMS) item1 = 0;
+        }
+      }
+      __syncwarp();
+    };
+    fetch(NS);
     for (; it < rounds; ++it) {
       const int s = it * NWG + wg, slot = s % SLOTS;
       if (s >= count) {                                                          // no patch left: let the others have the weights
         if (!RESIDENT)
-          for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
+          for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); fetch(it * ITEMS + i + 1 - LAG + NS); }
         continue;
       }
       const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * (2 * C);   // this warp's sixteen pixels
@@ -340,6 +369,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         else wgmma_wait<2>();
         release(eslot[j & AHEAD]);
         if (j > AHEAD) release(pslot[(j - 1 - AHEAD) & AHEAD]);
+        fetch(it * ITEMS + max(0, 2 * j - AHEAD) - LAG + NS);
         if (j == NCH - 1) {                                                      // x for the sum, in the registers of A
           locate();
 #pragma unroll
@@ -373,6 +403,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       wgmma_wait<0>();
       if (AHEAD && NCH > 1) release(pslot[NCH & 1]);
       release(pslot[(NCH - 1) & AHEAD]);
+      fetch((it + 1) * ITEMS - LAG + NS);
       // ---- epilogue: + bias, through the slot to rows of 16 bytes per lane, + x, out
       auto bytes = [&](int pixel, int chunk) { return base + pixel * (2 * C) + (chunk ^ (C % 64 ? pixel >> 1 & 3 : pixel & 7)) * 16; };
 #pragma unroll

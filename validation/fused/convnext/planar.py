@@ -45,7 +45,7 @@ SMALLEST_RING_BYTES: Final = 32768
 """Less does not hide the time of a copy from the L2 cache."""
 
 
-def arrange(problem, device, *, rows, octets, chunk, ahead=0, cluster=1, regs, conv_regs, slots, raws=1, ring=None, warpgroups=None, resident=None, ablate=0, abreast=None):
+def arrange(problem, device, *, rows, octets, chunk, ahead=0, cluster=1, regs, conv_regs, slots, raws=1, ring=None, warpgroups=None, resident=None, ablate=0, abreast=None, convs=1, fetch=0):
     C = problem.C
     item, items = C * chunk * ELEMENT_BYTES, 2 * problem.hidden // chunk
     resident = int(C <= 64) if resident is None else resident
@@ -61,9 +61,9 @@ def arrange(problem, device, *, rows, octets, chunk, ahead=0, cluster=1, regs, c
     n = items if resident else min(ring or 99, items - 1, room)
     if room < n or n * item < 30000: return f"{needed} + {item} x {n}, room {room}"
     shared = needed + n * (item + 16)
-    return Config(kernel=NAME, tile_rows=8, tile_columns=8 * xb, threads=128 * (wgs + 2 - resident), shared_bytes=shared, blocks_per_multiprocessor=1,
+    return Config(kernel=NAME, tile_rows=8, tile_columns=8 * xb, threads=128 * (wgs + convs + 1 - (resident or fetch)), shared_bytes=shared, blocks_per_multiprocessor=1,
         constants=(("CHANNELS", C), ("EXPANSION", problem.expansion), ("WARPGROUPS", wgs), ("CHUNK", chunk), ("AHEAD", ahead), ("CLUSTER", cluster), ("ROWS", rows), ("OCTETS", octets),
-          ("RAWS", raws), ("SLOTS", slots), ("RING_SLOTS", n), ("RESIDENT", resident), ("REGISTERS", regs), ("CONV_REGISTERS", conv_regs), ("ABLATE", ablate), ("ABREAST", abreast or 8 // rows), ("SHARED_BYTES", shared)))
+          ("RAWS", raws), ("SLOTS", slots), ("RING_SLOTS", n), ("RESIDENT", resident), ("REGISTERS", regs), ("CONV_REGISTERS", conv_regs), ("ABLATE", ablate), ("CONVS", convs), ("FETCH", fetch), ("ABREAST", abreast or 8 // rows // convs), ("SHARED_BYTES", shared)))
 
 
 def table_bytes(C):
