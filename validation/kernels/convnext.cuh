@@ -25,11 +25,7 @@ __device__ __forceinline__ uint32_t gelu2(float s0, float s1, uint32_t bias) {
   const __half2 p = __hfma2(__hmul2(u, u), __float2half2_rn(0.27760736f), __float2half2_rn(1.60031434f));
   __half2 z = __hmul2(u, p);
   uint32_t t;
-#if ABLATE == 3
-  t = *reinterpret_cast<uint32_t*>(&z);
-#else
   asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(*reinterpret_cast<uint32_t*>(&z)));
-#endif
   z = __hfma2(u, h2(t), u);
   return *reinterpret_cast<uint32_t*>(&z);
 }
@@ -147,9 +143,7 @@ template <int KB> __device__ __forceinline__ void normalise_in_place(uint32_t ro
 __device__ __forceinline__ void lds64(uint32_t& r0, uint32_t& r1, uint32_t a) {
   asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(r0), "=r"(r1) : "r"(a));
 }
-__device__ __forceinline__ void sts128(uint32_t a, const uint32_t (&v)[4]) {
-  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
-}
+__device__ __forceinline__ void sts32(uint32_t a, uint32_t v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(a), "r"(v) : "memory"); }
 __device__ __forceinline__ void sts32_if(bool yes, uint32_t a, uint32_t v) {
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0;\n@p st.shared.b32 [%1], %2; }" ::"r"((int)yes), "r"(a), "r"(v) : "memory");
 }
@@ -167,7 +161,6 @@ __device__ __forceinline__ void stsm2(uint32_t a, uint32_t r0, uint32_t r1) {
 __device__ __forceinline__ void stsm4_transposed(uint32_t a, const uint32_t (&r)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
 }
-__device__ __forceinline__ void sts32(uint32_t a, uint32_t v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(a), "r"(v) : "memory"); }
 // The norm of patches that registers do not hold for long: in place, 128 bytes for a channel of 64 pixels
 template <int KB> __device__ __forceinline__ void normalise_columns(uint32_t column, int lane) {
   uint32_t a[KB][4];
@@ -176,4 +169,7 @@ template <int KB> __device__ __forceinline__ void normalise_columns(uint32_t col
   normalise_by_matrix(a, lane);
 #pragma unroll
   for (int k = 0; k < KB; ++k) stsm4_transposed(column + k * 2048, a[k]);
+}
+__device__ __forceinline__ void sts128(uint32_t a, const uint32_t (&v)[4]) {
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
 }

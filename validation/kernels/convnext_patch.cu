@@ -24,18 +24,15 @@
 // Conditions: C a multiple of 32, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK, GROUP (1, 2), SLOTS,
 // RING_SLOTS, RESIDENT, WIDE (the filter table in the pairs that
 // the matrix instruction takes, if there is room), REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
-#include "specialisation.h"
-#ifndef ABLATE
-#define ABLATE 0
-#endif
 #include "hopper.cuh"
 #include "convnext.cuh"
+#include "specialisation.h"
 
 namespace cn {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC, NWG = WARPGROUPS, NS = RING_SLOTS, NG = GROUP;
 constexpr int SLABS = C / 32, PATCH = 12800, LOAD = 14 * 14 * 64;          // a halo tile of 32 channels, and its place
 constexpr int PITCH = 2 * C + 16, SLOT = 64 * PITCH;
-constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH, SHARE = ITEM / CLUSTER;
+constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH;
 constexpr int ENTRIES = WIDE ? 11 : 13, ENTRY = WIDE ? 16 : 8;             // of the filter table: places of a band, bytes for two channels
 constexpr int TABLE = C / 2 * 7 * ENTRIES * ENTRY;
 constexpr int OFF_X = 0, OFF_RING = 2 * NG * PATCH, OFF_SLOT = OFF_RING + NS * ITEM, OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
@@ -52,11 +49,7 @@ struct Ring {
 };
 }  // namespace cn
 
-extern "C" __global__ void
-#if CLUSTER > 1
-__cluster_dims__(CLUSTER, 1, 1)
-#endif
-__launch_bounds__(128 * (WARPGROUPS + 2 - RESIDENT), 1)
+extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 2 - RESIDENT), 1)
 KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
             const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
   using namespace cn;
@@ -67,12 +60,10 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3, g = lane >> 2;
   const int TX = (W + 7) / 8, TY = (H + 7) / 8, patches = TX * TY * N, groups = (patches + NG - 1) / NG;
   const int mine = (groups - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x, count = mine * NG;   // patches of this block
-  const int rank = blockIdx.x % CLUSTER;                                         // of a cluster, whose blocks take equally many weights
-  const int rounds = ((groups - (int)blockIdx.x + rank + (int)gridDim.x - 1) / (int)gridDim.x * NG + NWG - 1) / NWG;
   const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, sfull = wempty + 8 * NS, sempty = sfull + 8 * SLOTS, xfull = sempty + 8 * SLOTS;
 
   if (tid == 0) {
-    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * CLUSTER); }
+    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG); }
     for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4); mbar_init(sempty + 8 * i, 4); }
     for (int i = 0; i < 2; ++i) mbar_init(xfull + 8 * i, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -81,21 +72,17 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   cp_async_commit();
   cp_async_wait<0>();
   __syncthreads();
-  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); }
   pdl_launch();
 
   if (!RESIDENT && wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
-      const int total = rounds * ITEMS;
+      const int total = (count + NWG - 1) / NWG * ITEMS;
       for (int n = 0, i = 0; n < total; ++n, r.next()) {
         mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
         mbar_expect(wfull + 8 * r.slot, ITEM);
-        if (CLUSTER > 1)
-          bulk_load_multicast(sm + OFF_RING + r.slot * ITEM + rank * SHARE, wstream + i * ITEM + rank * SHARE, SHARE, wfull + 8 * r.slot, (1 << CLUSTER) - 1);
-        else
-          bulk_load(sm + OFF_RING + r.slot * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * r.slot);
+        bulk_load(sm + OFF_RING + r.slot * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * r.slot);
         if (++i == ITEMS) i = 0;
       }
     }
@@ -152,7 +139,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         float d[8][4] = {};
         mbar_wait(xfull + 8 * buffer, done >> 1 & 1);
 #pragma unroll
-        for (int ky = 0; ky < (ABLATE == 1 ? 0 : 7); ++ky) {
+        for (int ky = 0; ky < 7; ++ky) {
           uint4 v[2][4];                                                         // patches; inputs q, q+4, q+8, q+12
 #pragma unroll
           for (int h = 0; h < 2; ++h)
@@ -212,21 +199,12 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
     Ring rd = {0, 0};
     int it = 0;
-    // an item's place in descriptors: uniform, yet opaque, or ptxas keeps (spills) the descriptors of all items
-    uint64_t dbase = 0;
-    auto acquire = [&](int item) {
-      if (RESIDENT) return dbase + item * (ITEM >> 4);
-      mbar_wait(wfull + 8 * rd.slot, rd.phase);
+    auto acquire = [&]() {
+      if (!RESIDENT || it == 0) mbar_wait(wfull + 8 * rd.slot, rd.phase);
       return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0);
     };
-    auto release = [&](int slot) {
-      if (RESIDENT) return;
-      if (CLUSTER > 1) {
-        if (warp == 0 && lane < CLUSTER) mbar_arrive_remote(map_rank(wempty + 8 * slot, lane));
-      } else if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot);
-    };
-    if (RESIDENT)
-      for (int i = 0; i < ITEMS; ++i) mbar_wait(wfull + 8 * i, 0);
+    auto release = [&](int slot) { if (!RESIDENT && (tid & 127) == 0) mbar_arrive(wempty + 8 * slot); };
+    const int rounds = (count + NWG - 1) / NWG;
     for (; it < rounds; ++it) {
       const int s = it * NWG + wg, slot = s % SLOTS;
       if (s >= count) {                                                          // no patch left: let the others have the weights
@@ -237,20 +215,15 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * PITCH;     // this warp's sixteen pixels
       const uint32_t own = base + (lane & 15) * PITCH + (lane >> 4) * 16;
       mbar_wait(sfull + 8 * slot, s / SLOTS & 1);
-#if ABLATE == 2
-      __syncwarp();
-      if (lane == 0) mbar_arrive(sempty + 8 * slot);
-      if (!RESIDENT)
-        for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
-      continue;
-#endif
-      dbase = RESIDENT ? (uint64_t)__shfl_sync(~0u, 0, 0) : 0;
       uint32_t a[C / 16][4];
 #pragma unroll
       for (int k = 0; k < C / 16; ++k) ldsm4(a[k], own + k * 32);
       normalise(a);
-      float sx[AHEAD + 1][HC / 2], o[C / 2];
-      uint32_t p[AHEAD + 1][HC / 16][4];
+      float sx[HC / 2], o[C / 2];
+      uint32_t p[HC / 16][4];
+      uint64_t off = acquire();
+      int eslot = rd.slot, pslot = 0;
+      rd.next();
       // 16 bytes of x and y that are this lane's after the projection: where they lie, if inside of the image
       int row0 = 0, column0 = 0, n = 0;
       uint4 residual[C / 16];
@@ -265,28 +238,15 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         at = ((((size_t)n * H + yy) * W + xx) * C + v % (C / 8) * 8) * 2;
         return yy < H && xx < W && n < N;
       };
-      int eslot[2], pslot[2];
-      auto expand = [&](int j) {
-        const uint64_t off = acquire(AHEAD ? (j < 2 ? j : 2 * j - 1) : 2 * j);
-        eslot[j & AHEAD] = rd.slot;
-        rd.next();
-        wgmma_fence();
+      wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(sx[j & AHEAD], a[k], dE + off + k * (2 * HC / 8 * 128 >> 4), k > 0);
-      };
-      expand(0);
+      for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(sx, a[k], dE + off + k * (2 * HC / 8 * 128 >> 4), k > 0);
       wgmma_commit();
 #pragma unroll
       for (int j = 0; j < NCH; ++j) {
-        if (AHEAD && j + 1 < NCH) {
-          expand(j + 1);
-          wgmma_commit();
-        }
-        if (!AHEAD || NCH == 1) wgmma_wait<0>();
-        else if (j == 0 || j == NCH - 1) wgmma_wait<1>();
-        else wgmma_wait<2>();
-        release(eslot[j & AHEAD]);
-        if (j > AHEAD) release(pslot[(j - 1 - AHEAD) & AHEAD]);
+        wgmma_wait<0>();
+        release(eslot);
+        if (j > 0) release(pslot);
         if (j == NCH - 1) {                                                      // x for the sum, in the registers of A
           locate();
 #pragma unroll
@@ -295,29 +255,33 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
             residual[i] = spot(i, at) ? __ldg(reinterpret_cast<const uint4*>(x + at)) : make_uint4(0, 0, 0, 0);
           }
         }
-        float(&s_)[HC / 2] = sx[j & AHEAD];
-        uint32_t(&p_)[HC / 16][4] = p[j & AHEAD];
 #pragma unroll
         for (int k = 0; k < HC / 16; ++k) {
           uint32_t b0, b1;
           lds64(b0, b1, be + j * (HC * 2) + k * 8);
-          p_[k][0] = gelu2(s_[8 * k + 0], s_[8 * k + 1], b0);
-          p_[k][1] = gelu2(s_[8 * k + 2], s_[8 * k + 3], b0);
-          p_[k][2] = gelu2(s_[8 * k + 4], s_[8 * k + 5], b1);
-          p_[k][3] = gelu2(s_[8 * k + 6], s_[8 * k + 7], b1);
+          p[k][0] = gelu2(sx[8 * k + 0], sx[8 * k + 1], b0);
+          p[k][1] = gelu2(sx[8 * k + 2], sx[8 * k + 3], b0);
+          p[k][2] = gelu2(sx[8 * k + 4], sx[8 * k + 5], b1);
+          p[k][3] = gelu2(sx[8 * k + 6], sx[8 * k + 7], b1);
         }
-        const uint64_t off = acquire(AHEAD ? (j < NCH - 1 ? 2 * j + 2 : 2 * j + 1) : 2 * j + 1);
-        pslot[j & AHEAD] = rd.slot;
+        off = acquire();
+        pslot = rd.slot;
         rd.next();
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < HC / 16; ++k) Wgmma<C>::rs(o, p_[k], dP + off + k * (2 * C / 8 * 128 >> 4), j + k > 0);
-        if (!AHEAD && j + 1 < NCH) expand(j + 1);
+        for (int k = 0; k < HC / 16; ++k) Wgmma<C>::rs(o, p[k], dP + off + k * (2 * C / 8 * 128 >> 4), j + k > 0);
+        if (j + 1 < NCH) {
+          off = acquire();
+          eslot = rd.slot;
+          rd.next();
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(sx, a[k], dE + off + k * (2 * HC / 8 * 128 >> 4), k > 0);
+        }
         wgmma_commit();
       }
       wgmma_wait<0>();
-      if (AHEAD && NCH > 1) release(pslot[NCH & 1]);
-      release(pslot[(NCH - 1) & AHEAD]);
+      release(pslot);
       // ---- epilogue: + bias, through the slot to rows of 16 bytes per lane, + x, out
 #pragma unroll
       for (int i = 0; i < C / 16; ++i) {
@@ -339,5 +303,4 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       if (lane == 0) mbar_arrive(sempty + 8 * slot);
     }
   }
-  if (CLUSTER > 1) { __syncwarp(); cluster_arrive(); cluster_wait(); }            // others may still write here
 }

@@ -10,12 +10,9 @@
 //
 // Conditions: C a multiple of 128; an image of less than 2^31 bytes. Constants: KERNEL_NAME, CHANNELS, EXPANSION, CHUNK, BATCH (channels whose fragments are read
 // at a time), RING_SLOTS, CLUSTER, SPLIT, REGISTERS (of a consumer), SHARED_BYTES.
-#include "specialisation.h"
-#ifndef ABLATE
-#define ABLATE 0
-#endif
 #include "hopper.cuh"
 #include "convnext.cuh"
+#include "specialisation.h"
 
 namespace cw {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NWG = 2, BM = 128, NS = RING_SLOTS;
@@ -138,7 +135,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
           for (int i = 0; i < 4; ++i) from[i] = stage + pixel * 64 + ((warp ^ ((pixel >> 1) + 7 * i)) & 3) * 16;
 #pragma unroll
-          for (int ky = 0; ky < (ABLATE == 1 ? 0 : 7); ++ky) {
+          for (int ky = 0; ky < 7; ++ky) {
             uint4 v[2][4];                                                       // patches; inputs q, q+4, q+8, q+12
 #pragma unroll
             for (int h = 0; h < 2; ++h)
@@ -179,15 +176,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
       bar_sync(8, 128 * NWG);
       // ---- layer norm of this warp's pixels, in place
-      if (ABLATE != 4) normalise_in_place<C / 16>(row);
+      normalise_in_place<C / 16>(row);
       __syncwarp();
       float o[C / 2] = {};                                                       // else ptxas holds its registers all the time
 #pragma unroll 1
       for (int j = 0; j < NCH; ++j) {
-        if (ABLATE == 2) {
-          for (int i = 0; i < IC + IP; ++i) { acquire(); release(rd.slot); rd.next(); }
-          continue;
-        }
         float s[HC / 2];
         uint32_t f[2][KB / 16][4];
         auto fragments = [&](uint32_t (&a)[KB / 16][4], int i) {

@@ -11,7 +11,7 @@ from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
-from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias, up
+from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
 from perfmodel.validation.fused.tiles import reached
 
@@ -22,7 +22,7 @@ SLAB: Final = 32
 """Channels of a halo tile in shared memory."""
 HALO_BYTES: Final = 12800
 """14×14 pixels of a slab, rounded up to whole periods of the swizzle."""
-CHANNELS: Final = (64, 96, 128)
+CHANNELS: Final = (96,)
 """Those whose accumulators fit into registers beside the normalised patch."""
 WARPGROUPS: Final = {1: 3, 0: 2}
 """That normalise, expand and project, with resident weights and without; one convolves and, for streamed weights, one fetches."""
@@ -50,7 +50,7 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     if why := hopper_only(problem, device):
         return why
     if problem.C not in CHANNELS:
-        return f"it has 64, 96 or 128 channels, not {problem.C}"
+        return f"it has {CHANNELS[0]} channels, not {problem.C}"
     chunk = CHUNKS[problem.C]
     if problem.hidden % chunk:
         return f"its chunks of {chunk} hidden channels do not divide {problem.hidden}"
@@ -59,49 +59,41 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     return arrange(problem, device, group=group, chunk=chunk)
 
 
-def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, group: int, chunk: int, ahead: int = 0, cluster: int = 1,
-            regs=None, conv_regs=None, slots=None, ring=None, wide=None, resident=None, warpgroups=None, ablate=0) -> Config | str:
+def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, group: int, chunk: int) -> Config | str:
     """Resident weights if they fit, else the longest ring; the wide filter table if it leaves room."""
     C = problem.C
     item, items = C * chunk * ELEMENT_BYTES, 2 * problem.hidden // chunk
     needed = 0
-    slots0, ring0 = slots, ring
-    for resident_, wide_ in ((1, 1), (0, 1), (0, 0)):
-        if resident_ and C > LARGEST_RESIDENT:
+    for resident, wide in ((1, 1), (0, 1), (0, 0)):
+        if resident and C > LARGEST_RESIDENT:
             continue
-        if resident is not None and resident_ != resident: continue
-        if wide is not None: wide_ = wide
-        slots = slots0 or SLOTS[resident_]
-        needed = 2 * group * HALO_BYTES + slots * 64 * (2 * C + 16) + table_bytes(C, wide_) + 4 * C
+        slots = SLOTS[resident]
+        needed = 2 * group * HALO_BYTES + slots * 64 * (2 * C + 16) + table_bytes(C, wide) + 4 * C
         needed += (problem.hidden + C) * ELEMENT_BYTES + 8 * (2 * slots + 2)
         room = (device.shared_bytes_per_block - needed) // (item + 16)
-        ring = items if resident_ else min(ring0 or LARGEST_RING, items - 1, room)
+        ring = items if resident else min(LARGEST_RING, items - 1, room)
         if room < ring or ring * item < SMALLEST_RING_BYTES:
             continue
         shared = needed + ring * (item + 16)
-        wgs = warpgroups or WARPGROUPS[resident_]
         return Config(
             kernel=NAME,
             tile_rows=PATCH,
             tile_columns=PATCH,
-            threads=128 * (wgs + 2 - resident_),
+            threads=128 * (WARPGROUPS[resident] + 2 - resident),
             shared_bytes=shared,
             blocks_per_multiprocessor=1,
             constants=(
                 ("CHANNELS", C),
                 ("EXPANSION", problem.expansion),
-                ("WARPGROUPS", wgs),
+                ("WARPGROUPS", WARPGROUPS[resident]),
                 ("CHUNK", chunk),
-                ("AHEAD", ahead),
-                ("CLUSTER", 1 if resident_ else cluster),
-                ("ABLATE", ablate),
                 ("GROUP", group),
                 ("SLOTS", slots),
                 ("RING_SLOTS", ring),
-                ("RESIDENT", resident_),
-                ("WIDE", wide_),
-                ("REGISTERS", regs or REGISTERS[resident_]),
-                ("CONV_REGISTERS", conv_regs or CONV_REGISTERS[resident_]),
+                ("RESIDENT", resident),
+                ("WIDE", wide),
+                ("REGISTERS", REGISTERS[resident]),
+                ("CONV_REGISTERS", CONV_REGISTERS[resident]),
                 ("SHARED_BYTES", shared),
             ),
         )
@@ -132,7 +124,7 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
     patches = N * -(-H // PATCH) * -(-W // PATCH)
     return (
         Launch(
-            grid=(min(device.multiprocessors // config.defines["CLUSTER"] * config.defines["CLUSTER"], up(-(-patches // config.defines["GROUP"]), config.defines["CLUSTER"])), 1, 1),
+            grid=(min(device.multiprocessors, -(-patches // config.defines["GROUP"])), 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=(
@@ -161,11 +153,6 @@ def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameter
         lane_bias(expand_b * half, chunk),
         lane_bias(project_b, C),
     )
-    if config.defines["AHEAD"]:
-        items = [expand[0]]
-        for j in range(1, chunks):
-            items += [expand[j], project[j - 1]]
-        return as_bytes(*items, project[-1]), blob
     return as_bytes(np.stack([expand, project], 1)), blob
 
 

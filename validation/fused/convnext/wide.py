@@ -67,7 +67,7 @@ def table_bytes() -> int:
     return SLAB // 2 * WINDOW * NARROW_ENTRIES * 8
 
 
-def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, split: int, ablate: int = 0) -> Config | str:
+def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, split: int) -> Config | str:
     """The longest ring that fits."""
     C = problem.C
     fixed = (
@@ -98,7 +98,6 @@ def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, split: int, ablat
             ("CLUSTER", split if split > 1 else MULTICAST),
             ("SPLIT", int(split > 1)),
             ("REGISTERS", REGISTERS),
-            ("ABLATE", ablate),
             ("SHARED_BYTES", shared),
         ),
     )

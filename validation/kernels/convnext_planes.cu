@@ -6,30 +6,27 @@
 //   y = h @ Wp + bp + x                        eC -> C
 // The norm's scale and shift are folded into We, be and the layer scale into Wp, bp.
 //
-// A block (one per SM, persistent) walks groups of GROUP patches of 8x8 pixels, in three roles:
-// - one warpgroup convolves on the matrix unit. For one channel, eight neighbouring outputs of a row are a product of their
-//   fourteen inputs (k16) with a banded matrix of the filter's row (n8); the sixteen rows of mma.m16n8k16 are the rows of two
-//   patches, and seven such products, one for each row of the filter, accumulate in fp32. A lane reads eight channels of a
-//   pixel at once and sorts them by channel with byte permutations; 32 channels of the two halo tiles are in shared memory at a
-//   time, twice (bulk tensor copies with 64-byte swizzle, zeros outside of the image).
-//   k = 2q, 2q+1, 2q+8, 2q+9 stand for the inputs q, q+4, q+8, q+12 of a lane (q = lane mod 4): no bank conflicts.
-// - WARPGROUPS warpgroups take a patch each: layer norm in registers, then expansion, gelu and projection like attention
-//   forward (chunks of CHUNK hidden channels), so that neither n nor h leaves the register file; x is read again for the sum.
-// - a thread streams the weights through a ring shared by these warpgroups; RESIDENT: there is room for them all, and no such
-//   thread.
-// Patches are handed over in SLOTS of [64 pixels][C] with rows of 2C+16 bytes (no bank conflicts).
+// A block (one per SM, persistent) walks tiles of 8 x 16*ROWS pixels, in roles:
+// - CONVS warpgroups convolve on the matrix unit. For one channel, an octet (eight neighbouring outputs of a row) is a product of
+//   its fourteen inputs (k16) with a banded matrix of the filter's row (n8). The sixteen rows of mma.m16n8k16 are octets of the
+//   tile, and each of them accumulates ROWS octets one below the other, so that a row of inputs serves up to ROWS rows of outputs.
+//   32 channels of the halo tile are in shared memory at a time (bulk tensor copy with 64-byte swizzle, zeros outside of the
+//   image); warps bring eight channels each from pixels of eight channels to planes of one channel (ldmatrix transposed,
+//   stmatrix), from which ldmatrix reads A as it is. Of B a lane needs one pair of weights: the other is zero.
+// - WARPGROUPS warpgroups take a patch (eight octets) each: layer norm in registers, then expansion, gelu and projection like
+//   attention forward (chunks of CHUNK hidden channels, the next one expanded before gelu), so that neither n nor h leaves the
+//   register file; x is read again for the sum.
+// - Weights: RESIDENT, there is room for them all; else they stream through a ring.
+// Patches are handed over in SLOTS of [C][64 pixels], which ldmatrix reads transposed; y leaves through the same place. Octets
+// change places by channel and slot, 16-byte pieces of y by pixel: no bank conflicts, no padding.
 //
 // We, be are multiplied by 1/2: with u = preactivation / 2, gelu = u + u*tanh(u*(A + B*u^2)), A and B fitted to the exact
 // form (by erf): off by at most 2.8e-4, before roundings.
-// Conditions: C a multiple of 32, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK, GROUP (1, 2), SLOTS,
-// RING_SLOTS, RESIDENT, WIDE (the filter table in the pairs that
-// the matrix instruction takes, if there is room), REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
-#include "specialisation.h"
-#ifndef ABLATE
-#define ABLATE 0
-#endif
+// Conditions: C a multiple of 32, at least two chunks, H, W >= 1.
 #include "hopper.cuh"
 #include "convnext.cuh"
+#include "specialisation.h"
+
 
 namespace cn {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC, NWG = WARPGROUPS, NS = RING_SLOTS;
@@ -218,7 +215,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
             for (int e = 0; e < 4; ++e) bias[c + e] = __uint_as_float((&v.x)[e]);
           }
 #pragma unroll
-          for (int y = 0; y < (ABLATE == 1 ? 0 : R + 6); ++y) {
+          for (int y = 0; y < R + 6; ++y) {
             if (y < 7)
 #pragma unroll
               for (int c = 0; c < CH; c += 4) {
@@ -310,13 +307,6 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
       const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * (2 * C);   // this warp's sixteen pixels
       mbar_wait(sfull + 8 * slot, s / SLOTS & 1);
-#if ABLATE == 2
-      __syncwarp();
-      if (lane == 0) mbar_arrive(sempty + 8 * slot);
-      if (!RESIDENT)
-        for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
-      continue;
-#endif
       dbase = RESIDENT ? (uint64_t)__shfl_sync(~0u, 0, 0) : 0;
       uint32_t a[C / 16][4];
 #pragma unroll
@@ -324,11 +314,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       int patch;
       asm volatile("ld.shared.b32 %0, [%1];" : "=r"(patch) : "r"(sm + OFF_HEAD + 4 * slot));
       bar_sync(1 + wg, 128);                                                     // before rows of y take the place of the columns
-#ifdef OLDNORM
-      normalise(a);
-#else
       normalise_by_matrix(a, lane);
-#endif
       float sx[AHEAD + 1][HC / 2], o[C / 2];
       uint32_t p[AHEAD + 1][HC / 16][4];
       // 16 bytes of x and y that are this lane's after the projection: where they lie, if inside of the image
