@@ -255,8 +255,8 @@ def test_convnext_registers_fit_a_quarter_of_a_multiprocessor():
         expanding = patch.WARPGROUPS[resident] * patch.REGISTERS[resident]
         assert fetching + expanding + patch.CONV_REGISTERS[resident] == 512
     for layout in (planes.RESIDENT, planes.STREAMED):
-        held = layout.warpgroups * layout.registers + layout.convolving * layout.conv_registers
-        warpgroups = layout.warpgroups + layout.convolving + 1 - layout.resident
+        held = layout.warpgroups * layout.registers + layout.conv_registers
+        warpgroups = layout.warpgroups + 2 - layout.resident
         assert held + (0 if layout.resident else 24) <= warpgroups * (65536 // (128 * warpgroups) // 8 * 8)
     launched = 65536 // 384 // 8 * 8  # what a block is given at launch is what its warpgroups may redistribute
     assert 3 * launched >= 24 + 2 * wide.REGISTERS

@@ -7,7 +7,7 @@
 // The norm's scale and shift are folded into We, be and the layer scale into Wp, bp.
 //
 // A block (one per SM, persistent) walks tiles of 8 x 16*ROWS pixels, in roles:
-// - CONVS warpgroups convolve on the matrix unit. For one channel, an octet (eight neighbouring outputs of a row) is a product of
+// - One warpgroup convolves on the matrix unit. For one channel, an octet (eight neighbouring outputs of a row) is a product of
 //   its fourteen inputs (k16) with a banded matrix of the filter's row (n8). The sixteen rows of mma.m16n8k16 are octets of the
 //   tile, and each of them accumulates ROWS octets one below the other, so that a row of inputs serves up to ROWS rows of outputs.
 //   32 channels of the halo tile are in shared memory at a time (bulk tensor copy with 64-byte swizzle, zeros outside of the
@@ -22,7 +22,9 @@
 //
 // We, be are multiplied by 1/2: with u = preactivation / 2, gelu = u + u*tanh(u*(A + B*u^2)), A and B fitted to the exact
 // form (by erf): off by at most 2.8e-4, before roundings.
-// Conditions: C a multiple of 32, at least two chunks, H, W >= 1.
+// Conditions: C a multiple of 32, at least two chunks, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK,
+// ROWS (1, 2), OCTETS (side by side in a patch: 1, 2), SLOTS, RING_SLOTS, RESIDENT, CLUSTER (blocks that share streamed weights),
+// REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
 #include "hopper.cuh"
 #include "convnext.cuh"
 #include "specialisation.h"
@@ -30,24 +32,24 @@
 
 namespace cn {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC, NWG = WARPGROUPS, NS = RING_SLOTS;
-constexpr int MINE = 8 / CONVS, CH = ABREAST;                                             // channels that a warp convolves at once
-constexpr int R = ROWS, XB = 2 * R, PC = OCTETS, PX = XB / PC;             // a tile: 8 rows of XB octets, PX x PC patches
+constexpr int R = ROWS, CH = 8 / R, XB = 2 * R, PC = OCTETS, PX = XB / PC;             // a tile: 8 rows of XB octets, PX x PC patches
 constexpr int SLABS = C / 32, COLS = 8 * XB + 6, BLOCKS = XB + 1;          // a halo tile: 14 rows of COLS pixels, 32 channels of them
 constexpr int LOAD = 14 * COLS * 64, RAW = (LOAD + 128 + 511) / 512 * 512;
 constexpr int LINE = R == 1 ? 48 : 80, PLANE = 14 * LINE + 16;             // a channel of it, in bytes
 constexpr int COLUMN = 128, SLOT = C * COLUMN;                             // a patch: channels of 64 pixels, then pixels of C channels
 constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH, SHARE = ITEM / CLUSTER;
 constexpr int BAND = 8 * 16, TABLE = C / 4 * 7 * BAND;                     // a row of four channels' filters: eight pairs of weights each
-constexpr int OFF_X = 0, OFF_RING = RAWS * RAW, OFF_PLANE = OFF_RING + NS * ITEM, OFF_SLOT = OFF_PLANE + 32 * PLANE;
+constexpr int OFF_X = 0, OFF_RING = RAW, OFF_PLANE = OFF_RING + NS * ITEM, OFF_SLOT = OFF_PLANE + 32 * PLANE;
 constexpr int OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
 constexpr int OFF_BD = OFF_TABLE + TABLE, OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
-constexpr int OFF_HEAD = OFF_BAR + 8 * (2 * NS + 2 * SLOTS + RAWS), SMEM = OFF_HEAD + 4 * SLOTS;
+constexpr int OFF_HEAD = OFF_BAR + 8 * (2 * NS + 2 * SLOTS + 1), SMEM = OFF_HEAD + 4 * SLOTS;
 constexpr int BLOB = OFF_BAR - OFF_TABLE;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(BLOB % 16 == 0 && OFF_RING % 128 == 0, "copied in 16 bytes");
 static_assert(!RESIDENT || NS == ITEMS, "resident: a place for every item");
+static_assert(NCH > 1, "a chunk is expanded while the one before is projected");
 
-constexpr int THREADS = 128 * (NWG + CONVS + 1 - (RESIDENT || FETCH)), LAUNCHED = 65536 / THREADS / 8 * 8;   // registers of a thread at launch
+constexpr int THREADS = 128 * (NWG + 2 - RESIDENT), LAUNCHED = 65536 / THREADS / 8 * 8;   // registers of a thread at launch
 template <int COUNT> __device__ __forceinline__ void set_registers() {
   if (COUNT > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
   if (COUNT < LAUNCHED) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
@@ -62,7 +64,7 @@ extern "C" __global__ void
 #if CLUSTER > 1
 __cluster_dims__(CLUSTER, 1, 1)
 #endif
-__launch_bounds__(128 * (WARPGROUPS + CONVS + 1 - (RESIDENT || FETCH)), 1)
+__launch_bounds__(128 * (WARPGROUPS + 2 - RESIDENT), 1)
 KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
             const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
   using namespace cn;
@@ -78,8 +80,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * CLUSTER); }
-    for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4 * CONVS); mbar_init(sempty + 8 * i, 4); }
-    for (int i = 0; i < RAWS; ++i) mbar_init(xfull + 8 * i, 1);
+    for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4); mbar_init(sempty + 8 * i, 4); }
+    mbar_init(xfull, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   for (int i = tid; i < BLOB / 16; i += blockDim.x) cp_async16(sm + OFF_TABLE + i * 16, blob + i, true);
@@ -100,7 +102,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   for (int i = 1; i < CLUSTER; ++i) most = max(most, patches_of(blockIdx.x - rank + (rank + i) % CLUSTER));
   const int rounds = (most + NWG - 1) / NWG;
 
-  if (!RESIDENT && !FETCH && wg == NWG + CONVS) {  // ---------------------------------------------------------------------------- weights
+  if (!RESIDENT && wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
     set_registers<24>();
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
@@ -115,39 +117,36 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         if (++i == ITEMS) i = 0;
       }
     }
-  } else if (wg >= NWG) {  // ------------------------------------------------------------------------ convolution
+  } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
     set_registers<CONV_REGISTERS>();
-    // of the eight channels that a warp brings into planes it convolves all, or shares the work with another warp
-    const int thread = tid - 128 * NWG, eighth = __shfl_sync(~0u, (thread >> 5) / CONVS, 0), part = __shfl_sync(~0u, (thread >> 5) % CONVS, 0);
+    const int thread = tid & 127;
     if (RESIDENT && thread == 0)
       for (int i = 0; i < ITEMS; ++i) {
         mbar_expect(wfull + 8 * i, ITEM);
         bulk_load(sm + OFF_RING + i * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * i);
       }
     // the slabs of all tiles in a row, loaded ahead of the convolution
-    int ahead = 0, tile1 = blockIdx.x, slab1 = 0;
+    int tile1 = blockIdx.x, slab1 = 0;
     auto load_next = [&]() {                                                     // by one thread
       if (tile1 >= tiles) return;
-      const int buffer = ahead % RAWS;
-      mbar_expect(xfull + 8 * buffer, LOAD);
-      tma_load4(sm + OFF_X + buffer * RAW, &x_map, slab1 * 32, tile1 % TX * (8 * XB) - 3, tile1 / TX % TY * 8 - 3, tile1 / TX / TY, xfull + 8 * buffer);
-      ++ahead;
+      mbar_expect(xfull, LOAD);
+      tma_load4(sm + OFF_X, &x_map, slab1 * 32, tile1 % TX * (8 * XB) - 3, tile1 / TX % TY * 8 - 3, tile1 / TX / TY, xfull);
       if (++slab1 == SLABS) { slab1 = 0; tile1 += gridDim.x; }
     };
     if (thread == 0) {
       pdl_wait();
-      for (int i = 0; i < RAWS; ++i) load_next();
+      load_next();
     }
     const int eight = lane & 7, quarter = lane >> 3;
     auto octet_of = [](int m) { return R == 1 ? m >> 3 : m & 3; };               // of row m of the matrix instruction
     auto row_of_m = [](int m) { return R == 1 ? m & 7 : (m >> 2 & 1) * 4 + (m >> 3) * 2; };         // and its first row
-    const uint32_t planes = sm + OFF_PLANE + eighth * 8 * PLANE;
-    const uint32_t from = sm + OFF_X + (quarter * COLS + eight) * 64 + ((eighth ^ ((quarter * COLS + eight) >> 1)) & 3) * 16;
+    const uint32_t planes = sm + OFF_PLANE + warp * 8 * PLANE;
+    const uint32_t from = sm + OFF_X + (quarter * COLS + eight) * 64 + ((warp ^ ((quarter * COLS + eight) >> 1)) & 3) * 16;
     const uint32_t into = planes + eight * PLANE + quarter * LINE;
     const int m = (quarter & 1) * 8 + eight;
-    const uint32_t rows = planes + part * MINE * PLANE + row_of_m(m) * LINE + (octet_of(m) + (quarter >> 1)) * 16;
+    const uint32_t rows = planes + row_of_m(m) * LINE + (octet_of(m) + (quarter >> 1)) * 16;
     // of B a lane has the weights at distances 2q-g and 2q-g+1 or, if these are before the filter, 8 more; the other two are zero
-    const uint32_t weights = sm + OFF_TABLE + (eighth * 2 + part) * 7 * BAND + (2 * q - g + 1 & 7) * 16;
+    const uint32_t weights = sm + OFF_TABLE + warp * 14 * BAND + (2 * q - g + 1 & 7) * 16;
     const bool upper = 2 * q - g < -1;
     int slot0 = 0, done = 0;                                                     // the tile's first slot, slabs convolved
     uint32_t sphase = 0;
@@ -161,37 +160,34 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         const int px = x / PC, py = PC == 2 ? row >> 2 : 0, s = slot0 + py * vx + px;
         inside[h] = px < vx && py * vx < valid;
         const int place = PC == 2 ? (x & 1) * 4 + (row & 3) : row, slot = s < SLOTS ? s : s - SLOTS;
-        to[h] = sm + OFF_SLOT + slot * SLOT + ((place ^ slot ^ part * MINE) & 7) * 16 + q * 4 + (eighth * 8 + part * MINE) * COLUMN;
+        to[h] = sm + OFF_SLOT + slot * SLOT + ((place ^ slot) & 7) * 16 + q * 4 + warp * 8 * COLUMN;
       }
 #pragma unroll 1
       for (int slab = 0; slab < SLABS; ++slab, ++done) {
-        const int buffer = done % RAWS;
-        mbar_wait(xfull + 8 * buffer, done / RAWS & 1);
+        mbar_wait(xfull, done & 1);
         // ---- pixels of eight channels to channels of eight pixels
         auto four = [&](int y) {
           uint32_t v[BLOCKS][4];
 #pragma unroll
-          for (int b = 0; b < BLOCKS; ++b) ldsm4_transposed(v[b], from + buffer * RAW + (y * COLS + b * 8) * 64);
+          for (int b = 0; b < BLOCKS; ++b) ldsm4_transposed(v[b], from + (y * COLS + b * 8) * 64);
 #pragma unroll
           for (int i = 0; i < 4; ++i) v[BLOCKS - 1][i] = q == 3 ? 0 : v[BLOCKS - 1][i];        // outside of the halo tile
 #pragma unroll
           for (int b = 0; b < BLOCKS; ++b) stsm4(into + y * LINE + b * 16, v[b][0], v[b][1], v[b][2], v[b][3]);
         };
-        if (CONVS == 1 || part == 0) {
-          four(0);
-          four(8);
-        }
-        if (CONVS == 1 || part == 1) {
-          four(4);
+        four(0);
+        four(4);
+        four(8);
+        {
           uint32_t v[BLOCKS][2];
 #pragma unroll
-          for (int b = 0; b < BLOCKS; ++b) ldsm2_transposed(v[b], from + buffer * RAW + (12 * COLS + b * 8) * 64);
+          for (int b = 0; b < BLOCKS; ++b) ldsm2_transposed(v[b], from + (12 * COLS + b * 8) * 64);
 #pragma unroll
           for (int i = 0; i < 2; ++i) v[BLOCKS - 1][i] = q == 3 ? 0 : v[BLOCKS - 1][i];
 #pragma unroll
           for (int b = 0; b < BLOCKS; ++b) stsm2(into + 12 * LINE + b * 16, v[b][0], v[b][1]);
         }
-        bar_sync(9, 128 * CONVS);                                                        // all have read the halo tile
+        bar_sync(9, 128);                                                        // all have read the halo tile
         if (thread == 0) load_next();
         if (slab == 0) {                                                         // the tile's slots
           for (int v = 0; v < valid; ++v) {
@@ -205,12 +201,12 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           }
         }
 #pragma unroll 1
-        for (int c0 = 0; c0 < MINE; c0 += CH) {
+        for (int c0 = 0; c0 < 8; c0 += CH) {
           float d[CH][R][4], bias[CH];
           uint32_t w[R][CH];                                                     // rows of the filters, the last R of them
 #pragma unroll
           for (int c = 0; c < CH; c += 4) {
-            const uint4 v = lds128(sm + OFF_BD + (slab * 32 + eighth * 8 + part * MINE + c0 + c) * 4);
+            const uint4 v = lds128(sm + OFF_BD + (slab * 32 + warp * 8 + c0 + c) * 4);
 #pragma unroll
             for (int e = 0; e < 4; ++e) bias[c + e] = __uint_as_float((&v.x)[e]);
           }
@@ -243,7 +239,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
               for (int i = 0; i < R; ++i)
                 sts32_if(inside[h], (to[h] ^ ((c0 + c ^ i) * 16)) + (slab * 32 + c0 + c) * COLUMN, pack2(d[c][i][2 * h], d[c][i][2 * h + 1]));
         }
-        if (CONVS == 1) __syncwarp(); else bar_sync(10 + eighth, 64);            // before the planes are written again
+        __syncwarp();                                                            // before the planes are written again
       }
       if (lane < valid) {
         const int s = slot0 + lane;
@@ -275,34 +271,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const uint32_t column = sm + OFF_SLOT + (lane >> 4) * 8 * COLUMN + (lane & 7) * COLUMN + (warp * 2 + (lane >> 3 & 1) ^ lane & 7) * 16;
     if (RESIDENT)
       for (int i = 0; i < ITEMS; ++i) mbar_wait(wfull + 8 * i, 0);
-    // FETCH: a thread of the first warpgroup streams the weights: LAG items behind its own releases, as all others must have released, too
-    constexpr int LAG = 2;
-    static_assert(!FETCH || RESIDENT || NS >= LAG + 3 + 3 * AHEAD, "what a warpgroup takes before it releases is fetched");
-    int fetched = 0, item1 = 0;
-    Ring rf = {0, 0};
-    auto fetch = [&](int until) {
-      if (!FETCH || RESIDENT) return;
-      if (tid == 0) {
-        until = min(until, rounds * ITEMS);
-#pragma unroll 1
-        for (; fetched < until; ++fetched, rf.next()) {
-          mbar_wait(wempty + 8 * rf.slot, rf.phase ^ 1);
-          mbar_expect(wfull + 8 * rf.slot, ITEM);
-          if (CLUSTER > 1)
-            bulk_load_multicast(sm + OFF_RING + rf.slot * ITEM + rank * SHARE, wstream + item1 * ITEM + rank * SHARE, SHARE, wfull + 8 * rf.slot, (1 << CLUSTER) - 1);
-          else
-            bulk_load(sm + OFF_RING + rf.slot * ITEM, wstream + item1 * ITEM, ITEM, wfull + 8 * rf.slot);
-          if (++item1 == ITEMS) item1 = 0;
-        }
-      }
-      __syncwarp();
-    };
-    fetch(NS);
     for (; it < rounds; ++it) {
       const int s = it * NWG + wg, slot = s % SLOTS;
       if (s >= count) {                                                          // no patch left: let the others have the weights
         if (!RESIDENT)
-          for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); fetch(it * ITEMS + i + 1 - LAG + NS); }
+          for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
         continue;
       }
       const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * (2 * C);   // this warp's sixteen pixels
@@ -315,8 +288,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       asm volatile("ld.shared.b32 %0, [%1];" : "=r"(patch) : "r"(sm + OFF_HEAD + 4 * slot));
       bar_sync(1 + wg, 128);                                                     // before rows of y take the place of the columns
       normalise_by_matrix(a, lane);
-      float sx[AHEAD + 1][HC / 2], o[C / 2];
-      uint32_t p[AHEAD + 1][HC / 16][4];
+      float sx[2][HC / 2], o[C / 2];
+      uint32_t p[2][HC / 16][4];
       // 16 bytes of x and y that are this lane's after the projection: where they lie, if inside of the image
       int row0 = 0, column0 = 0, n = 0;
       uint4 residual[C / 16];
@@ -332,12 +305,12 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       };
       int eslot[2], pslot[2];
       auto expand = [&](int j) {
-        const uint64_t off = acquire(AHEAD ? (j < 2 ? j : 2 * j - 1) : 2 * j);
-        eslot[j & AHEAD] = rd.slot;
+        const uint64_t off = acquire(j < 2 ? j : 2 * j - 1);
+        eslot[j & 1] = rd.slot;
         rd.next();
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(sx[j & AHEAD], a[k], dE + off + k * (2 * HC / 8 * 128 >> 4), k > 0);
+        for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(sx[j & 1], a[k], dE + off + k * (2 * HC / 8 * 128 >> 4), k > 0);
       };
       expand(0);
       wgmma_commit();
@@ -346,16 +319,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         uint32_t bias[HC / 16][2];
 #pragma unroll
         for (int k = 0; k < HC / 16; ++k) lds64(bias[k][0], bias[k][1], be + j * (HC * 2) + k * 8);
-        if (AHEAD && j + 1 < NCH) {
+        if (j + 1 < NCH) {
           expand(j + 1);
           wgmma_commit();
         }
-        if (!AHEAD || NCH == 1) wgmma_wait<0>();
-        else if (j == 0 || j == NCH - 1) wgmma_wait<1>();
+        if (j == 0 || j == NCH - 1) wgmma_wait<1>();
         else wgmma_wait<2>();
-        release(eslot[j & AHEAD]);
-        if (j > AHEAD) release(pslot[(j - 1 - AHEAD) & AHEAD]);
-        fetch(it * ITEMS + max(0, 2 * j - AHEAD) - LAG + NS);
+        release(eslot[j & 1]);
+        if (j > 1) release(pslot[j & 1]);
         if (j == NCH - 1) {                                                      // x for the sum, in the registers of A
           locate();
 #pragma unroll
@@ -364,8 +335,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
             residual[i] = spot(i, at) ? __ldg(reinterpret_cast<const uint4*>(x + at)) : make_uint4(0, 0, 0, 0);
           }
         }
-        float(&s_)[HC / 2] = sx[j & AHEAD];
-        uint32_t(&p_)[HC / 16][4] = p[j & AHEAD];
+        float(&s_)[HC / 2] = sx[j & 1];
+        uint32_t(&p_)[HC / 16][4] = p[j & 1];
 #pragma unroll
         for (int k = 0; k < HC / 16; ++k) {
           const uint32_t b0 = bias[k][0], b1 = bias[k][1];
@@ -374,22 +345,20 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           p_[k][2] = gelu2(s_[8 * k + 4], s_[8 * k + 5], b1);
           p_[k][3] = gelu2(s_[8 * k + 6], s_[8 * k + 7], b1);
         }
-        const uint64_t off = acquire(AHEAD ? (j < NCH - 1 ? 2 * j + 2 : 2 * j + 1) : 2 * j + 1);
-        pslot[j & AHEAD] = rd.slot;
+        const uint64_t off = acquire(j < NCH - 1 ? 2 * j + 2 : 2 * j + 1);
+        pslot[j & 1] = rd.slot;
         rd.next();
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < HC / 16; ++k) Wgmma<C>::rs(o, p_[k], dP + off + k * (2 * C / 8 * 128 >> 4), j + k > 0);
-        if (!AHEAD && j + 1 < NCH) expand(j + 1);
         wgmma_commit();
       }
       uint32_t bp[C / 16][2];
 #pragma unroll
       for (int i = 0; i < C / 16; ++i) lds64(bp[i][0], bp[i][1], sm + OFF_BP + q * (C / 2) + i * 8);   // half2, [q][C/8 blocks]
       wgmma_wait<0>();
-      if (AHEAD && NCH > 1) release(pslot[NCH & 1]);
-      release(pslot[(NCH - 1) & AHEAD]);
-      fetch((it + 1) * ITEMS - LAG + NS);
+      release(pslot[NCH & 1]);
+      release(pslot[(NCH - 1) & 1]);
       // ---- epilogue: + bias, through the slot to rows of 16 bytes per lane, + x, out
       auto bytes = [&](int pixel, int chunk) { return base + pixel * (2 * C) + (chunk ^ (C % 64 ? pixel >> 1 & 3 : pixel & 7)) * 16; };
 #pragma unroll

@@ -35,8 +35,6 @@ class Layout:
     """Whether all weights lie in shared memory."""
     warpgroups: int
     """That normalise, expand and project a patch each."""
-    convolving: int
-    """Warpgroups that convolve."""
     registers: int
     """Of a thread that expands."""
     conv_registers: int
@@ -47,8 +45,8 @@ class Layout:
     """Blocks that share every item of streamed weights."""
 
 
-RESIDENT: Final = Layout(resident=1, warpgroups=3, convolving=1, registers=128, conv_registers=128, waiting=2)
-STREAMED: Final = Layout(resident=0, warpgroups=2, convolving=1, registers=184, conv_registers=120, waiting=1, cluster=2)
+RESIDENT: Final = Layout(resident=1, warpgroups=3, registers=128, conv_registers=128, waiting=2)
+STREAMED: Final = Layout(resident=0, warpgroups=2, registers=184, conv_registers=120, waiting=1, cluster=2)
 LAYOUTS: Final = {64: (RESIDENT, STREAMED), 128: (STREAMED,)}
 """By channels, the first of which a tile fits: weights, the accumulators of a patch and its normalised channels decide."""
 CHUNK: Final = 32
@@ -120,24 +118,19 @@ def arrange(problem: ConvNeXtProblem, device: DeviceLimits, layout: Layout, *, r
         kernel=NAME,
         tile_rows=TILE_ROWS,
         tile_columns=2 * OCTET * rows,
-        threads=128 * (layout.warpgroups + layout.convolving + 1 - layout.resident),
+        threads=128 * (layout.warpgroups + 2 - layout.resident),
         shared_bytes=shared,
         blocks_per_multiprocessor=1,
         constants=(
             ("CHANNELS", C),
             ("EXPANSION", problem.expansion),
             ("WARPGROUPS", layout.warpgroups),
-            ("CONVS", layout.convolving),
             ("CHUNK", CHUNK),
             ("ROWS", rows),
             ("OCTETS", octets),
             ("SLOTS", slots(layout, rows)),
             ("RING_SLOTS", ring),
             ("RESIDENT", layout.resident),
-            ("AHEAD", 1),
-            ("FETCH", 0),
-            ("RAWS", 1),
-            ("ABREAST", 8 // rows // layout.convolving),
             ("CLUSTER", layout.cluster),
             ("REGISTERS", layout.registers),
             ("CONV_REGISTERS", layout.conv_registers),
