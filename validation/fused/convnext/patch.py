@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from perfmodel.validation.fused.choice import Offer, estimated_clocks
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
+from perfmodel.validation.fused.convnext.planes import streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
-from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias
+from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias, up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
 from perfmodel.validation.fused.tiles import reached
 
@@ -36,6 +39,8 @@ SLOTS: Final = {1: 6, 0: 5}
 """Patches between the roles: two being written, one being read by each warpgroup, one more."""
 GROUPS: Final = (2, 1)
 """Patches convolved at once: two fill the rows of the matrix instruction."""
+CONVOLUTION_BYTES: Final = 336 * 128
+"""Of shared memory that the convolution of eight channels of a group reads, counted from the kernel."""
 WIDE_ENTRIES: Final = 11
 NARROW_ENTRIES: Final = 13
 LARGEST_RESIDENT: Final = 64
@@ -46,7 +51,7 @@ SMALLEST_RING_BYTES: Final = 32768
 
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
-    """As many patches at once as leave every multiprocessor with work; resident weights where they fit, else the longest ring."""
+    """As many patches at once as take the least clocks by the machine's count; the longest ring."""
     if why := hopper_only(problem, device):
         return why
     if problem.C not in CHANNELS:
@@ -54,9 +59,25 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     chunk = CHUNKS[problem.C]
     if problem.hidden % chunk:
         return f"its chunks of {chunk} hidden channels do not divide {problem.hidden}"
-    patches = problem.N * -(-problem.H // PATCH) * -(-problem.W // PATCH)
-    group = min(GROUPS, key=lambda size: (-(-patches // size // device.multiprocessors) * size, -size))
-    return arrange(problem, device, group=group, chunk=chunk)
+    made = [arrange(problem, device, group=group, chunk=chunk) for group in GROUPS]
+    if configs := [config for config in made if isinstance(config, Config)]:
+        return min(configs, key=lambda config: clocks(problem, config, device))
+    return str(made[0])
+
+
+def clocks(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> float:
+    """By the machine's count of a patch: a multiprocessor does a group of them in a round."""
+    group, walk = config.defines["GROUP"], (PATCH, PATCH, config.defines["CHUNK"])
+    one = Offer(
+        config=config,
+        chunk=walk[2],
+        filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
+        # a patch alone fills half of the convolution's rows: as many operands as for two
+        operand_bytes=problem.C // 8 * CONVOLUTION_BYTES + group * problem.C * 2 * problem.hidden * ELEMENT_BYTES,
+        macs_share=group,
+        loaded_share=group * streamed_share(problem, walk, 1 / config.defines["WARPGROUPS"]),
+    )
+    return float(estimated_clocks(problem, [one], replace(device, multiprocessors=group * device.multiprocessors))[0])
 
 
 def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, group: int, chunk: int) -> Config | str:

@@ -151,7 +151,7 @@ def offer(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> Off
         chunk=v["CHUNK"],
         filled=problem.H * problem.W / covered,
         operand_bytes=convolution_bytes(problem.C, v["ROWS"]) + product_bytes(problem.C, problem.hidden, patches),
-        loaded_share=streamed_share(problem, config, share),
+        loaded_share=streamed_share(problem, (*tile, v["CHUNK"]), share),
     )
 
 
@@ -166,9 +166,8 @@ def product_bytes(C: int, hidden: int, patches: int) -> int:
     return patches * C * (2 * hidden * ELEMENT_BYTES + 3 * COLUMN_BYTES)
 
 
-def streamed_share(problem: ConvNeXtProblem, config: Config, weights: float) -> float:
-    """Of what the machine loads and stores for a tile, where the products' weights come in only `weights` times for it."""
-    walk = (config.tile_rows, config.tile_columns, config.defines["CHUNK"])
+def streamed_share(problem: ConvNeXtProblem, walk: tuple[int, int, int], weights: float) -> float:
+    """Of what the machine loads and stores for a tile (rows, columns, chunk) whose products' weights come in only `weights` times."""
     (counted,) = machine_counts(problem, [walk])
     matrices = 2 * problem.C * problem.hidden * ELEMENT_BYTES
     return 1 - matrices * (1 - weights) / float(np.asarray(counted.moved_bytes).item())
