@@ -251,9 +251,7 @@ def test_convnext_refuses_with_the_numbers():
 
 
 def test_convnext_registers_fit_a_quarter_of_a_multiprocessor():
-    for resident, fetching in ((1, 0), (0, 24)):
-        expanding = patch.WARPGROUPS[resident] * patch.REGISTERS[resident]
-        assert fetching + expanding + patch.CONV_REGISTERS[resident] == 512
+    assert 24 + patch.WARPGROUPS * patch.REGISTERS + patch.CONV_REGISTERS == 512
     for layout in (planes.RESIDENT, planes.STREAMED):
         held = layout.warpgroups * layout.registers + layout.conv_registers
         warpgroups = layout.warpgroups + 2 - layout.resident
