@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import math
 import re
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 from perfmodel.validation.fused.catalog import family_of
-from perfmodel.validation.fused.choice import estimated_clocks
+from perfmodel.validation.fused.choice import estimated_clocks, machine_counts
 from perfmodel.validation.fused.configuration import Config
-from perfmodel.validation.fused.convnext import patch, wide
+from perfmodel.validation.fused.convnext import patch, planes, wide
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.fused_mbconv import few, stream
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
@@ -185,7 +186,53 @@ def test_bands_are_the_filters_rows(wide_table):
                 assert not matrix[g + 7 :, g].any()
 
 
-@pytest.mark.parametrize(("C", "e"), [(64, 4), (96, 4), (128, 4), (64, 6)])
+def test_planes_bands_are_the_filters_rows():
+    """B of a lane is w at the distance of its inputs 2q, 2q+1 or 2q+8, 2q+9 from its output g; column by column a row of the filter."""
+    rng = np.random.default_rng(1)
+    filters = rounded(rng.standard_normal((8, 7, 7)))
+    table = planes.bands(filters).view(np.float16).astype(np.float32)
+    for channel in range(8):
+        for ky in range(7):
+            matrix = np.zeros((16, 8), np.float32)
+            for q, g in LANES:
+                upper = 8 if 2 * q - g < -1 else 0
+                matrix[[2 * q + upper, 2 * q + upper + 1], g] = table[channel // 4, ky, (2 * q - g + 1) % 8, channel % 4]
+            for g in range(8):
+                np.testing.assert_array_equal(matrix[g : g + 7, g], filters[channel, ky])
+                assert not matrix[:g, g].any()
+                assert not matrix[g + 7 :, g].any()
+
+
+@pytest.mark.parametrize(("C", "e"), [(64, 4), (128, 4), (64, 6), (64, 8), (128, 1)])
+def test_convnext_planes_stream(C, e):
+    """E0, E1, P0, E2, P1 … as the kernel expands a chunk ahead of the projection."""
+    problem = ConvNeXtProblem(N=2, H=9, W=7, C=C, expansion=e)
+    p = family_of(problem).draw(problem, 5)
+    config = configured(planes, problem)
+    chunk = config.defines["CHUNK"]
+    items, blob = planes.pack(problem, config, p)
+    (expand_w, expand_b), (project_w, project_b) = p.folded_expansion(), p.folded_projection()
+    chunks = e * C // chunk
+    order = [("expand", 0)]
+    for j in range(1, chunks):
+        order += [("expand", j), ("project", j - 1)]
+    order.append(("project", chunks - 1))
+    for at, (what, j) in enumerate(order):
+        part = slice(j * chunk, (j + 1) * chunk)
+        if what == "expand":
+            np.testing.assert_array_equal(core(items, at * C * chunk, C, chunk), rounded(expand_w[:, part] / 2))
+        else:
+            np.testing.assert_array_equal(core(items, at * C * chunk, chunk, C), rounded(project_w[part]))
+    assert 2 * len(order) * C * chunk == len(items)
+    table = planes.BAND_BYTES * C
+    np.testing.assert_array_equal(blob[:table], planes.bands(p.conv_w[..., 0]).reshape(-1).view(np.uint8))
+    rest = blob[table:]
+    np.testing.assert_array_equal(rest[: 4 * C].view(np.float32), p.conv_b)
+    np.testing.assert_array_equal(lane_pairs(rest[4 * C : (4 + 2 * e) * C], chunk), rounded(expand_b / 2))
+    np.testing.assert_array_equal(lane_pairs(rest[(4 + 2 * e) * C :], C), rounded(project_b))
+
+
+@pytest.mark.parametrize(("C", "e"), [(96, 4), (96, 6)])
 def test_convnext_patch_stream(C, e):
     problem = ConvNeXtProblem(N=2, H=9, W=7, C=C, expansion=e)
     p = family_of(problem).draw(problem, 5)
@@ -230,22 +277,52 @@ def test_convnext_groups_leave_no_multiprocessor_idle():
     """49 patches of one image are convolved one by one on 49 multiprocessors, those of a large batch by two."""
     found = {}
     for N in (1, 128):
-        problem = ConvNeXtProblem(N=N, H=56, W=56, C=64, expansion=4)
+        problem = ConvNeXtProblem(N=N, H=56, W=56, C=96, expansion=4)
         config = configured(patch, problem)
         (launch,) = patch.launches(problem, config, HOPPER)
         found[N] = (config.defines["GROUP"], launch.grid[0])
     assert found == {1: (1, 49), 128: (2, 132)}
 
 
+@pytest.mark.parametrize(
+    ("C", "size", "N", "rows", "octets"), [(64, 56, 128, 2, 1), (64, 56, 1, 1, 1), (128, 28, 128, 1, 2), (64, 28, 128, 2, 2)]
+)
+def test_convnext_tiles_by_the_machines_count(C, size, N, rows, octets):
+    """Large tiles load less halo, small ones reach more multiprocessors; at 28×28 patches of 4×16 leave 12.5 % empty, 8×8 23 %."""
+    config = configured(planes, ConvNeXtProblem(N=N, H=size, W=size, C=C, expansion=4))
+    assert (config.defines["ROWS"], config.defines["OCTETS"]) == (rows, octets)
+
+
+def test_convnext_offer_is_the_machines_count():
+    """Resident weights come in once for a block, streamed ones for two patches and two blocks: the rest is the machine's."""
+    problem = ConvNeXtProblem(N=128, H=56, W=56, C=64, expansion=4)
+    for layout, share in ((planes.RESIDENT, 132 / (128 * 7 * 2)), (planes.STREAMED, 1.0)):
+        config = planes.arrange(problem, HOPPER, layout, rows=2, octets=1)
+        (counted,) = machine_counts(problem, [(8, 32, planes.CHUNK)])
+        found = planes.offer(problem, config, HOPPER)
+        kept = 2 * 2 * 64 * 256 * (1 - share)
+        assert found.loaded_share == pytest.approx(1 - kept / np.asarray(counted.moved_bytes).item())
+        assert found.filled == 1
+
+
+def test_convnext_refuses_with_the_numbers():
+    small = dataclasses.replace(HOPPER, shared_bytes_per_block=100000)
+    why = planes.configure(ConvNeXtProblem(N=1, H=56, W=56, C=128, expansion=4), small)
+    assert isinstance(why, str)
+    assert re.search(r"6 of 32 chunks of weights need \d+ of 100000 B", why)
+
+
 def test_convnext_registers_fit_a_quarter_of_a_multiprocessor():
-    for resident, fetching in ((1, 0), (0, 24)):
-        expanding = patch.WARPGROUPS[resident] * patch.REGISTERS[resident]
-        assert fetching + expanding + patch.CONV_REGISTERS[resident] == 512
+    assert 24 + patch.WARPGROUPS * patch.REGISTERS + patch.CONV_REGISTERS == 512
+    for layout in (planes.RESIDENT, planes.STREAMED):
+        held = layout.warpgroups * layout.registers + layout.conv_registers
+        warpgroups = layout.warpgroups + 2 - layout.resident
+        assert held + (0 if layout.resident else 24) <= warpgroups * (65536 // (128 * warpgroups) // 8 * 8)
     launched = 65536 // 384 // 8 * 8  # what a block is given at launch is what its warpgroups may redistribute
     assert 3 * launched >= 24 + 2 * wide.REGISTERS
 
 
-@pytest.mark.parametrize(("C", "kernel"), [(64, "patch"), (96, "patch"), (128, "patch"), (256, "wide"), (160, "generic")])
+@pytest.mark.parametrize(("C", "kernel"), [(64, "planes"), (96, "patch"), (128, "planes"), (256, "wide"), (160, "generic")])
 def test_convnext_kernel_by_channels(C, kernel):
     problem = ConvNeXtProblem(N=128, H=14, W=14, C=C, expansion=4)
     assert family_of(problem).choose(problem, HOPPER).kernel == f"convnext_{kernel}"

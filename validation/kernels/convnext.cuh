@@ -6,6 +6,14 @@ __device__ __forceinline__ void mma16816(float (&d)[4], const uint32_t (&a)[4], 
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+// d = A.B + start (first), or + d
+__device__ __forceinline__ void mma16816_from(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool first, float start) {
+  if (first)
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(start));
+  else
+    mma16816(d, a, b0, b1);
+}
 // The row of a patch that is row g of the matrix instruction: two rows that are read together are two apart, as halo tiles of
 // 14 pixels of 64 bytes then meet no bank twice
 __device__ __forceinline__ int row_of(int g) { return (g & 4) | (g & 1) << 1 | (g >> 1 & 1); }
@@ -20,6 +28,33 @@ __device__ __forceinline__ uint32_t gelu2(float s0, float s1, uint32_t bias) {
   asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(*reinterpret_cast<uint32_t*>(&z)));
   z = __hfma2(u, h2(t), u);
   return *reinterpret_cast<uint32_t*>(&z);
+}
+// A operand of a patch: each row (pixel) to mean 0 and variance 1 over its 16*KB channels, which four lanes hold. The matrix unit
+// adds them up, exact products in fp32: A times ones, and the diagonal of A times its transpose (rows 0-7, 8-15). What the variance
+// loses by the difference of two sums is less than the rounding of A's halves cost already.
+template <int KB> __device__ __forceinline__ void normalise_by_matrix(uint32_t (&a)[KB][4], int lane) {
+  constexpr float share = 1.f / (16 * KB);
+  constexpr uint32_t one = 0x3c003c00;
+  float sum[4], low[4], high[4];
+#pragma unroll
+  for (int k = 0; k < KB; ++k) {
+    mma16816_from(sum, a[k], one, one, k == 0, 0.f);
+    mma16816_from(low, a[k], a[k][0], a[k][2], k == 0, 0.f);
+    mma16816_from(high, a[k], a[k][1], a[k][3], k == 0, 0.f);
+  }
+  const bool odd = lane >> 2 & 1;
+  const float squares[2] = {__shfl_sync(~0u, odd ? low[1] : low[0], lane >> 3, 4), __shfl_sync(~0u, odd ? high[3] : high[2], lane >> 3, 4)};
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+    const float mean = sum[2 * row] * share, r = rsqrtf(fmaxf(fmaf(squares[row], share, -mean * mean), 0.f) + 1e-6f), shift = -mean * r;
+#pragma unroll
+    for (int k = 0; k < KB; ++k)
+#pragma unroll
+      for (int i = row; i < 4; i += 2) {
+        const float2 v = __half22float2(h2(a[k][i]));
+        a[k][i] = pack2(fmaf(v.x, r, shift), fmaf(v.y, r, shift));
+      }
+  }
 }
 // A operand of a patch: each row (pixel) to mean 0 and variance 1 over its 16*KB channels, which four lanes hold
 template <int KB> __device__ __forceinline__ void normalise(uint32_t (&a)[KB][4]) {
@@ -107,6 +142,33 @@ template <int KB> __device__ __forceinline__ void normalise_in_place(uint32_t ro
 }
 __device__ __forceinline__ void lds64(uint32_t& r0, uint32_t& r1, uint32_t a) {
   asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(r0), "=r"(r1) : "r"(a));
+}
+__device__ __forceinline__ void sts32(uint32_t a, uint32_t v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(a), "r"(v) : "memory"); }
+__device__ __forceinline__ void sts32_if(bool yes, uint32_t a, uint32_t v) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0;\n@p st.shared.b32 [%1], %2; }" ::"r"((int)yes), "r"(a), "r"(v) : "memory");
+}
+// Matrices of 8x8 halves, transposed: a lane (q, g) gets elements g of rows 2q and 2q+1
+__device__ __forceinline__ void ldsm4_transposed(uint32_t (&r)[4], uint32_t a) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
+}
+__device__ __forceinline__ void ldsm2_transposed(uint32_t (&r)[2], uint32_t a) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(a) : "memory");
+}
+__device__ __forceinline__ void stsm2(uint32_t a, uint32_t r0, uint32_t r1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1,%2};" ::"r"(a), "r"(r0), "r"(r1) : "memory");
+}
+__device__ __forceinline__ void stsm4_transposed(uint32_t a, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}
+// The norm of patches that registers do not hold for long: in place, 128 bytes for a channel of 64 pixels
+template <int KB> __device__ __forceinline__ void normalise_columns(uint32_t column, int lane) {
+  uint32_t a[KB][4];
+#pragma unroll
+  for (int k = 0; k < KB; ++k) ldsm4_transposed(a[k], column + k * 2048);
+  normalise_by_matrix(a, lane);
+#pragma unroll
+  for (int k = 0; k < KB; ++k) stsm4_transposed(column + k * 2048, a[k]);
 }
 __device__ __forceinline__ void sts128(uint32_t a, const uint32_t (&v)[4]) {
   asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");

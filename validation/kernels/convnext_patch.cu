@@ -15,15 +15,13 @@
 //   k = 2q, 2q+1, 2q+8, 2q+9 stand for the inputs q, q+4, q+8, q+12 of a lane (q = lane mod 4): no bank conflicts.
 // - WARPGROUPS warpgroups take a patch each: layer norm in registers, then expansion, gelu and projection like attention
 //   forward (chunks of CHUNK hidden channels), so that neither n nor h leaves the register file; x is read again for the sum.
-// - a thread streams the weights through a ring shared by these warpgroups; RESIDENT: there is room for them all, and no such
-//   thread.
+// - a thread streams the weights through a ring shared by these warpgroups.
 // Patches are handed over in SLOTS of [64 pixels][C] with rows of 2C+16 bytes (no bank conflicts).
 //
 // We, be are multiplied by 1/2: with u = preactivation / 2, gelu = u + u*tanh(u*(A + B*u^2)), A and B fitted to the exact
 // form (by erf): off by at most 2.8e-4, before roundings.
 // Conditions: C a multiple of 32, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK, GROUP (1, 2), SLOTS,
-// RING_SLOTS, RESIDENT, WIDE (the filter table in the pairs that
-// the matrix instruction takes, if there is room), REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
+// RING_SLOTS, WIDE (the filter table in the pairs that the matrix instruction takes, if there is room), REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
 #include "hopper.cuh"
 #include "convnext.cuh"
 #include "specialisation.h"
@@ -41,7 +39,6 @@ constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 2 * SLOTS + 2);
 constexpr int BLOB = OFF_BAR - OFF_TABLE;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(BLOB % 16 == 0 && OFF_RING % 128 == 0, "copied in 16 bytes");
-static_assert(!RESIDENT || NS == ITEMS, "resident: a place for every item");
 
 struct Ring {
   int slot; uint32_t phase;
@@ -49,7 +46,7 @@ struct Ring {
 };
 }  // namespace cn
 
-extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 2 - RESIDENT), 1)
+extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 2), 1)
 KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
             const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
   using namespace cn;
@@ -74,7 +71,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   __syncthreads();
   pdl_launch();
 
-  if (!RESIDENT && wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
+  if (wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
@@ -88,11 +85,6 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     }
   } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONV_REGISTERS));
-    if (RESIDENT && (tid & 127) == 0)
-      for (int i = 0; i < ITEMS; ++i) {
-        mbar_expect(wfull + 8 * i, ITEM);
-        bulk_load(sm + OFF_RING + i * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * i);
-      }
     auto load = [&](int group, int slab, int buffer) {                           // by one thread
       mbar_expect(xfull + 8 * buffer, NG * LOAD);
 #pragma unroll 1
@@ -190,26 +182,22 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       if (slot0 >= SLOTS) { slot0 -= SLOTS; sphase ^= 1; }
     }
   } else {  // ------------------------------------------------------------------- norm, expansion, gelu, projection
-    if (RESIDENT)
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
-    else
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
     pdl_wait();                                                                  // y may be the previous grid's input
     const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4);
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
     Ring rd = {0, 0};
     int it = 0;
     auto acquire = [&]() {
-      if (!RESIDENT || it == 0) mbar_wait(wfull + 8 * rd.slot, rd.phase);
+      mbar_wait(wfull + 8 * rd.slot, rd.phase);
       return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0);
     };
-    auto release = [&](int slot) { if (!RESIDENT && (tid & 127) == 0) mbar_arrive(wempty + 8 * slot); };
+    auto release = [&](int slot) { if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot); };
     const int rounds = (count + NWG - 1) / NWG;
     for (; it < rounds; ++it) {
       const int s = it * NWG + wg, slot = s % SLOTS;
       if (s >= count) {                                                          // no patch left: let the others have the weights
-        if (!RESIDENT)
-          for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
+        for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
         continue;
       }
       const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * PITCH;     // this warp's sixteen pixels

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from perfmodel.validation.fused.choice import Offer, estimated_clocks
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
+from perfmodel.validation.fused.convnext.planes import streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
-from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias
+from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias, up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
 from perfmodel.validation.fused.tiles import reached
 
@@ -22,78 +25,87 @@ SLAB: Final = 32
 """Channels of a halo tile in shared memory."""
 HALO_BYTES: Final = 12800
 """14×14 pixels of a slab, rounded up to whole periods of the swizzle."""
-CHANNELS: Final = (64, 96, 128)
-"""Those whose accumulators fit into registers beside the normalised patch."""
-WARPGROUPS: Final = {1: 3, 0: 2}
-"""That normalise, expand and project, with resident weights and without; one convolves and, for streamed weights, one fetches."""
-REGISTERS: Final = {1: 112, 0: 168}
+CHANNELS: Final = 96
+WARPGROUPS: Final = 2
+"""That normalise, expand and project; one more convolves and one fetches."""
+REGISTERS: Final = 168
 """Of their threads."""
-CONV_REGISTERS: Final = {1: 176, 0: 152}
+CONV_REGISTERS: Final = 152
 """Of those that convolve; with 24 of those that fetch they are the 512 of the four warps of a quarter of a multiprocessor."""
-CHUNKS: Final = {64: 32, 96: 64, 128: 32}
-"""Hidden channels at a time, by channels."""
-SLOTS: Final = {1: 6, 0: 5}
+CHUNK: Final = 64
+"""Hidden channels at a time."""
+SLOTS: Final = 5
 """Patches between the roles: two being written, one being read by each warpgroup, one more."""
 GROUPS: Final = (2, 1)
 """Patches convolved at once: two fill the rows of the matrix instruction."""
+CONVOLUTION_BYTES: Final = 336 * 128
+"""Of shared memory that the convolution of eight channels of a group reads, counted from the kernel."""
 WIDE_ENTRIES: Final = 11
 NARROW_ENTRIES: Final = 13
-LARGEST_RESIDENT: Final = 64
-"""Channels whose accumulators fit 128 registers: as many threads as there are registers of that many, and none left to fetch."""
 LARGEST_RING: Final = 10
 SMALLEST_RING_BYTES: Final = 32768
 """Less does not hide the time of a copy from the L2 cache."""
 
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
-    """As many patches at once as leave every multiprocessor with work; resident weights where they fit, else the longest ring."""
+    """As many patches at once as take the least clocks by the machine's count; the longest ring."""
     if why := hopper_only(problem, device):
         return why
-    if problem.C not in CHANNELS:
-        return f"it has 64, 96 or 128 channels, not {problem.C}"
-    chunk = CHUNKS[problem.C]
-    if problem.hidden % chunk:
-        return f"its chunks of {chunk} hidden channels do not divide {problem.hidden}"
-    patches = problem.N * -(-problem.H // PATCH) * -(-problem.W // PATCH)
-    group = min(GROUPS, key=lambda size: (-(-patches // size // device.multiprocessors) * size, -size))
-    return arrange(problem, device, group=group, chunk=chunk)
+    if problem.C != CHANNELS:
+        return f"it has {CHANNELS} channels, not {problem.C}"
+    if problem.hidden % CHUNK:
+        return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
+    made = [arrange(problem, device, group=group) for group in GROUPS]
+    if configs := [config for config in made if isinstance(config, Config)]:
+        return min(configs, key=lambda config: clocks(problem, config, device))
+    return str(made[-1])  # of one patch, which needs least
 
 
-def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, group: int, chunk: int) -> Config | str:
-    """Resident weights if they fit, else the longest ring; the wide filter table if it leaves room."""
+def clocks(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> float:
+    """By the machine's count of a patch: a multiprocessor does a group of them in a round."""
+    group, walk = config.defines["GROUP"], (PATCH, PATCH, CHUNK)
+    one = Offer(
+        config=config,
+        chunk=CHUNK,
+        filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
+        # a patch alone fills half of the convolution's rows: as many operands as for two
+        operand_bytes=problem.C // 8 * CONVOLUTION_BYTES + group * problem.C * 2 * problem.hidden * ELEMENT_BYTES,
+        macs_share=group,
+        loaded_share=group * streamed_share(problem, walk, 1 / WARPGROUPS),
+    )
+    return float(estimated_clocks(problem, [one], replace(device, multiprocessors=group * device.multiprocessors))[0])
+
+
+def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, group: int) -> Config | str:
+    """The longest ring; the wide filter table if it leaves room."""
     C = problem.C
-    item, items = C * chunk * ELEMENT_BYTES, 2 * problem.hidden // chunk
+    item, items = C * CHUNK * ELEMENT_BYTES, 2 * problem.hidden // CHUNK
     needed = 0
-    for resident, wide in ((1, 1), (0, 1), (0, 0)):
-        if resident and C > LARGEST_RESIDENT:
-            continue
-        slots = SLOTS[resident]
-        needed = 2 * group * HALO_BYTES + slots * 64 * (2 * C + 16) + table_bytes(C, wide) + 4 * C
-        needed += (problem.hidden + C) * ELEMENT_BYTES + 8 * (2 * slots + 2)
-        room = (device.shared_bytes_per_block - needed) // (item + 16)
-        ring = items if resident else min(LARGEST_RING, items - 1, room)
-        if room < ring or ring * item < SMALLEST_RING_BYTES:
+    for wide in (1, 0):
+        needed = 2 * group * HALO_BYTES + SLOTS * 64 * (2 * C + 16) + table_bytes(C, wide) + 4 * C
+        needed += (problem.hidden + C) * ELEMENT_BYTES + 8 * (2 * SLOTS + 2)
+        ring = min(LARGEST_RING, items - 1, (device.shared_bytes_per_block - needed) // (item + 16))
+        if ring * item < SMALLEST_RING_BYTES:
             continue
         shared = needed + ring * (item + 16)
         return Config(
             kernel=NAME,
             tile_rows=PATCH,
             tile_columns=PATCH,
-            threads=128 * (WARPGROUPS[resident] + 2 - resident),
+            threads=128 * (WARPGROUPS + 2),
             shared_bytes=shared,
             blocks_per_multiprocessor=1,
             constants=(
                 ("CHANNELS", C),
                 ("EXPANSION", problem.expansion),
-                ("WARPGROUPS", WARPGROUPS[resident]),
-                ("CHUNK", chunk),
+                ("WARPGROUPS", WARPGROUPS),
+                ("CHUNK", CHUNK),
                 ("GROUP", group),
-                ("SLOTS", slots),
+                ("SLOTS", SLOTS),
                 ("RING_SLOTS", ring),
-                ("RESIDENT", resident),
                 ("WIDE", wide),
-                ("REGISTERS", REGISTERS[resident]),
-                ("CONV_REGISTERS", CONV_REGISTERS[resident]),
+                ("REGISTERS", REGISTERS),
+                ("CONV_REGISTERS", CONV_REGISTERS),
                 ("SHARED_BYTES", shared),
             ),
         )
@@ -142,7 +154,7 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
 
 def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameters) -> Buffers:
     """The stream of the two products' chunks in the order of consumption; filters and biases."""
-    half, C, chunk = np.float32(0.5), problem.C, config.defines["CHUNK"]
+    half, C, chunk = np.float32(0.5), problem.C, CHUNK
     (expand_w, expand_b), (project_w, project_b) = parameters.folded_expansion(), parameters.folded_projection()
     chunks = problem.hidden // chunk
     expand = core_matrices(bits(expand_w * half, "fp16"), C, chunk).reshape(chunks, -1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from perfmodel.validation.fused.choice import Offer, estimated_clocks
 from perfmodel.validation.fused.configuration import Config, Launch, Operand
 from perfmodel.validation.fused.convnext.patch import HALO_BYTES, NARROW_ENTRIES, PATCH, SLAB, bands, halo_box, moved_bytes
+from perfmodel.validation.fused.convnext.planes import streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
@@ -29,13 +33,12 @@ SMALLEST_RING: Final = 4
 REGISTERS: Final = 240
 MULTICAST: Final = 2
 """Blocks that share every item of weights."""
-SPLITS: Final = (2, 4, 8)
-MACS_PER_CLOCK: Final = 2048
-"""Of a multiprocessor's tensor cores, fp16."""
-CONVOLUTION_WAVEFRONTS: Final = 336
-"""128 bytes of shared memory that the convolution of eight channels of a tile reads, counted from the kernel."""
-EXCHANGE_CLOCKS: Final = 6000
-"""Of blocks that share a tile: a ring filled for one tile alone, partial sums out and in. An estimate."""
+SPLITS: Final = (1, 2, 4, 8)
+CONVOLUTION_BYTES: Final = 336 * 128
+"""Of shared memory that the convolution of eight channels of a tile reads, counted from the kernel."""
+SUMS_BYTES_PER_BLOCK: Final = 2**18
+"""Of shared memory, for what each further block of a cluster costs: its sums are written, waited for at the cluster's barrier, and read by
+all the others through the network between them. An estimate: 2048 clocks."""
 
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
@@ -46,15 +49,36 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
         return f"it has {CHANNELS} channels, not {problem.C}"
     if problem.hidden % CHUNK:
         return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
-    tiles = -(-patches(problem) // PATCHES)
-    convolve = problem.C // 8 * CONVOLUTION_WAVEFRONTS
-    multiply = PIXELS * 2 * problem.C * problem.hidden // MACS_PER_CLOCK
-    ways: list[tuple[int, int]] = []  # clocks, blocks that share a tile
-    for split in (1, *SPLITS):
-        if problem.hidden % (split * CHUNK) == 0:
-            rounds = -(-tiles * split // resident_blocks(device.multiprocessors, split))
-            ways.append((rounds * (convolve + multiply // split + (EXCHANGE_CLOCKS if split > 1 else 0)), split))
-    return arrange(problem, device, split=min(ways)[1])
+    if isinstance(alone := arrange(problem, device, split=1), str):
+        return alone
+    return min(offers(problem, device), key=lambda offer: clocks(problem, offer, device)).config
+
+
+def clocks(problem: ConvNeXtProblem, offer: Offer, device: DeviceLimits) -> float:
+    """By the machine's count, in rounds of as many blocks as run at once in clusters of that size."""
+    at_once = resident_blocks(device.multiprocessors, offer.config.defines["CLUSTER"])
+    return float(estimated_clocks(problem, [offer], replace(device, multiprocessors=at_once))[0])
+
+
+def offers(problem: ConvNeXtProblem, device: DeviceLimits) -> Iterator[Offer]:
+    """A tile for each block, or for each cluster of two, four or eight; every block of a cluster convolves all of its tile."""
+    conv, products = WINDOW**2, 2 * problem.hidden  # MACs of a pixel and channel
+    walk = (PATCH, PATCHES * PATCH, CHUNK)
+    for split in SPLITS:
+        config = arrange(problem, device, split=split)
+        if isinstance(config, str) or problem.hidden % (split * CHUNK):
+            continue
+        operands = problem.C // 8 * CONVOLUTION_BYTES + PATCHES * problem.C * 2 * problem.hidden // split * ELEMENT_BYTES
+        yield Offer(
+            config=config,
+            chunk=CHUNK,
+            tile=walk[:2],
+            filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
+            operand_bytes=operands + (split * SUMS_BYTES_PER_BLOCK if split > 1 else 0),
+            blocks_per_tile=split,
+            macs_share=(conv + products / split) / (conv + products),
+            loaded_share=streamed_share(problem, walk, 1 / max(split, MULTICAST)),
+        )
 
 
 def patches(problem: ConvNeXtProblem) -> int:

@@ -1,0 +1,382 @@
+// Fused ConvNeXt residual block for Hopper (sm_90a): fp16 in and out, fp32 accumulation, NHWC, stride 1, inference.
+//
+//   a = depthwise7x7(x, wd) + bd               C -> C, zero padding
+//   n = (a - mean(a)) / sqrt(var(a) + eps)     over channels
+//   h = gelu(n @ We + be)                      C -> eC
+//   y = h @ Wp + bp + x                        eC -> C
+// The norm's scale and shift are folded into We, be and the layer scale into Wp, bp.
+//
+// A block (one per SM, persistent) walks tiles of 8 x 16*ROWS pixels, in roles:
+// - One warpgroup convolves on the matrix unit. For one channel, an octet (eight neighbouring outputs of a row) is a product of
+//   its fourteen inputs (k16) with a banded matrix of the filter's row (n8). The sixteen rows of mma.m16n8k16 are octets of the
+//   tile, and each of them accumulates ROWS octets one below the other, so that a row of inputs serves up to ROWS rows of outputs.
+//   32 channels of the halo tile are in shared memory at a time (bulk tensor copy with 64-byte swizzle, zeros outside of the
+//   image); warps bring eight channels each from pixels of eight channels to planes of one channel (ldmatrix transposed,
+//   stmatrix), from which ldmatrix reads A as it is. Of B a lane needs one pair of weights: the other is zero.
+// - WARPGROUPS warpgroups take a patch (eight octets) each: layer norm in registers, then expansion, gelu and projection like
+//   attention forward (chunks of CHUNK hidden channels, the next one expanded before gelu), so that neither n nor h leaves the
+//   register file; x is read again for the sum.
+// - Weights: RESIDENT, there is room for them all; else they stream through a ring.
+// Patches are handed over in SLOTS of [C][64 pixels], which ldmatrix reads transposed; y leaves through the same place. Octets
+// change places by channel and slot, 16-byte pieces of y by pixel: no bank conflicts, no padding.
+//
+// We, be are multiplied by 1/2: with u = preactivation / 2, gelu = u + u*tanh(u*(A + B*u^2)), A and B fitted to the exact
+// form (by erf): off by at most 2.8e-4, before roundings.
+// Conditions: C a multiple of 32, at least two chunks, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK,
+// ROWS (1, 2), OCTETS (side by side in a patch: 1, 2), SLOTS, RING_SLOTS, RESIDENT, CLUSTER (blocks that share streamed weights),
+// REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
+#include "hopper.cuh"
+#include "convnext.cuh"
+#include "specialisation.h"
+
+
+namespace cn {
+constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC, NWG = WARPGROUPS, NS = RING_SLOTS;
+constexpr int R = ROWS, CH = 8 / R, XB = 2 * R, PC = OCTETS, PX = XB / PC;             // a tile: 8 rows of XB octets, PX x PC patches
+constexpr int SLABS = C / 32, COLS = 8 * XB + 6, BLOCKS = XB + 1;          // a halo tile: 14 rows of COLS pixels, 32 channels of them
+constexpr int LOAD = 14 * COLS * 64, RAW = (LOAD + 128 + 511) / 512 * 512;
+constexpr int LINE = R == 1 ? 48 : 80, PLANE = 14 * LINE + 16;             // a channel of it, in bytes
+constexpr int COLUMN = 128, SLOT = C * COLUMN;                             // a patch: channels of 64 pixels, then pixels of C channels
+constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH, SHARE = ITEM / CLUSTER;
+constexpr int BAND = 8 * 16, TABLE = C / 4 * 7 * BAND;                     // a row of four channels' filters: eight pairs of weights each
+constexpr int OFF_X = 0, OFF_RING = RAW, OFF_PLANE = OFF_RING + NS * ITEM, OFF_SLOT = OFF_PLANE + 32 * PLANE;
+constexpr int OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
+constexpr int OFF_BD = OFF_TABLE + TABLE, OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
+constexpr int OFF_HEAD = OFF_BAR + 8 * (2 * NS + 2 * SLOTS + 1), SMEM = OFF_HEAD + 4 * SLOTS;
+constexpr int BLOB = OFF_BAR - OFF_TABLE;
+static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
+static_assert(BLOB % 16 == 0 && OFF_RING % 128 == 0, "copied in 16 bytes");
+static_assert(!RESIDENT || NS == ITEMS, "resident: a place for every item");
+static_assert(NCH > 1, "a chunk is expanded while the one before is projected");
+
+constexpr int THREADS = 128 * (NWG + 2 - RESIDENT), LAUNCHED = 65536 / THREADS / 8 * 8;   // registers of a thread at launch
+template <int COUNT> __device__ __forceinline__ void set_registers() {
+  if (COUNT > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+  if (COUNT < LAUNCHED) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+struct Ring {
+  int slot; uint32_t phase;
+  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
+};
+}  // namespace cn
+
+extern "C" __global__ void
+#if CLUSTER > 1
+__cluster_dims__(CLUSTER, 1, 1)
+#endif
+__launch_bounds__(128 * (WARPGROUPS + 2 - RESIDENT), 1)
+KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
+            const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
+  using namespace cn;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = smem_u32(smem);
+  int tid;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3, g = lane >> 2;
+  const int TX = (W + 8 * XB - 1) / (8 * XB), TY = (H + 7) / 8, tiles = TX * TY * N;
+  const int across = (W + 8 * PC - 1) / (8 * PC), down = (H + 8 / PC - 1) / (8 / PC);   // patches of an image
+  const int rank = blockIdx.x % CLUSTER;                                         // of a cluster, whose blocks take equally many weights
+  const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, sfull = wempty + 8 * NS, sempty = sfull + 8 * SLOTS, xfull = sempty + 8 * SLOTS;
+
+  if (tid == 0) {
+    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * CLUSTER); }
+    for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4); mbar_init(sempty + 8 * i, 4); }
+    mbar_init(xfull, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  for (int i = tid; i < BLOB / 16; i += blockDim.x) cp_async16(sm + OFF_TABLE + i * 16, blob + i, true);
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncthreads();
+  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); }
+  pdl_launch();
+  auto patches_x = [&](int t) { return min(PX, across - t % TX * PX); };         // of a tile, inside of the image
+  auto patches_y = [&](int t) { return min(PC, down - t / TX % TY * PC); };
+  auto patches_of = [&](int block) {
+    int sum = 0;
+    for (int t = block + lane * (int)gridDim.x; t < tiles; t += 32 * (int)gridDim.x) sum += patches_x(t) * patches_y(t);
+    return __reduce_add_sync(~0u, sum);
+  };
+  const int count = patches_of(blockIdx.x);
+  int most = count;
+  for (int i = 1; i < CLUSTER; ++i) most = max(most, patches_of(blockIdx.x - rank + (rank + i) % CLUSTER));
+  const int rounds = (most + NWG - 1) / NWG;
+
+  if (!RESIDENT && wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
+    set_registers<24>();
+    if (warp == 0 && lane == 0) {
+      Ring r = {0, 0};
+      const int total = rounds * ITEMS;
+      for (int n = 0, i = 0; n < total; ++n, r.next()) {
+        mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
+        mbar_expect(wfull + 8 * r.slot, ITEM);
+        if (CLUSTER > 1)
+          bulk_load_multicast(sm + OFF_RING + r.slot * ITEM + rank * SHARE, wstream + i * ITEM + rank * SHARE, SHARE, wfull + 8 * r.slot, (1 << CLUSTER) - 1);
+        else
+          bulk_load(sm + OFF_RING + r.slot * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * r.slot);
+        if (++i == ITEMS) i = 0;
+      }
+    }
+  } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
+    set_registers<CONV_REGISTERS>();
+    const int thread = tid & 127;
+    if (RESIDENT && thread == 0)
+      for (int i = 0; i < ITEMS; ++i) {
+        mbar_expect(wfull + 8 * i, ITEM);
+        bulk_load(sm + OFF_RING + i * ITEM, wstream + i * ITEM, ITEM, wfull + 8 * i);
+      }
+    // the slabs of all tiles in a row, loaded ahead of the convolution
+    int tile1 = blockIdx.x, slab1 = 0;
+    auto load_next = [&]() {                                                     // by one thread
+      if (tile1 >= tiles) return;
+      mbar_expect(xfull, LOAD);
+      tma_load4(sm + OFF_X, &x_map, slab1 * 32, tile1 % TX * (8 * XB) - 3, tile1 / TX % TY * 8 - 3, tile1 / TX / TY, xfull);
+      if (++slab1 == SLABS) { slab1 = 0; tile1 += gridDim.x; }
+    };
+    if (thread == 0) {
+      pdl_wait();
+      load_next();
+    }
+    const int eight = lane & 7, quarter = lane >> 3;
+    auto octet_of = [](int m) { return R == 1 ? m >> 3 : m & 3; };               // of row m of the matrix instruction
+    auto row_of_m = [](int m) { return R == 1 ? m & 7 : (m >> 2 & 1) * 4 + (m >> 3) * 2; };         // and its first row
+    const uint32_t planes = sm + OFF_PLANE + warp * 8 * PLANE;
+    const uint32_t from = sm + OFF_X + (quarter * COLS + eight) * 64 + ((warp ^ ((quarter * COLS + eight) >> 1)) & 3) * 16;
+    const uint32_t into = planes + eight * PLANE + quarter * LINE;
+    const int m = (quarter & 1) * 8 + eight;
+    const uint32_t rows = planes + row_of_m(m) * LINE + (octet_of(m) + (quarter >> 1)) * 16;
+    // of B a lane has the weights at distances 2q-g and 2q-g+1 or, if these are before the filter, 8 more; the other two are zero
+    const uint32_t weights = sm + OFF_TABLE + warp * 14 * BAND + (2 * q - g + 1 & 7) * 16;
+    const bool upper = 2 * q - g < -1;
+    int slot0 = 0, done = 0;                                                     // the tile's first slot, slabs convolved
+    uint32_t sphase = 0;
+    for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+      const int vx = patches_x(t), valid = vx * patches_y(t);
+      uint32_t to[2];                                                            // where this lane's outputs go
+      bool inside[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = row_of_m(g + 8 * h), x = octet_of(g + 8 * h);
+        const int px = x / PC, py = PC == 2 ? row >> 2 : 0, s = slot0 + py * vx + px;
+        inside[h] = px < vx && py * vx < valid;
+        const int place = PC == 2 ? (x & 1) * 4 + (row & 3) : row, slot = s < SLOTS ? s : s - SLOTS;
+        to[h] = sm + OFF_SLOT + slot * SLOT + ((place ^ slot) & 7) * 16 + q * 4 + warp * 8 * COLUMN;
+      }
+#pragma unroll 1
+      for (int slab = 0; slab < SLABS; ++slab, ++done) {
+        mbar_wait(xfull, done & 1);
+        // ---- pixels of eight channels to channels of eight pixels
+        auto four = [&](int y) {
+          uint32_t v[BLOCKS][4];
+#pragma unroll
+          for (int b = 0; b < BLOCKS; ++b) ldsm4_transposed(v[b], from + (y * COLS + b * 8) * 64);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) v[BLOCKS - 1][i] = q == 3 ? 0 : v[BLOCKS - 1][i];        // outside of the halo tile
+#pragma unroll
+          for (int b = 0; b < BLOCKS; ++b) stsm4(into + y * LINE + b * 16, v[b][0], v[b][1], v[b][2], v[b][3]);
+        };
+        four(0);
+        four(4);
+        four(8);
+        {
+          uint32_t v[BLOCKS][2];
+#pragma unroll
+          for (int b = 0; b < BLOCKS; ++b) ldsm2_transposed(v[b], from + (12 * COLS + b * 8) * 64);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) v[BLOCKS - 1][i] = q == 3 ? 0 : v[BLOCKS - 1][i];
+#pragma unroll
+          for (int b = 0; b < BLOCKS; ++b) stsm2(into + 12 * LINE + b * 16, v[b][0], v[b][1]);
+        }
+        bar_sync(9, 128);                                                        // all have read the halo tile
+        if (thread == 0) load_next();
+        if (slab == 0) {                                                         // the tile's slots
+          for (int v = 0; v < valid; ++v) {
+            const bool wraps = slot0 + v >= SLOTS;
+            mbar_wait(sempty + 8 * (wraps ? slot0 + v - SLOTS : slot0 + v), sphase ^ 1 ^ wraps);
+          }
+          if (thread < valid) {                                                 // which patch a slot holds
+            const int v = thread, s = slot0 + v;
+            const int patch = (t / TX / TY * down + t / TX % TY * PC + v / vx) * across + t % TX * PX + v % vx;
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(sm + OFF_HEAD + 4 * (s < SLOTS ? s : s - SLOTS)), "r"(patch) : "memory");
+          }
+        }
+#pragma unroll 1
+        for (int c0 = 0; c0 < 8; c0 += CH) {
+          float d[CH][R][4], bias[CH];
+          uint32_t w[R][CH];                                                     // rows of the filters, the last R of them
+#pragma unroll
+          for (int c = 0; c < CH; c += 4) {
+            const uint4 v = lds128(sm + OFF_BD + (slab * 32 + warp * 8 + c0 + c) * 4);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) bias[c + e] = __uint_as_float((&v.x)[e]);
+          }
+#pragma unroll
+          for (int y = 0; y < R + 6; ++y) {
+            if (y < 7)
+#pragma unroll
+              for (int c = 0; c < CH; c += 4) {
+                const uint4 v = lds128(weights + ((slab * 8 + (c0 + c) / 4) * 7 + y) * BAND);
+#pragma unroll
+                for (int e = 0; e < 4; ++e) w[y % R][c + e] = (&v.x)[e];
+              }
+            uint32_t a[CH][4];
+#pragma unroll
+            for (int c = 0; c < CH; ++c) ldsm4(a[c], rows + (c0 + c) * PLANE + y * LINE);
+#pragma unroll
+            for (int i = 0; i < R; ++i)
+              if (y - i >= 0 && y - i < 7)
+#pragma unroll
+                for (int c = 0; c < CH; ++c) {
+                  const uint32_t v = w[(y - i) % R][c];
+                  mma16816_from(d[c][i], a[c], upper ? 0 : v, upper ? v : 0, y == i, bias[c]);
+                }
+          }
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+#pragma unroll
+            for (int c = 0; c < CH; ++c)
+#pragma unroll
+              for (int i = 0; i < R; ++i)
+                sts32_if(inside[h], (to[h] ^ ((c0 + c ^ i) * 16)) + (slab * 32 + c0 + c) * COLUMN, pack2(d[c][i][2 * h], d[c][i][2 * h + 1]));
+        }
+        __syncwarp();                                                            // before the planes are written again
+      }
+      if (lane < valid) {
+        const int s = slot0 + lane;
+        mbar_arrive(sfull + 8 * (s < SLOTS ? s : s - SLOTS));
+      }
+      slot0 += valid;
+      if (slot0 >= SLOTS) { slot0 -= SLOTS; sphase ^= 1; }
+    }
+  } else {  // ------------------------------------------------------------------- norm, expansion, gelu, projection
+    set_registers<REGISTERS>();
+    pdl_wait();                                                                  // y may be the previous grid's input
+    const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4);
+    const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
+    Ring rd = {0, 0};
+    int it = 0;
+    // an item's place in descriptors: uniform, yet opaque, or ptxas keeps (spills) the descriptors of all items
+    uint64_t dbase = 0;
+    auto acquire = [&](int item) {
+      if (RESIDENT) return dbase + item * (ITEM >> 4);
+      mbar_wait(wfull + 8 * rd.slot, rd.phase);
+      return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0);
+    };
+    auto release = [&](int slot) {
+      if (RESIDENT) return;
+      if (CLUSTER > 1) {
+        if (warp == 0 && lane < CLUSTER) mbar_arrive_remote(map_rank(wempty + 8 * slot, lane));
+      } else if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot);
+    };
+    const uint32_t column = sm + OFF_SLOT + (lane >> 4) * 8 * COLUMN + (lane & 7) * COLUMN + (warp * 2 + (lane >> 3 & 1) ^ lane & 7) * 16;
+    if (RESIDENT)
+      for (int i = 0; i < ITEMS; ++i) mbar_wait(wfull + 8 * i, 0);
+    for (; it < rounds; ++it) {
+      const int s = it * NWG + wg, slot = s % SLOTS;
+      if (s >= count) {                                                          // no patch left: let the others have the weights
+        if (!RESIDENT)
+          for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
+        continue;
+      }
+      const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * (2 * C);   // this warp's sixteen pixels
+      mbar_wait(sfull + 8 * slot, s / SLOTS & 1);
+      dbase = RESIDENT ? (uint64_t)__shfl_sync(~0u, 0, 0) : 0;
+      uint32_t a[C / 16][4];
+#pragma unroll
+      for (int k = 0; k < C / 16; ++k) ldsm4_transposed(a[k], (column ^ (slot & 7) * 16) + slot * SLOT + k * 16 * COLUMN);
+      int patch;
+      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(patch) : "r"(sm + OFF_HEAD + 4 * slot));
+      bar_sync(1 + wg, 128);                                                     // before rows of y take the place of the columns
+      normalise_by_matrix(a, lane);
+      float sx[2][HC / 2], o[C / 2];
+      uint32_t p[2][HC / 16][4];
+      // 16 bytes of x and y that are this lane's after the projection: where they lie, if inside of the image
+      int row0 = 0, column0 = 0, n = 0;
+      uint4 residual[C / 16];
+      auto locate = [&]() {
+        column0 = patch % across * (8 * PC) + (PC == 2 ? (warp >> 1) * 8 : 0);
+        row0 = patch / across % down * (8 / PC) + (PC == 2 ? warp & 1 : warp) * 2;
+        n = patch / across / down;
+      };
+      auto spot = [&](int i, size_t& at) {
+        const int v = i * 32 + lane, yy = row0 + (v / (C / 8) >> 3), xx = column0 + (v / (C / 8) & 7);
+        at = ((((size_t)n * H + yy) * W + xx) * C + v % (C / 8) * 8) * 2;
+        return yy < H && xx < W;
+      };
+      int eslot[2], pslot[2];
+      auto expand = [&](int j) {
+        const uint64_t off = acquire(j < 2 ? j : 2 * j - 1);
+        eslot[j & 1] = rd.slot;
+        rd.next();
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(sx[j & 1], a[k], dE + off + k * (2 * HC / 8 * 128 >> 4), k > 0);
+      };
+      expand(0);
+      wgmma_commit();
+#pragma unroll
+      for (int j = 0; j < NCH; ++j) {
+        uint32_t bias[HC / 16][2];
+#pragma unroll
+        for (int k = 0; k < HC / 16; ++k) lds64(bias[k][0], bias[k][1], be + j * (HC * 2) + k * 8);
+        if (j + 1 < NCH) {
+          expand(j + 1);
+          wgmma_commit();
+        }
+        if (j == 0 || j == NCH - 1) wgmma_wait<1>();
+        else wgmma_wait<2>();
+        release(eslot[j & 1]);
+        if (j > 1) release(pslot[j & 1]);
+        if (j == NCH - 1) {                                                      // x for the sum, in the registers of A
+          locate();
+#pragma unroll
+          for (int i = 0; i < C / 16; ++i) {
+            size_t at;
+            residual[i] = spot(i, at) ? __ldg(reinterpret_cast<const uint4*>(x + at)) : make_uint4(0, 0, 0, 0);
+          }
+        }
+        float(&s_)[HC / 2] = sx[j & 1];
+        uint32_t(&p_)[HC / 16][4] = p[j & 1];
+#pragma unroll
+        for (int k = 0; k < HC / 16; ++k) {
+          const uint32_t b0 = bias[k][0], b1 = bias[k][1];
+          p_[k][0] = gelu2(s_[8 * k + 0], s_[8 * k + 1], b0);
+          p_[k][1] = gelu2(s_[8 * k + 2], s_[8 * k + 3], b0);
+          p_[k][2] = gelu2(s_[8 * k + 4], s_[8 * k + 5], b1);
+          p_[k][3] = gelu2(s_[8 * k + 6], s_[8 * k + 7], b1);
+        }
+        const uint64_t off = acquire(j < NCH - 1 ? 2 * j + 2 : 2 * j + 1);
+        pslot[j & 1] = rd.slot;
+        rd.next();
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < HC / 16; ++k) Wgmma<C>::rs(o, p_[k], dP + off + k * (2 * C / 8 * 128 >> 4), j + k > 0);
+        wgmma_commit();
+      }
+      uint32_t bp[C / 16][2];
+#pragma unroll
+      for (int i = 0; i < C / 16; ++i) lds64(bp[i][0], bp[i][1], sm + OFF_BP + q * (C / 2) + i * 8);   // half2, [q][C/8 blocks]
+      wgmma_wait<0>();
+      release(pslot[NCH & 1]);
+      release(pslot[(NCH - 1) & 1]);
+      // ---- epilogue: + bias, through the slot to rows of 16 bytes per lane, + x, out
+      auto bytes = [&](int pixel, int chunk) { return base + pixel * (2 * C) + (chunk ^ (C % 64 ? pixel >> 1 & 3 : pixel & 7)) * 16; };
+#pragma unroll
+      for (int i = 0; i < C / 16; ++i)
+        stsm4(bytes(lane & 15, 2 * i + (lane >> 4)), add2(pack2(o[8 * i + 0], o[8 * i + 1]), bp[i][0]), add2(pack2(o[8 * i + 2], o[8 * i + 3]), bp[i][0]),
+              add2(pack2(o[8 * i + 4], o[8 * i + 5]), bp[i][1]), add2(pack2(o[8 * i + 6], o[8 * i + 7]), bp[i][1]));
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < C / 16; ++i) {
+        const int v = i * 32 + lane;
+        size_t at;
+        uint4 u = lds128(bytes(v / (C / 8), v % (C / 8)));
+        u.x = add2(u.x, residual[i].x); u.y = add2(u.y, residual[i].y); u.z = add2(u.z, residual[i].z); u.w = add2(u.w, residual[i].w);
+        if (spot(i, at)) *reinterpret_cast<uint4*>(y + at) = u;
+      }
+      __syncwarp();
+      if (lane == 0) mbar_arrive(sempty + 8 * slot);
+    }
+  }
+  if (CLUSTER > 1) { __syncwarp(); cluster_arrive(); cluster_wait(); }            // others may still write here
+}
