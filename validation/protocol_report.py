@@ -63,10 +63,11 @@ def predictors_table(protocol: Protocol) -> tuple[Sequence[str], list[list[str]]
 
 
 def ablation_table(protocol: Protocol) -> tuple[Sequence[str], list[list[str]]]:
-    """Mean error, families left out, refitted without each term."""
+    """Mean error, families left out, refitted without each term; a dash where the record is older than the term."""
     files = [file for file in protocol.files if file.ablation]
     rows = [["all terms", "", *[percent(file.predictors[EXPECTED].mape) for file in files]]]
-    rows += [[f"without `{term}`", TERMS[term], *[percent(file.ablation[term]) for file in files]] for term in TERMS]
+    for term, says in TERMS.items():
+        rows.append([f"without `{term}`", says, *[percent(file.ablation[term]) if term in file.ablation else "–" for file in files]])
     return ("", "what it says", *[label(file) for file in files]), rows
 
 
