@@ -6,7 +6,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from perfmodel.errors import UnknownNameError
 from perfmodel.hardware.catalog import load
+from perfmodel.importers.model import TIMM
+from perfmodel.importers.program import MissingExtraError
+from perfmodel.networks.catalog import find
 from perfmodel.prediction import predict
 from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
@@ -62,13 +66,20 @@ class NetworkComparison(BaseModel):
     rows: tuple[NetworkRow, ...]
 
 
+def _named(model: str) -> str:
+    """The catalogue's network of that name, else timm's."""
+    try:
+        find(model)
+    except UnknownNameError:
+        return f"{TIMM}{model}"
+    return model
+
+
 def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     """Predict every network of a file of results; lines of single layers, and of networks that are not known, are listed.
 
     Raises MeasurementFileError where fewer than 2 can be compared.
     """
-    from perfmodel.errors import UnknownNameError
-
     device = load(hardware)
     measured = {entry.quantity: entry.value for entry in device.measured}
     replay_s = measured.get("graph_replay_s", 0.0)
@@ -81,7 +92,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
             continue
         try:
             prediction = predict(
-                line["model"],
+                _named(line["model"]),
                 device,
                 batch=line["batch"],
                 resolution=line["resolution"],
@@ -93,7 +104,10 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 graph=line["run"] == "graph",
             )
         except UnknownNameError:
-            skipped.setdefault("not in the catalogue", []).append(str(line["key"]))
+            skipped.setdefault("neither in the catalogue nor in timm", []).append(str(line["key"]))
+            continue
+        except MissingExtraError:
+            skipped.setdefault("not in the catalogue, and PyTorch and timm are not installed", []).append(str(line["key"]))
             continue
         except KeyError as error:
             raise MeasurementFileError(

@@ -67,7 +67,9 @@ def ablation_table(protocol: Protocol) -> tuple[Sequence[str], list[list[str]]]:
     files = [file for file in protocol.files if file.ablation]
     rows = [["all terms", "", *[percent(file.predictors[EXPECTED].mape) for file in files]]]
     for term, says in TERMS.items():
-        rows.append([f"without `{term}`", says, *[percent(file.ablation[term]) if term in file.ablation else "–" for file in files]])
+        rows.append(
+            [f"without `{term}`", says, *[percent(file.ablation[term]) if term in file.ablation else "–" for file in files]]
+        )
     return ("", "what it says", *[label(file) for file in files]), rows
 
 
