@@ -1,7 +1,7 @@
 """Fused MBConv kernels with a depthwise convolution on threads: hidden channels stay with warpgroups, which walk down strips of an image.
 
-Products are transposed: the rows of an instruction are 64 hidden channels, its columns the pixels of a row. A turn is a row of one warpgroup:
-expand, activate, a multiply-add in fp32 for each tap it reaches, activate what is complete. One warpgroup more projects for all of them.
+Products are transposed: the rows of an instruction are 64 hidden channels, its columns the pixels of a row. A turn is a row of one
+warpgroup: expand, activate, a multiply-add in fp32 for each tap it reaches, activate what is complete. One warpgroup more projects for all.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class ColumnForm:
     """Columns of the projection, which are as many as the strip's outputs or a few more."""
     rows: int
     """Of the hidden tensor that a block walks over."""
+    completed: float
+    """Share of them that complete a row of outputs: of strides one in so many, less the rows above and below a block's part."""
     blocks: int
     processors: int
     folded: bool
@@ -49,15 +51,15 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
     rate = figures.cache_rate(processors)
     row_bytes = ELEMENT_BYTES * work.C * form.width
     parts = -(-work.outputs // ROWS)
-    macs = ROWS * STEP * (form.width * expand + form.places * project * parts / work.stride)
+    macs = ROWS * STEP * (form.width * expand + form.places * project * parts * form.completed)
     return FusedKernel(
         kind=form.kind,
         phases=tuple(_phases(work, form, figures, rate)),
-        actors=form.actors + 1,
+        actors=form.actors,  # what projects counts as theirs: no more than these convolve at once
         turns=turns,
-        together=form.actors,
-        processors=processors,
-        lead_clocks=figures.dram_latency + row_bytes / rate,
+        together=form.rows * form.actors,
+        processors=form.processors,
+        lead_clocks=row_bytes / rate,  # asked for while weights come, which take longer than DRAM
         prologue_clocks=figures.cache_latency + work.weight_bytes / form.split / rate,
         dependent=True,
         trail_clocks=figures.cache_latency + form.places * work.outputs * ELEMENT_BYTES / rate,
@@ -93,19 +95,25 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
     """Of a row of one warpgroup; where rows of outputs are fewer, its part of one."""
     expand, project = _steps(work, form)
     values = ROWS * form.width
-    complete = values / work.stride**2
+    complete = values / work.stride * form.completed
     parts = -(-work.outputs // ROWS)
     beside = work.kernel // 2 * 2 * ROWS * WORD  # columns of the neighbour lanes, of four lanes and 64 channels
     activated = SILU_INSTRUCTIONS / WORD
-    out = form.width / work.stride**2 * work.outputs / form.actors / form.split
-    projected = _product(figures, form.places, parts * project / work.stride)
+    out = form.width / work.stride * form.completed * work.outputs / form.actors / form.split
+    projected = _product(figures, form.places, parts * project * form.completed)
     row_bytes = ELEMENT_BYTES * work.C * form.width / form.actors
     stored = ELEMENT_BYTES * out
     return [
         Phase(
-            name="input and output", demand=Demand(shared=figures.shared(row_bytes), cache=(row_bytes + stored) / rate), background=True
+            name="input and output",
+            demand=Demand(shared=figures.shared(row_bytes), cache=(row_bytes + stored) / rate),
+            background=True,
         ),
-        Phase(name="expansion", demand=_product(figures, form.width, expand), latency=figures.phase_latency + figures.barrier_latency),
+        Phase(
+            name="expansion",
+            demand=_product(figures, form.width, expand),
+            latency=figures.phase_latency + figures.barrier_latency,
+        ),
         Phase(
             name="activation",
             demand=Demand(special=figures.special(values), issue=figures.issue(values * activated)),
@@ -114,8 +122,8 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
         Phase(
             name="convolution",
             demand=Demand(
-                shared=figures.shared(4 * work.taps * LANES * WORD + 4 * beside),
-                issue=figures.issue(complete * work.taps + work.taps * LANES + beside),
+                shared=figures.shared(4 * (work.taps * LANES + beside)),
+                issue=figures.issue(values / work.stride**2 * work.taps + work.taps * LANES + beside),
             ),
             latency=figures.shared_latency,
         ),
@@ -126,7 +134,7 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
                 shared=figures.shared(complete * ELEMENT_BYTES),
                 issue=figures.issue(complete * activated),
             ),
-            latency=(figures.special_latency + figures.barrier_latency + figures.shared_latency) / work.stride,
+            latency=(figures.special_latency + figures.barrier_latency + figures.shared_latency) * form.completed,
         ),
         Phase(
             name="projection",
@@ -135,7 +143,7 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
                 shared=projected.shared + figures.shared(out * 3 * ELEMENT_BYTES),
                 issue=projected.issue + figures.issue(out / WORD * OUTPUT_INSTRUCTIONS),
             ),
-            latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency) / form.actors / work.stride,
+            latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency) / form.actors * form.completed,
             exclusive=True,
         ),
     ]

@@ -52,7 +52,8 @@ PLANE_RESULT_INSTRUCTIONS: Final = 2.0
 Convolution = Literal["none", "shared", "registers", "rows", "bands", "planes", "threads"]
 """How a grouped or depthwise convolution runs: by threads, a multiply-add for each tap; on the matrix unit, A from shared memory, two
 groups at a time (n16); A from registers, two taps at a time (n8); over rows of the hidden tensor handed from warp to warp (n24); as banded
-matrices by products of single warps, A sorted by byte permutations, or from planes of a channel, where a row of inputs serves several of outputs."""
+matrices by products of single warps, A sorted by byte permutations, or read from planes of a channel, where a row of inputs serves
+several rows of outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +187,9 @@ def _shared_sums(form: WarpgroupForm, figures: Figures, chunks: float) -> Phase:
     sums = ROWS * form.chunk
     return Phase(
         name="sums of warpgroups",
-        demand=Demand(shared=figures.shared(4 * sums * (1 + form.sharing)), issue=figures.issue(sums * (1 + 2 * form.sharing) / WORD)),
+        demand=Demand(
+            shared=figures.shared(4 * sums * (1 + form.sharing)), issue=figures.issue(sums * (1 + 2 * form.sharing) / WORD)
+        ),
         latency=figures.phase_latency + figures.barrier_latency + figures.shared_latency,
         times=chunks,
     )
@@ -268,7 +271,9 @@ def _norm(outputs: float, figures: Figures) -> Phase:
     """Of 64 pixels, a layer norm over their channels."""
     return Phase(
         name="norm",
-        demand=Demand(shared=figures.shared(outputs * 2 * ELEMENT_BYTES), issue=figures.issue(outputs / WORD * NORM_INSTRUCTIONS)),
+        demand=Demand(
+            shared=figures.shared(outputs * 2 * ELEMENT_BYTES), issue=figures.issue(outputs / WORD * NORM_INSTRUCTIONS)
+        ),
         latency=2 * figures.shared_latency + 2 * figures.barrier_latency,
     )
 
@@ -276,7 +281,7 @@ def _norm(outputs: float, figures: Figures) -> Phase:
 def _planes(work: FusedWork, form: WarpgroupForm, figures: Figures) -> Phase:
     """A tile of 8 rows and 16 · `plane_rows` columns, for each of the patches of 64 pixels in it, channel by channel.
 
-    The tile's pixels are turned into planes, 8×8 of them four to an instruction; A is read for each row of inputs, B for each of the filter.
+    The tile's pixels are turned into planes, four times 8×8 to an instruction; A is read for each row of inputs, B for each of the filter.
     """
     rows, kernel = form.plane_rows, work.kernel
     patches, halo = 2 * rows, kernel - 1
@@ -355,7 +360,9 @@ def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
 
 def _trail(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     """The last bytes on their way."""
-    return figures.cache_latency + ROWS * form.actors / form.sharing * work.outputs * ELEMENT_BYTES / form.split / _rate(form, figures)
+    return figures.cache_latency + ROWS * form.actors / form.sharing * work.outputs * ELEMENT_BYTES / form.split / _rate(
+        form, figures
+    )
 
 
 def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:

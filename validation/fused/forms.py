@@ -186,10 +186,11 @@ def _depthwise_kernel(problem: MBConvProblem, config: Config, device: DeviceLimi
     blocks = -(-depthwise.sequence(problem, strips) // config.tile_rows) * v["SPLIT"]
     passes = 2 if problem.squeeze else 1
     moved = float(family.by_name[config.kernel].moved_bytes(problem, config))
+    rows_of_h = depthwise.steps(problem, strips, config.tile_rows)
     down = min(config.tile_rows * problem.stride, problem.H)
     form = columns.ColumnForm(
         kind=f"{problem.family}, threads", actors=v["WARPGROUPS"], split=v["SPLIT"], width=strips.width, places=strips.places(),
-        rows=depthwise.steps(problem, strips, config.tile_rows), blocks=blocks,
+        rows=rows_of_h, completed=config.tile_rows / rows_of_h, blocks=blocks,
         processors=resident_blocks(device.multiprocessors, v["SPLIT"]), folded=bool(v["FOLDED"]),
         again_bytes=max(0.0, moved - problem.input_bytes * passes - problem.output_bytes),
         again_between_bytes=float(ELEMENT_BYTES) * problem.C * down * strips.width * min(blocks, device.multiprocessors),
