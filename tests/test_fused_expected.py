@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.cli import run
-from perfmodel.expected import warpgroups, warps
+from perfmodel.expected import columns, warpgroups, warps
 from perfmodel.expected.actors import PIPES, Demand, Phase, turn_clocks
-from perfmodel.expected.fused import Figures, Traffic, fused_time, missed
+from perfmodel.expected.fused import Figures, FusedKernel, Traffic, fused_time, missed
 from perfmodel.expected.fused_calibration import fused_calibration
 from perfmodel.expected.fused_work import FusedWork
 from perfmodel.hardware.catalog import load
@@ -132,6 +132,105 @@ def test_a_tile_that_blocks_share_is_shorter_and_ends_with_an_exchange() -> None
         return fused_time(kernel, figures()).turns_s
 
     assert of(8) < of(1) / 4
+
+
+def test_warpgroups_that_share_a_tile_multiply_as_often_in_all_and_meet() -> None:
+    work = FusedWork(N=1, H=14, W=14, C=256, hidden=1024, outputs=256, kernel=3, stride=1, front="taps", group_width=256)
+
+    def of(sharing: int) -> FusedKernel:
+        form = warpgroups.WarpgroupForm(
+            kind="k", actors=sharing, sharing=sharing, chunk=64, convolution="none", turns=4 * 16 * sharing, processors=132, split=16,
+            loaded_bytes=65536 / sharing, taps_from_shared=True,
+        )  # fmt: skip
+        return warpgroups.kernel_of(work, form, figures())
+
+    alone, shared = of(1), of(2)
+    assert shared.matrix_macs == alone.matrix_macs
+    assert shared.exchange_clocks == alone.exchange_clocks
+    assert [phase.name for phase in shared.phases if phase not in alone.phases and "sums" in phase.name] == ["sums of warpgroups"]
+    assert fused_time(shared, figures()).clocks_alone < fused_time(alone, figures()).clocks_alone
+    # both activate everything
+    assert sum(phase.demand.special * phase.times for phase in shared.phases) == 64 * 64 / 16
+
+
+def test_planes_read_a_row_of_inputs_for_several_rows_of_outputs() -> None:
+    work = FusedWork(
+        N=1,
+        H=56,
+        W=56,
+        C=64,
+        hidden=256,
+        outputs=64,
+        kernel=7,
+        stride=1,
+        front="input",
+        group_width=1,
+        activation="gelu",
+        norm=True,
+    )
+
+    def of(rows: int) -> Phase:
+        form = warpgroups.WarpgroupForm(
+            kind="k", actors=3, chunk=32, convolution="planes", plane_rows=rows, turns=49, processors=132, loaded_bytes=8192
+        )
+        return next(phase for phase in warpgroups.kernel_of(work, form, figures()).phases if phase.name == "convolution")
+
+    one, two = of(1), of(2)
+    assert two.demand.shared < one.demand.shared
+    assert (
+        two.demand.matrix
+        == one.demand.matrix
+        == pytest.approx(64 * 64 * warpgroups.BAND_PRODUCTS * 2048 / figures().small_macs_per_clock)
+    )
+    assert one.exclusive
+
+
+def test_depthwise_on_threads_is_a_multiply_add_for_each_tap() -> None:
+    work = FusedWork(N=1, H=56, W=56, C=64, hidden=256, outputs=64, kernel=3, stride=1, front="hidden", group_width=1)
+
+    def of(work: FusedWork) -> FusedKernel:
+        form = columns.ColumnForm(
+            kind="k", actors=4, split=1, width=56, places=56, rows=56, completed=1, blocks=100, processors=132, folded=False,
+            again_bytes=0, again_between_bytes=0,
+        )  # fmt: skip
+        return columns.kernel_of(work, form, figures())
+
+    def convolution(kernel: FusedKernel) -> Demand:
+        return next(phase.demand for phase in kernel.phases if phase.name == "convolution")
+
+    three, five = of(work), of(replace(work, kernel=5))
+    assert three.matrix_macs == 100 * 56 * 56 * 256 * 128
+    assert three.rounds() == 1
+    # 64 channels of 56 pixels, 128 lanes; a filter's value for two channels of a lane; two columns more from its neighbours
+    more = (25 - 9) * (64 * 56 + 128) + (4 - 2) * 128
+    assert convolution(five).issue - convolution(three).issue == pytest.approx(more / 128)
+    # two evaluations for each hidden value
+    assert sum(phase.demand.special for phase in three.phases) == 2 * 64 * 56 / 16
+    gated = of(replace(work, squeeze=16))
+    assert gated.launches == 2
+    assert gated.between_clocks > 0
+    assert fused_time(gated, figures()).start_s > 2 * fused_time(three, figures()).start_s
+
+
+def test_a_block_has_whole_turns() -> None:
+    kernel = FusedKernel(
+        kind="k", phases=(Phase(name="p", latency=1),), actors=2, turns=14, together=1.75, processors=132, lead_clocks=0, trail_clocks=0,
+        matrix_macs=0, traffic=Traffic(input_bytes=0, output_bytes=0, weight_bytes=0, weights_between_bytes=0),
+    )  # fmt: skip
+    assert kernel.most_turns() == 2
+    assert fused_time(kernel, figures()).clocks_together == 1
+
+
+def test_kernels_of_their_own_kind_have_forms_of_their_own() -> None:
+    kinds: dict[str, set[str]] = {}
+    for family in FAMILIES.values():
+        for problem in family.cases():
+            config = family.choose(problem, H200)  # type: ignore[arg-type]
+            kinds.setdefault(config.kernel, set()).add(expected_kernel(problem, config, H200, figures()).kind)
+    assert kinds["mbconv_depthwise"] == {"mbconv, threads"}
+    assert kinds["convnext_planes"] == {"convnext, warpgroups"}
+    assert kinds["fused_mbconv_few"] == {"fused_mbconv, warpgroups"}
+    assert kinds["mbconv_tiles"] == {"mbconv, warpgroups"}
 
 
 def test_every_case_of_every_family_has_a_form() -> None:

@@ -240,6 +240,8 @@ class FusedKernel:
     """On the matrix unit, in all."""
     traffic: Traffic
     launches: int = 1
+    between_clocks: float = 0.0
+    """Of a small launch before the last, as of gates: it does little but wait for what it loads; 0: there is none."""
     clustered: bool = False
     """Whether its blocks run in clusters."""
 
@@ -251,7 +253,7 @@ class FusedKernel:
     def most_turns(self) -> float:
         """Of one multiprocessor: whole blocks, as evenly as they divide, each with all of its turns."""
         blocks = math.ceil(self.turns / self.together - 1e-9)
-        return min(math.ceil(blocks / self.processors) * self.together, math.ceil(self.turns))
+        return min(math.ceil(math.ceil(blocks / self.processors) * self.together - 1e-9), math.ceil(self.turns))
 
     def busy(self) -> float:
         """Share of the multiprocessors that have a block."""
@@ -308,8 +310,9 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     clock_hz = figures.clock(kernel.busy(), regime)
     launch_s = figures.cluster_launch_s if kernel.clustered else figures.launch_s
     ahead_s = launch_s + (1 - kernel.overlapped()) * kernel.prologue_clocks / clock_hz
+    between_s = launch_s + kernel.between_clocks / clock_hz if kernel.between_clocks else 0.0
     return FusedTime(
-        start_s=kernel.launches * (ahead_s + (kernel.lead_clocks + kernel.trail_clocks) / clock_hz),
+        start_s=kernel.launches * (ahead_s + (kernel.lead_clocks + kernel.trail_clocks) / clock_hz) + between_s,
         exchange_s=kernel.launches * kernel.rounds() * kernel.exchange_clocks / clock_hz,
         turns_s=kernel.launches * together / clock_hz,
         memory_s=kernel.traffic.dram_bytes(figures.l2_bytes) / figures.dram_bytes_per_s,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from perfmodel.expected.actors import Demand, Phase
-from perfmodel.expected.fused import Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
 ROWS: Final = 64
@@ -42,11 +42,18 @@ BAND_SHARED_BYTES: Final = 46.0
 """Read per output and channel by them: inputs 28, bands 14, result 4."""
 BAND_INSTRUCTIONS: Final = 10.0
 """Of a thread per output and channel."""
+PLANE_CHANNELS: Final = 32
+"""Of a halo tile that are in planes at a time."""
+PLANE_CHAINS: Final = 8
+"""Accumulators of a warp that are summed up side by side: channels times rows of outputs."""
+PLANE_RESULT_INSTRUCTIONS: Final = 2.0
+"""Of a thread for one sum: bias, conversion of two, store of two."""
 
-Convolution = Literal["none", "shared", "registers", "rows", "bands", "threads"]
+Convolution = Literal["none", "shared", "registers", "rows", "bands", "planes", "threads"]
 """How a grouped or depthwise convolution runs: by threads, a multiply-add for each tap; on the matrix unit, A from shared memory, two
 groups at a time (n16); A from registers, two taps at a time (n8); over rows of the hidden tensor handed from warp to warp (n24); as banded
-matrices by products of single warps."""
+matrices by products of single warps, A sorted by byte permutations, or read from planes of a channel, where a row of inputs serves
+several rows of outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,10 @@ class WarpgroupForm:
     processors: int
     split: int = 1
     """Blocks of a cluster that share the hidden channels of a tile."""
+    sharing: int = 1
+    """Warpgroups of a block that share a tile: each has a part of the expansion's depth and of the outputs, and activates everything."""
+    plane_rows: int = 1
+    """Of a convolution from planes: rows of outputs that a row of inputs serves."""
     convolves_apart: bool = False
     """Whether one warpgroup more convolves for all others."""
     resident: bool = False
@@ -90,6 +101,8 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
     phases = [*_arrival(form, figures), *_convolution(work, form, figures)]
     conv_of_chunk = work.front == "hidden"
     expand, project = _products(work, form, figures)
+    if form.sharing > 1:
+        phases.append(_shared_sums(form, figures, chunks))
     phases += [
         Phase(name="products", demand=_sum(expand, project), latency=figures.phase_latency, times=chunks),
         Phase(
@@ -115,7 +128,7 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
         demand = Demand(shared=figures.shared(streamed * form.multicast), cache=streamed)
         phases.append(Phase(name="weights", demand=_cached(demand, form, figures), background=True))
     apart = form.actors + int(form.convolves_apart)
-    macs = form.turns * ROWS * (work.hidden / form.split) * (work.depth + work.outputs)
+    macs = form.turns * ROWS * (work.hidden / form.split) * (work.depth + work.outputs) / form.sharing
     moved = work.input_bytes + work.output_bytes
     return FusedKernel(
         kind=form.kind,
@@ -161,12 +174,25 @@ def _wide(figures: Figures, n: float, count: float) -> Demand:
 
 def _products(work: FusedWork, form: WarpgroupForm, figures: Figures) -> tuple[Demand, Demand]:
     """Expansion and projection of a chunk."""
-    steps = -(-work.depth // STEP)
+    steps = -(-work.depth // STEP // form.sharing)
     expand = _wide(figures, form.chunk, steps)
     if form.taps_from_shared:
         gathered = figures.shared(steps * ROWS * STEP * ELEMENT_BYTES)
         expand = _sum(expand, Demand(shared=gathered, issue=figures.issue(steps * 4 * LANES)))
-    return expand, _wide(figures, work.outputs, form.chunk / STEP)
+    return expand, _wide(figures, work.outputs / form.sharing, form.chunk / STEP)
+
+
+def _shared_sums(form: WarpgroupForm, figures: Figures, chunks: float) -> Phase:
+    """A warpgroup's own sums of a chunk into shared memory, and those of all that share the tile out of it."""
+    sums = ROWS * form.chunk
+    return Phase(
+        name="sums of warpgroups",
+        demand=Demand(
+            shared=figures.shared(4 * sums * (1 + form.sharing)), issue=figures.issue(sums * (1 + 2 * form.sharing) / WORD)
+        ),
+        latency=figures.phase_latency + figures.barrier_latency + figures.shared_latency,
+        times=chunks,
+    )
 
 
 def _activation(work: FusedWork, channels: float, figures: Figures) -> Demand:
@@ -217,9 +243,11 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
             _wide(figures, GROUP, count), Demand(shared=count * figures.shared(a_bytes), issue=figures.issue(count * LANES * 6))
         )
         return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + figures.shared_latency)]
-    if form.convolution == "bands":
+    if form.convolution in ("bands", "planes"):
         outputs = ROWS * work.C
         products = outputs * BAND_PRODUCTS
+        if form.convolution == "planes":
+            return [_planes(work, form, figures), _norm(outputs, figures)]
         chain = (
             work.kernel * figures.small_product_latency * work.C / 2 / 4 / 2
         )  # pairs of channels among four warps, two patches at once
@@ -233,17 +261,46 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
             latency=chain + figures.barrier_latency,
             exclusive=form.convolves_apart,
         )
-        norm = Phase(
-            name="norm",
-            demand=Demand(
-                shared=figures.shared(outputs * 2 * ELEMENT_BYTES), issue=figures.issue(outputs / WORD * NORM_INSTRUCTIONS)
-            ),
-            latency=2 * figures.shared_latency + 2 * figures.barrier_latency,
-        )
-        return [convolve, norm]
+        return [convolve, _norm(outputs, figures)]
     if form.convolution == "threads" and work.front == "input":
         return [_threads(work, work.C, figures)]
     return []
+
+
+def _norm(outputs: float, figures: Figures) -> Phase:
+    """Of 64 pixels, a layer norm over their channels."""
+    return Phase(
+        name="norm",
+        demand=Demand(
+            shared=figures.shared(outputs * 2 * ELEMENT_BYTES), issue=figures.issue(outputs / WORD * NORM_INSTRUCTIONS)
+        ),
+        latency=2 * figures.shared_latency + 2 * figures.barrier_latency,
+    )
+
+
+def _planes(work: FusedWork, form: WarpgroupForm, figures: Figures) -> Phase:
+    """A tile of 8 rows and 16 · `plane_rows` columns, for each of the patches of 64 pixels in it, channel by channel.
+
+    The tile's pixels are turned into planes, four times 8×8 to an instruction; A is read for each row of inputs, B for each of the filter.
+    """
+    rows, kernel = form.plane_rows, work.kernel
+    patches, halo = 2 * rows, kernel - 1
+    turned = (GROUP + halo) * (2 * rows + 1)  # octets of a channel
+    outputs = patches * ROWS / WARP  # of a lane and channel
+    moved = 4 * turned * GROUP * ELEMENT_BYTES + (rows + halo) * 512 + kernel * 128 + patches * ROWS * ELEMENT_BYTES
+    issued = 2 * turned / 4 / GROUP + (rows + halo) + kernel + kernel * rows + outputs * PLANE_RESULT_INSTRUCTIONS
+    chain = kernel * figures.small_product_latency * work.C / 4 * rows / PLANE_CHAINS
+    slabs = work.C / PLANE_CHANNELS * (2 * figures.barrier_latency + 2 * figures.shared_latency)
+    return Phase(
+        name="convolution",
+        demand=Demand(
+            matrix=work.C * kernel / 2 * 16 * 8 * STEP / figures.small_macs_per_clock,
+            shared=figures.shared(work.C * moved / patches),
+            issue=figures.issue(work.C * issued * WARP / patches),
+        ),
+        latency=(chain + slabs) / patches,
+        exclusive=True,
+    )
 
 
 def _threads(work: FusedWork, channels: float, figures: Figures) -> Phase:
@@ -279,7 +336,7 @@ def _rows(form: WarpgroupForm, figures: Figures) -> list[Phase]:
 
 def _result(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phase]:
     """Bias and residual, into shared memory, and out."""
-    values = ROWS * work.outputs
+    values = ROWS * work.outputs / form.sharing
     demand = Demand(
         shared=figures.shared(values * 3 * ELEMENT_BYTES) / form.split,
         issue=figures.issue(values / WORD * OUTPUT_INSTRUCTIONS) / form.split,
@@ -303,13 +360,15 @@ def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
 
 def _trail(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     """The last bytes on their way."""
-    return figures.cache_latency + ROWS * form.actors * work.outputs * ELEMENT_BYTES / form.split / _rate(form, figures)
+    return figures.cache_latency + ROWS * form.actors / form.sharing * work.outputs * ELEMENT_BYTES / form.split / _rate(
+        form, figures
+    )
 
 
 def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     """Blocks of a cluster leave their sums in shared memory, meet, read their part of the others', and meet again."""
     if form.split == 1:
         return 0.0
-    sums = ROWS * form.actors * work.outputs * 4
+    sums = ROWS * form.actors / form.sharing * work.outputs * 4
     read = sums * (form.split - 1) / form.split / figures.exchange_bytes_per_clock
     return figures.shared(2 * sums) + 2 * figures.cluster_latency + read

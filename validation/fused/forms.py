@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from perfmodel.expected import warpgroups, warps
+from perfmodel.expected import columns, warpgroups, warps
 from perfmodel.expected.fused import Figures, FusedKernel
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.configuration import Config
+from perfmodel.validation.fused.convnext import planes
 from perfmodel.validation.fused.generic.layout import Layout
 from perfmodel.validation.fused.generic.layout import Work as GenericWork
-from perfmodel.validation.fused.mbconv import rows
+from perfmodel.validation.fused.mbconv import depthwise, rows, tiles
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import DeviceLimits, Problem
 from perfmodel.validation.fused.tiles import resident_blocks
@@ -47,6 +48,8 @@ def expected_kernel(problem: Problem, config: Config, device: DeviceLimits, figu
     if config.kernel.endswith("_generic"):
         module = __import__(f"perfmodel.validation.fused.{problem.family}.generic", fromlist=["work_of"])
         return layout_kernel(problem, Layout.of(module.work_of(problem), config.defines), device, figures)
+    if config.kernel == depthwise.NAME:
+        return _depthwise_kernel(cast("MBConvProblem", problem), config, device, figures)
     return warpgroups.kernel_of(work, _form(problem, config, device), figures)
 
 
@@ -105,15 +108,15 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
     if config.kernel in ("convfirst_stream", "fused_mbconv_stream"):
         actors = values["WARPGROUPS"]
         shared_tile = values["SPLIT"] if config.kernel == "convfirst_stream" else values["CLUSTER"] if values["SPLIT"] else 1
-        tiles = -(-problem.pixels // (64 * actors))
+        count_tiles = -(-problem.pixels // (64 * actors))
         multicast = values["CLUSTER"] if config.kernel == "fused_mbconv_stream" and not values["SPLIT"] else 1
         return warpgroups.WarpgroupForm(
-            kind=kind, actors=actors, chunk=values["CHUNK"], turns=tiles * actors * shared_tile, split=shared_tile,
+            kind=kind, actors=actors, chunk=values["CHUNK"], turns=count_tiles * actors * shared_tile, split=shared_tile,
             convolution="registers" if config.kernel == "convfirst_stream" else "none",
             processors=resident_blocks(count, shared_tile) if shared_tile > 1 else count, multicast=multicast,
             taps_from_shared=config.kernel == "fused_mbconv_stream",
             loaded_bytes=(64 * actors + 2 * problem.W) / actors * pixel, again_bytes=halo,
-            again_between_bytes=_raster_between(problem, 1), blocks=min(count, tiles * shared_tile),
+            again_between_bytes=_raster_between(problem, 1), blocks=min(count, count_tiles * shared_tile),
         )  # fmt: skip
     if config.kernel == "mbconv_rows":
         return _rows_form(cast("MBConvProblem", problem), config, device, kind, halo)
@@ -130,7 +133,69 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
             loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
             again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group) * shared_tile),
         )  # fmt: skip
+    if config.kernel == "fused_mbconv_few":
+        return _few_form(problem, config, device, kind, halo)
+    if config.kernel == "convnext_planes":
+        return _planes_form(problem, config, device, kind, halo)
+    if config.kernel == "mbconv_tiles":
+        return _tiles_form(cast("MBConvProblem", problem), device, kind, halo)
     return _other_form(problem, config, device, kind, halo)
+
+
+def _few_form(problem: Problem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
+    """The blocks of a cluster share 64 pixels by their hidden channels, the warpgroups of a block by the products' depth."""
+    v, tiles = config.defines, -(-problem.pixels // warpgroups.ROWS)
+    sharing, cluster = v["WARPGROUPS"], v["CLUSTER"]
+    return warpgroups.WarpgroupForm(
+        kind=kind, actors=sharing, sharing=sharing, chunk=v["CHUNK"], convolution="none", turns=tiles * cluster * sharing, split=cluster,
+        processors=resident_blocks(device.multiprocessors, cluster), taps_from_shared=True,
+        loaded_bytes=v["BOX"] * v["BOXES"] * ELEMENT_BYTES * problem.C / sharing, again_bytes=halo,
+        again_between_bytes=_raster_between(problem, 1), blocks=min(device.multiprocessors, tiles * cluster),
+    )  # fmt: skip
+
+
+def _planes_form(problem: Problem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
+    """One warpgroup convolves tiles; the patches of a tile that reach into the image go to the others one by one."""
+    v, octets, pixel = config.defines, config.defines["OCTETS"], ELEMENT_BYTES * problem.C
+    tiles = problem.N * -(-problem.H // config.tile_rows) * -(-problem.W // config.tile_columns)
+    patches = problem.N * -(-problem.H * octets // planes.OCTET) * -(-problem.W // (planes.OCTET * octets))
+    loaded = planes.halo_bytes(v["ROWS"]) * problem.C / planes.SLAB * tiles / patches
+    return warpgroups.WarpgroupForm(
+        kind=kind, actors=v["WARPGROUPS"], chunk=v["CHUNK"], convolution="planes", plane_rows=v["ROWS"], convolves_apart=True,
+        turns=patches, together=patches / tiles, processors=device.multiprocessors // v["CLUSTER"] * v["CLUSTER"],
+        resident=bool(v["RESIDENT"]), multicast=v["CLUSTER"], loaded_bytes=loaded + warpgroups.ROWS * pixel,
+        stored_share=problem.pixels / (warpgroups.ROWS * patches), again_bytes=halo,
+        again_between_bytes=_raster_between(problem, config.tile_rows), blocks=min(device.multiprocessors, tiles),
+    )  # fmt: skip
+
+
+def _tiles_form(problem: MBConvProblem, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
+    """Tiles of eight rows of 16 pixels, a row to a warp, with the halo in them; their neighbours come next."""
+    count = tiles.tiles(problem)
+    return warpgroups.WarpgroupForm(
+        kind=kind, actors=tiles.WARPGROUPS, chunk=tiles.CHUNK, convolution="rows", turns=count * tiles.WARPGROUPS,
+        processors=device.multiprocessors, loaded_bytes=warpgroups.ROWS * ELEMENT_BYTES * problem.C,
+        stored_share=problem.pixels / (warpgroups.ROWS * count * tiles.WARPGROUPS), again_bytes=halo,
+        again_between_bytes=_raster_between(problem, tiles.ROWS), blocks=min(device.multiprocessors, count),
+    )  # fmt: skip
+
+
+def _depthwise_kernel(problem: MBConvProblem, config: Config, device: DeviceLimits, figures: Figures) -> FusedKernel:
+    """Blocks walk down strips, a row after the other; each warpgroup has 64 hidden channels of it, and one more projects."""
+    v, strips, family = config.defines, depthwise.strips_of(problem, config), family_of(problem)
+    blocks = -(-depthwise.sequence(problem, strips) // config.tile_rows) * v["SPLIT"]
+    passes = 2 if problem.squeeze else 1
+    moved = float(family.by_name[config.kernel].moved_bytes(problem, config))
+    rows_of_h = depthwise.steps(problem, strips, config.tile_rows)
+    down = min(config.tile_rows * problem.stride, problem.H)
+    form = columns.ColumnForm(
+        kind=f"{problem.family}, threads", actors=v["WARPGROUPS"], split=v["SPLIT"], width=strips.width, places=strips.places(),
+        rows=rows_of_h, completed=config.tile_rows / rows_of_h, blocks=blocks,
+        processors=resident_blocks(device.multiprocessors, v["SPLIT"]), folded=bool(v["FOLDED"]),
+        again_bytes=max(0.0, moved - problem.input_bytes * passes - problem.output_bytes),
+        again_between_bytes=float(ELEMENT_BYTES) * problem.C * down * strips.width * min(blocks, device.multiprocessors),
+    )  # fmt: skip
+    return columns.kernel_of(work_of(problem), form, figures)
 
 
 def _other_form(problem: Problem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
@@ -167,9 +232,6 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
     blocks = rows.tiles(problem, layout, config.tile_rows)
     if layout.order == rows.TILED:
         turns = float(blocks * layout.warpgroups)
-        between = (
-            2.0 * ELEMENT_BYTES * problem.C * problem.H * rows.WARP_ROWS * device.multiprocessors / rows.down(problem, layout)
-        )
         between = 0.0  # blocks side by side read each other's columns
     else:
         own = config.tile_rows / layout.warpgroups if layout.order == rows.RESIDENT else config.tile_rows

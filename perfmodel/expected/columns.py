@@ -1,0 +1,156 @@
+"""Fused MBConv kernels with a depthwise convolution on threads: hidden channels stay with warpgroups, which walk down strips of an image.
+
+Products are transposed: the rows of an instruction are 64 hidden channels, its columns the pixels of a row. A turn is a row of one
+warpgroup: expand, activate, a multiply-add in fp32 for each tap it reaches, activate what is complete. One warpgroup more projects for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perfmodel.expected.actors import Demand, Phase
+from perfmodel.expected.fused import Figures, FusedKernel, Traffic
+from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
+from perfmodel.expected.warpgroups import LANES, OUTPUT_INSTRUCTIONS, ROWS, SILU_INSTRUCTIONS, STEP, WORD
+
+GATE_READINGS = 4
+"""That wait for each other in the launch of gates: sums, two matrices, and the way of the gates to the next launch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnForm:
+    """How such a kernel cuts up its work."""
+
+    kind: str
+    actors: int
+    """Warpgroups of a block that convolve, 64 hidden channels each."""
+    split: int
+    """Blocks of a cluster that share the hidden channels."""
+    width: int
+    """Columns of a strip, halo included."""
+    places: int
+    """Columns of the projection, which are as many as the strip's outputs or a few more."""
+    rows: int
+    """Of the hidden tensor that a block walks over."""
+    completed: float
+    """Share of them that complete a row of outputs: of strides one in so many, less the rows above and below a block's part."""
+    blocks: int
+    processors: int
+    folded: bool
+    """Whether biases are one more step of both products."""
+    again_bytes: float
+    again_between_bytes: float
+
+
+def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKernel:
+    """The kernel's phases on a machine; with squeeze-and-excitation once for the sums and once with the gates."""
+    passes = 2 if work.squeeze else 1
+    processors = min(form.blocks, form.processors)
+    turns = form.blocks * form.rows * form.actors
+    expand, project = _steps(work, form)
+    rate = figures.cache_rate(processors)
+    row_bytes = ELEMENT_BYTES * work.C * form.width
+    parts = -(-work.outputs // ROWS)
+    macs = ROWS * STEP * (form.width * expand + form.places * project * parts * form.completed)
+    return FusedKernel(
+        kind=form.kind,
+        phases=tuple(_phases(work, form, figures, rate)),
+        actors=form.actors,  # what projects counts as theirs: no more than these convolve at once
+        turns=turns,
+        together=form.rows * form.actors,
+        processors=form.processors,
+        lead_clocks=row_bytes / rate,  # asked for while weights come, which take longer than DRAM
+        prologue_clocks=figures.cache_latency + work.weight_bytes / form.split / rate,
+        dependent=True,
+        trail_clocks=figures.cache_latency + form.places * work.outputs * ELEMENT_BYTES / rate,
+        clustered=form.split > 1,
+        matrix_macs=turns * macs,
+        traffic=Traffic(
+            input_bytes=work.input_bytes * passes,
+            output_bytes=work.output_bytes,
+            weight_bytes=work.weight_bytes,
+            weights_between_bytes=work.input_bytes + work.output_bytes,
+            again_bytes=form.again_bytes,
+            again_between_bytes=form.again_between_bytes,
+            passed_bytes=2 * 4.0 * work.hidden * form.blocks / form.split if work.squeeze else 0.0,
+        ),
+        launches=passes,
+        between_clocks=_gates(work, form, figures) if work.squeeze else 0.0,
+    )
+
+
+def _steps(work: FusedWork, form: ColumnForm) -> tuple[float, float]:
+    """Instructions of a warpgroup's row: of its expansion, and its part of the projection of 64 outputs."""
+    return -(-work.C // STEP) + form.folded, ROWS / STEP + form.folded / form.actors
+
+
+def _product(figures: Figures, n: float, count: float) -> Demand:
+    """`count` instructions m64nNk16, both operands from shared memory."""
+    clocks = max(figures.narrow_product_clocks, ROWS * STEP * n / figures.matrix_macs_per_clock)
+    read = STEP * (ROWS + n) * ELEMENT_BYTES
+    return Demand(matrix=count * clocks, shared=count * figures.shared(read), issue=count)
+
+
+def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) -> list[Phase]:
+    """Of a row of one warpgroup; where rows of outputs are fewer, its part of one."""
+    expand, project = _steps(work, form)
+    values = ROWS * form.width
+    complete = values / work.stride * form.completed
+    parts = -(-work.outputs // ROWS)
+    beside = work.kernel // 2 * 2 * ROWS * WORD  # columns of the neighbour lanes, of four lanes and 64 channels
+    activated = SILU_INSTRUCTIONS / WORD
+    out = form.width / work.stride * form.completed * work.outputs / form.actors / form.split
+    projected = _product(figures, form.places, parts * project * form.completed)
+    row_bytes = ELEMENT_BYTES * work.C * form.width / form.actors
+    stored = ELEMENT_BYTES * out
+    return [
+        Phase(
+            name="input and output",
+            demand=Demand(shared=figures.shared(row_bytes), cache=(row_bytes + stored) / rate),
+            background=True,
+        ),
+        Phase(
+            name="expansion",
+            demand=_product(figures, form.width, expand),
+            latency=figures.phase_latency + figures.barrier_latency,
+        ),
+        Phase(
+            name="activation",
+            demand=Demand(special=figures.special(values), issue=figures.issue(values * activated)),
+            latency=figures.special_latency,
+        ),
+        Phase(
+            name="convolution",
+            demand=Demand(
+                shared=figures.shared(4 * (work.taps * LANES + beside)),
+                issue=figures.issue(values / work.stride**2 * work.taps + work.taps * LANES + beside),
+            ),
+            latency=figures.shared_latency,
+        ),
+        Phase(
+            name="second activation",
+            demand=Demand(
+                special=figures.special(complete),
+                shared=figures.shared(complete * ELEMENT_BYTES),
+                issue=figures.issue(complete * activated),
+            ),
+            latency=(figures.special_latency + figures.barrier_latency + figures.shared_latency) * form.completed,
+        ),
+        Phase(
+            name="projection",
+            demand=Demand(
+                matrix=projected.matrix,
+                shared=projected.shared + figures.shared(out * 3 * ELEMENT_BYTES),
+                issue=projected.issue + figures.issue(out / WORD * OUTPUT_INSTRUCTIONS),
+            ),
+            latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency) / form.actors * form.completed,
+            exclusive=True,
+        ),
+    ]
+
+
+def _gates(work: FusedWork, form: ColumnForm, figures: Figures) -> float:
+    """A block for each image: sums of its blocks, two small products, their gates."""
+    sums = 4.0 * work.hidden * max(1.0, form.blocks / form.split / work.N)
+    matrices = 2.0 * ELEMENT_BYTES * work.hidden * work.squeeze
+    return GATE_READINGS * (figures.cache_latency + figures.barrier_latency) + (sums + matrices) / figures.cache_rate(work.N)
