@@ -481,7 +481,9 @@ class _Lowering:
 
     def _full_operands(self, node: Node, sources: list[str]) -> list[str]:
         """Operands that have as many elements as the largest: the others are broadcast, in whatever order."""
-        most = max((shape.elements for shape in node.input_shapes), default=0)
+        elements = [shape.elements for shape in node.input_shapes]
+        # symbols have no largest one: there an operand is whole where it has as many elements as the result
+        most = max(elements, default=0) if all(isinstance(count, int) for count in elements) else node.shape.elements
         return [source for source, shape in zip(sources, node.input_shapes, strict=True) if shape.elements == most]
 
     def _is_scalar(self, name: str) -> bool:
