@@ -90,7 +90,7 @@ def test_what_is_chosen_holds_the_kernels_conditions(problem, device):
     assert layout.chunks * layout.hidden_chunk >= problem.hidden > (layout.chunks - 1) * layout.hidden_chunk
     assert layout.expand_blocks * 8 * layout.warps_n == layout.hidden_chunk
     assert layout.project_items * layout.project_steps * 16 == layout.hidden_chunk
-    assert layout.expand_items * layout.expand_steps >= layout.work.depth
+    assert layout.expand_items * layout.expand_steps >= layout.work.depth_steps
     assert layout.output_columns * layout.warps_n * layout.blocks_per_warp * 8 >= outputs
     assert layout.ring_slots >= 2 or layout.output_columns == layout.hidden_splits == 1
     assert layout.ring_slots == 0 or layout.warp_groups == 1
@@ -284,7 +284,7 @@ def read_stream(layout: Layout, data: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """(expansion, projection, what is between them for each chunk), walked as the kernels walk: part, chunk, item, k16, warp, block."""
     work, dtype = layout.work, layout.work.dtype
     halves = data.view(np.uint16).reshape(layout.output_columns, layout.chunks, layout.chunk_bytes // 2)
-    expand = np.zeros((16 * work.depth, layout.chunks * layout.hidden_chunk), np.float32)
+    expand = np.zeros((16 * work.depth_steps, layout.chunks * layout.hidden_chunk), np.float32)
     per_part = layout.warps_n * layout.blocks_per_warp * 8
     project = np.zeros((layout.chunks * layout.hidden_chunk, layout.output_columns * per_part), np.float32)
     between = []
@@ -297,7 +297,7 @@ def read_stream(layout: Layout, data: np.ndarray) -> tuple[np.ndarray, np.ndarra
                     for warp in range(layout.warps_n):
                         at = (item * layout.expand_bytes + k * layout.hidden_chunk * 32 + warp * layout.expand_blocks * 256) // 2
                         tile = by_lanes(unpaired(words[at:], layout.expand_blocks)[None], dtype)
-                        if step >= work.depth:
+                        if step >= work.depth_steps:
                             assert not tile.any()
                             continue
                         first = chunk * layout.hidden_chunk + warp * layout.expand_blocks * 8
@@ -326,7 +326,7 @@ def some_layouts(problem, device=HOPPER) -> list[Layout]:
             o.blocks_per_warp % 2,
             o.expand_blocks % 2,
             o.ring_slots == 0,
-            o.work.depth % o.expand_steps > 0,
+            o.work.depth_steps % o.expand_steps > 0,
         ): o
         for o in offers
     }

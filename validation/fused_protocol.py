@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from perfmodel.validation.dram import problem_of
 from perfmodel.validation.fused.catalog import FAMILIES
 from perfmodel.validation.fused.choice import graph_of
 from perfmodel.validation.fused.family import Family
-from perfmodel.validation.fused.forms import expected_kernel, layout_kernel
+from perfmodel.validation.fused.forms import expected_kernel, layout_kernel, work_of
 from perfmodel.validation.fused.generic.layout import Layout
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
 from perfmodel.validation.recorder import read_lines
@@ -222,8 +221,7 @@ def _of_layouts(lines: Sequence[dict[str, Any]], figures: Figures, baselines: di
         if line["kind"] != "layout":
             continue
         problem = problem_of(line["problem"])
-        module = importlib.import_module(f"perfmodel.validation.fused.{problem.family}.generic")
-        layout = Layout(work=module.work_of(problem), **line["layout"])
+        layout = Layout(work=work_of(problem), **line["layout"])
         kernel = layout_kernel(problem, layout, limits, figures)
         name = json.dumps(line["layout"])
         row = _row(problem, kernel, name, "burst", float(line["median_s"]), figures)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from perfmodel.hardware.spec import Measured
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
+from perfmodel.validation.timing import EventTimer
 
 REPEATS: Final = 7
 DRAM_BYTES: Final = 2**30
@@ -74,27 +75,6 @@ class MachineRun(BaseModel):
         )
 
 
-class _Timer:
-    """Times work on the GPU with events, in CuPy's current stream."""
-
-    def __init__(self, cupy: Any) -> None:
-        self._cupy = cupy
-
-    def seconds(self, work: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, ...]:
-        """Of each repeat, after one that warms up."""
-        cupy = self._cupy
-        work()
-        found = []
-        for _ in range(repeats):
-            start, end = cupy.cuda.Event(), cupy.cuda.Event()
-            start.record()
-            work()
-            end.record()
-            end.synchronize()
-            found.append(float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3)
-        return tuple(found)
-
-
 def run(say: Callable[[str], None] = lambda _: None) -> MachineRun:
     """Measure the current GPU; about half a minute. Raises GpuError where there is none."""
     cupy = cupy_with_gpu()
@@ -110,10 +90,10 @@ def run(say: Callable[[str], None] = lambda _: None) -> MachineRun:
 
     source = (resources.files("perfmodel.validation") / "microbenchmarks.cu").read_text(encoding="utf-8")
     module = cupy.RawModule(code=source, options=("-std=c++17",))
-    timer = _Timer(cupy)
+    timer = EventTimer(cupy=cupy, repeats=REPEATS)
     add(_bandwidths(cupy, module, timer, device.multiprocessors, device.l2_bytes))
     add(_throughputs(cupy, module, timer, device.multiprocessors))
-    add(_launch_gaps(cupy, module))
+    add(_launch_gaps(cupy, module, timer))
     if device.compute_capability == (9, 0):
         from perfmodel.validation.phase_times import samples as phase_samples
 
@@ -141,7 +121,7 @@ def _torch() -> Any | None:
     return torch if torch.cuda.is_available() else None
 
 
-def _bandwidths(cupy: Any, module: Any, timer: _Timer, processors: int, l2_bytes: int) -> Iterator[Sample]:
+def _bandwidths(cupy: Any, module: Any, timer: EventTimer, processors: int, l2_bytes: int) -> Iterator[Sample]:
     functions = {name: module.get_function(name) for name in ("read_words", "write_words", "copy_words")}
     read = functions["read_words"]
     x, y = cupy.zeros(DRAM_BYTES // 4, cupy.uint32), cupy.empty(DRAM_BYTES // 4, cupy.uint32)
@@ -173,7 +153,7 @@ def _bandwidths(cupy: Any, module: Any, timer: _Timer, processors: int, l2_bytes
         )
 
 
-def _throughputs(cupy: Any, module: Any, timer: _Timer, processors: int) -> Iterator[Sample]:
+def _throughputs(cupy: Any, module: Any, timer: EventTimer, processors: int) -> Iterator[Sample]:
     out = cupy.empty(1024, cupy.float32)
     turns, threads, blocks = 2000, 1024, 2
     lanes = processors * blocks * threads
@@ -188,7 +168,7 @@ def _throughputs(cupy: Any, module: Any, timer: _Timer, processors: int) -> Iter
         yield Sample(quantity=quantity, kernel=name, values=tuple(ops * CHAINS * turns * lanes / t for t in times), **_loaded())
 
 
-def _launch_gaps(cupy: Any, module: Any) -> Iterator[Sample]:
+def _launch_gaps(cupy: Any, module: Any, timer: EventTimer) -> Iterator[Sample]:
     """Seconds per launch of an empty kernel, queued one by one and replayed from a graph: its own few clocks are part of the gap."""
     nothing = module.get_function("nothing")
     stream = cupy.cuda.Stream(non_blocking=True)
@@ -198,22 +178,13 @@ def _launch_gaps(cupy: Any, module: Any) -> Iterator[Sample]:
             nothing((1,), (32,), ())
         graph = stream.end_capture()
 
-        def timed(work: Callable[[], Any]) -> float:
-            start, end = cupy.cuda.Event(), cupy.cuda.Event()
-            stream.synchronize()
-            start.record(stream)
-            work()
-            end.record(stream)
-            end.synchronize()
-            return float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3 / LAUNCHES
-
         def queued() -> None:
             for _ in range(LAUNCHES):
                 nothing((1,), (32,), ())
 
         for quantity, work in (("launch_stream_s", queued), ("launch_graph_s", lambda: graph.launch(stream))):
-            timed(work)
-            yield Sample(quantity=quantity, kernel="nothing", values=tuple(timed(work) for _ in range(REPEATS)))
+            times = timer.seconds(work)
+            yield Sample(quantity=quantity, kernel="nothing", values=tuple(seconds / LAUNCHES for seconds in times))
 
 
 def _torch_seconds(torch: Any, work: Callable[[], Any], launches: int, repeats: int = REPEATS) -> tuple[float, ...]:
@@ -338,7 +309,7 @@ def _tf32(torch: Any, *, allowed: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _matrix_cupy(cupy: Any, timer: _Timer) -> Iterator[Sample]:
+def _matrix_cupy(cupy: Any, timer: EventTimer) -> Iterator[Sample]:
     for name, dtype in (("fp16", cupy.float16), ("fp32", cupy.float32)):
         for size in MATRIX_SIZES:
             a, b = cupy.ones((size, size), dtype), cupy.ones((size, size), dtype)

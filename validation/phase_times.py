@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any, Final, NamedTuple
 
 from perfmodel.validation.compile import Unit, compile_unit
 from perfmodel.validation.samples import Sample
+from perfmodel.validation.timing import EventTimer
 
 ARCHITECTURE: Final = "sm_90a"
 REPEATS: Final = 5
@@ -113,21 +114,16 @@ def _less(turns: tuple[Turn, ...], clocks: float) -> tuple[Turn, ...]:
     return tuple(Turn(clocks=turn.clocks - clocks, seconds=turn.seconds) for turn in turns)
 
 
-def _alone(cupy: Any, phases: Phases) -> tuple[float, ...]:
+def _alone(cupy: Any) -> tuple[float, ...]:
     """Bytes per second from L2 by the loads of one block."""
     source = (resources.files("perfmodel.validation") / "microbenchmarks.cu").read_text(encoding="utf-8")
     read = cupy.RawModule(code=source, options=("-std=c++17",)).get_function("read_words")
     words, passes = 512 * 4 * 128, 64
-    x, sink, found = cupy.zeros(words * 4, cupy.uint32), cupy.zeros(1, cupy.uint32), []
-    del phases
-    for _ in range(REPEATS + 1):
-        start, end = cupy.cuda.Event(), cupy.cuda.Event()
-        start.record()
-        read((1,), (512,), (x, cupy.uint64(words), cupy.int32(passes), sink))
-        end.record()
-        end.synchronize()
-        found.append(16 * words * passes / (float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3))
-    return tuple(found[1:])
+    x, sink = cupy.zeros(words * 4, cupy.uint32), cupy.zeros(1, cupy.uint32)
+    times = EventTimer(cupy=cupy, repeats=REPEATS).seconds(
+        lambda: read((1,), (512,), (x, cupy.uint64(words), cupy.int32(passes), sink))
+    )
+    return tuple(16 * words * passes / seconds for seconds in times)
 
 
 def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
@@ -189,7 +185,7 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
     yield sample(
         "l2_read_alone_bytes_per_s",
         "ld.global.cg of 16 bytes",
-        _alone(cupy, phases),
+        _alone(cupy),
         "one multiprocessor, 512 threads, 4 on their way",
     )
     more = (cupy.zeros(1024, cupy.float32), cupy.zeros(1, cupy.uint32))
@@ -227,15 +223,5 @@ def _launches(cupy: Any, phases: Phases, name: str, blocks: int) -> tuple[float,
         for _ in range(LAUNCHES):
             function((blocks,), (512,), (out,), shared_mem=SHARED_BYTES)
         graph = stream.end_capture()
-
-        def timed(work: Callable[[], Any]) -> float:
-            start, end = cupy.cuda.Event(), cupy.cuda.Event()
-            stream.synchronize()
-            start.record(stream)
-            work()
-            end.record(stream)
-            end.synchronize()
-            return float(cupy.cuda.get_elapsed_time(start, end)) * 1e-3 / LAUNCHES
-
-        timed(lambda: graph.launch(stream))
-        return tuple(timed(lambda: graph.launch(stream)) for _ in range(REPEATS))
+        times = EventTimer(cupy=cupy, repeats=REPEATS).seconds(lambda: graph.launch(stream))
+    return tuple(seconds / LAUNCHES for seconds in times)

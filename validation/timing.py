@@ -55,6 +55,26 @@ class Timing:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventTimer:
+    """Times work on the GPU with events, in CuPy's current stream."""
+
+    cupy: Any
+    repeats: int
+
+    def seconds(self, work: Callable[[], Any]) -> tuple[float, ...]:
+        """Of each repeat, after one that warms up."""
+        event, found = self.cupy.cuda.Event, []
+        for _ in range(self.repeats + 1):
+            start, end = event(), event()
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            found.append(float(self.cupy.cuda.get_elapsed_time(start, end)) * 1e-3)
+        return tuple(found[1:])
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """Linear between the two nearest values.
 

@@ -76,6 +76,7 @@ def estimated_clocks(problem: Problem, offers: Sequence[Offer], device: DeviceLi
     """Clocks of a multiprocessor for the whole block, for each offer: whole rounds of blocks, and in each what one does in turn.
 
     A block's MACs at MACS_PER_CLOCK over `filled`, its operands at WAVEFRONT_BYTES, what it loads and stores at L2_BYTES_PER_CLOCK.
+    Infinite where no cluster of its size has a place on the device.
     """
 
     def column(values: Sequence[float]) -> Array:
@@ -84,7 +85,7 @@ def estimated_clocks(problem: Problem, offers: Sequence[Offer], device: DeviceLi
     resident = column([offer.config.blocks_per_multiprocessor for offer in offers])
     sharing, share = column([o.blocks_per_tile for o in offers]), column([o.macs_share for o in offers])
     loaded, fetched = column([o.loaded_share for o in offers]), column([o.weights_share for o in offers])
-    usable = column([o.multiprocessors or device.multiprocessors for o in offers])
+    usable = column([device.multiprocessors if o.multiprocessors is None else o.multiprocessors for o in offers])
     filled, operands = column([offer.filled for offer in offers]), column([offer.operand_bytes for offer in offers])
     walks = [(*(offer.tile or (offer.config.tile_rows, offer.config.tile_columns)), offer.chunk) for offer in offers]
     found = np.zeros(len(offers))
@@ -95,9 +96,9 @@ def estimated_clocks(problem: Problem, offers: Sequence[Offer], device: DeviceLi
         alone = counted.macs * fewer * share / filled / MACS_PER_CLOCK + operands / WAVEFRONT_BYTES
         pixels = (counted.moved_bytes - counted.weight_bytes) * fewer
         alone = alone + (pixels + counted.weight_bytes * fetched) * loaded / L2_BYTES_PER_CLOCK
-        rounds = np.ceil(tiles * sharing / (usable * resident))
+        rounds = np.ceil(tiles * sharing / (np.maximum(usable, 1) * resident))
         found += rounds * resident * alone * np.where(resident > 1, OVERLAP, 1.0)
-    return found
+    return np.where(usable > 0, found, np.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,16 @@ from typing import Any, Final, cast
 
 from perfmodel.expected import columns, warpgroups, warps
 from perfmodel.expected.fused import Figures, FusedKernel
-from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
+from perfmodel.expected.fused_work import ELEMENT_BYTES
 from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.configuration import Config
+from perfmodel.validation.fused.convfirst import generic as convfirst_generic
+from perfmodel.validation.fused.convnext import generic as convnext_generic
 from perfmodel.validation.fused.convnext import planes
-from perfmodel.validation.fused.generic.layout import Layout
-from perfmodel.validation.fused.generic.layout import Work as GenericWork
+from perfmodel.validation.fused.fused_mbconv import generic as fused_mbconv_generic
+from perfmodel.validation.fused.generic.layout import Layout, Work
 from perfmodel.validation.fused.mbconv import depthwise, rows, tiles
+from perfmodel.validation.fused.mbconv import generic as mbconv_generic
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import DeviceLimits, Problem
 from perfmodel.validation.fused.tiles import resident_blocks
@@ -22,32 +25,26 @@ DEFAULT_CHUNK: Final = 64
 PATCH_HALO: dict[int, int] = {3: 100, 7: 196}
 """Pixels of an 8×8 patch with its halo, by kernel size."""
 
+GENERIC: Final[dict[str, Any]] = {
+    "convfirst": convfirst_generic,
+    "convnext": convnext_generic,
+    "fused_mbconv": fused_mbconv_generic,
+    "mbconv": mbconv_generic,
+}
+"""By family: what says the work of its blocks."""
 
-def work_of(problem: Problem) -> FusedWork:
+
+def work_of(problem: Problem) -> Work:
     """What the block asks."""
-    forms: dict[str, dict[str, Any]] = {
-        "convfirst": {"front": "input", "kernel": 3, "group_width": 8},
-        "convnext": {"front": "input", "kernel": 7, "group_width": 1, "activation": "gelu", "norm": True},
-        "fused_mbconv": {"front": "taps", "kernel": 3, "group_width": problem.C},
-        "mbconv": {"front": "hidden"},
-    }
-    form = forms[problem.family]
-    outputs, stride, residual = problem.C, 1, True
-    if isinstance(problem, MBConvProblem):
-        form |= {"kernel": problem.kernel, "group_width": problem.group_width, "squeeze": problem.squeeze or 0}
-        outputs, stride, residual = problem.outputs, problem.stride, problem.has_identity
-    return FusedWork(
-        N=problem.N, H=problem.H, W=problem.W, C=problem.C, hidden=problem.hidden, outputs=outputs, stride=stride,
-        residual=residual, **form,
-    )  # fmt: skip
+    work: Work = GENERIC[problem.family].work_of(problem)
+    return work
 
 
 def expected_kernel(problem: Problem, config: Config, device: DeviceLimits, figures: Figures) -> FusedKernel:
     """A configuration as actors and phases."""
     work = work_of(problem)
     if config.kernel.endswith("_generic"):
-        module = __import__(f"perfmodel.validation.fused.{problem.family}.generic", fromlist=["work_of"])
-        return layout_kernel(problem, Layout.of(module.work_of(problem), config.defines), device, figures)
+        return layout_kernel(problem, Layout.of(work, config.defines), device, figures)
     if config.kernel == depthwise.NAME:
         return _depthwise_kernel(cast("MBConvProblem", problem), config, device, figures)
     return warpgroups.kernel_of(work, _form(problem, config, device), figures)
@@ -55,7 +52,7 @@ def expected_kernel(problem: Problem, config: Config, device: DeviceLimits, figu
 
 def layout_kernel(problem: Problem, layout: Layout, device: DeviceLimits, figures: Figures) -> FusedKernel:
     """A layout of the generic kernels."""
-    given: GenericWork = layout.work
+    given = layout.work
     halo = layout.moved_bytes - problem.input_bytes * (2 if given.squeeze else 1) - problem.output_bytes
     groups = layout.slab_groups if given.front == "input" else max(1, given.C // 8)
     form = warps.WarpForm(
@@ -81,7 +78,7 @@ def layout_kernel(problem: Problem, layout: Layout, device: DeviceLimits, figure
         again_between_bytes=_raster_between(problem, layout.tile_rows),
         processors=device.multiprocessors,
     )
-    return warps.kernel_of(work_of(problem), form, figures)
+    return warps.kernel_of(given, form, figures)
 
 
 def _raster_between(problem: Problem, tile_rows: int) -> float:

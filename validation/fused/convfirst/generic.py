@@ -21,7 +21,7 @@ def work_of(problem: ConvFirstProblem) -> Work:
     """The convolution stands before the products."""
     return Work(
         N=problem.N, H=problem.H, W=problem.W, C=problem.C, hidden=problem.hidden, outputs=problem.C, kernel=3, stride=1, front="input",
-        residual=True, group_width=8, squeeze=0, dtype=problem.dtype,
+        group_width=8, dtype=problem.dtype,
     )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def scratch(problem: ConvFirstProblem, config: Config) -> tuple[Scratch, ...]:
 def pack(problem: ConvFirstProblem, config: Config, parameters: ConvFirstParameters) -> Buffers:
     """The stream of the two products, the filters, the two biases."""
     p, layout = parameters, Layout.of(work_of(problem), config.defines)
-    expand_w = padded_rows(p.expand_w, 16 * layout.work.depth)
+    expand_w = padded_rows(p.expand_w, 16 * layout.work.depth_steps)
     return (
         stream(layout, expand_w, p.project_w),
         as_bytes(filters(bits(p.conv_w, problem.dtype))),

@@ -22,7 +22,7 @@ def work_of(problem: ConvNeXtProblem) -> Work:
     """The convolution stands before the products."""
     return Work(
         N=problem.N, H=problem.H, W=problem.W, C=problem.C, hidden=problem.hidden, outputs=problem.C, kernel=KERNEL_SIZE, stride=1,
-        front="input", residual=True, group_width=1, squeeze=0, dtype=problem.dtype,
+        front="input", group_width=1, activation="gelu", norm=True, dtype=problem.dtype,
     )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameter
     expand_w, expand_b = p.folded_expansion()
     project_w, project_b = p.folded_projection()
     return (
-        stream(layout, padded_rows(expand_w, 16 * layout.work.depth), project_w),
+        stream(layout, padded_rows(expand_w, 16 * layout.work.depth_steps), project_w),
         as_bytes(filters(bits(p.conv_w, problem.dtype))),
         as_bytes(p.conv_b),
         as_bytes(padded_bias(layout, expand_b)),

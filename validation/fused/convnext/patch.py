@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from perfmodel.validation.fused.choice import Offer, estimated_clocks
+from perfmodel.validation.fused.choice import Offer, best
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
 from perfmodel.validation.fused.convnext.planes import streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
@@ -57,14 +56,14 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
         return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
     made = [arrange(problem, device, group=group) for group in GROUPS]
     if configs := [config for config in made if isinstance(config, Config)]:
-        return min(configs, key=lambda config: clocks(problem, config, device))
+        return best(problem, [offer(problem, config, device) for config in configs], device)
     return str(made[-1])  # of one patch, which needs least
 
 
-def clocks(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> float:
-    """By the machine's count of a patch: a multiprocessor does a group of them in a round."""
+def offer(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> Offer:
+    """A patch of the machine: a multiprocessor does a group of them in a round, as if it were as many multiprocessors."""
     group, walk = config.defines["GROUP"], (PATCH, PATCH, CHUNK)
-    one = Offer(
+    return Offer(
         config=config,
         chunk=CHUNK,
         filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
@@ -72,8 +71,8 @@ def clocks(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> fl
         operand_bytes=problem.C // 8 * CONVOLUTION_BYTES + group * problem.C * 2 * problem.hidden * ELEMENT_BYTES,
         macs_share=group,
         loaded_share=group * streamed_share(problem, walk, 1 / WARPGROUPS),
+        multiprocessors=group * device.multiprocessors,
     )
-    return float(estimated_clocks(problem, [one], replace(device, multiprocessors=group * device.multiprocessors))[0])
 
 
 def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, group: int) -> Config | str:

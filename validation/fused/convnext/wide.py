@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from perfmodel.validation.fused.choice import Offer, estimated_clocks
+from perfmodel.validation.fused.choice import Offer, best
 from perfmodel.validation.fused.configuration import Config, Launch, Operand
 from perfmodel.validation.fused.convnext.patch import HALO_BYTES, NARROW_ENTRIES, PATCH, SLAB, bands, halo_box, moved_bytes
 from perfmodel.validation.fused.convnext.planes import streamed_share
@@ -51,13 +50,7 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
         return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
     if isinstance(alone := arrange(problem, device, split=1), str):
         return alone
-    return min(offers(problem, device), key=lambda offer: clocks(problem, offer, device)).config
-
-
-def clocks(problem: ConvNeXtProblem, offer: Offer, device: DeviceLimits) -> float:
-    """By the machine's count, in rounds of as many blocks as run at once in clusters of that size."""
-    at_once = resident_blocks(device.multiprocessors, offer.config.defines["CLUSTER"])
-    return float(estimated_clocks(problem, [offer], replace(device, multiprocessors=at_once))[0])
+    return best(problem, tuple(offers(problem, device)), device)
 
 
 def offers(problem: ConvNeXtProblem, device: DeviceLimits) -> Iterator[Offer]:
@@ -78,6 +71,7 @@ def offers(problem: ConvNeXtProblem, device: DeviceLimits) -> Iterator[Offer]:
             blocks_per_tile=split,
             macs_share=(conv + products / split) / (conv + products),
             loaded_share=streamed_share(problem, walk, 1 / max(split, MULTICAST)),
+            multiprocessors=resident_blocks(device.multiprocessors, config.defines["CLUSTER"]),
         )
 
 

@@ -23,7 +23,7 @@ def work_of(problem: FusedMBConvProblem) -> Work:
     """The convolution is the expansion."""
     return Work(
         N=problem.N, H=problem.H, W=problem.W, C=problem.C, hidden=problem.hidden, outputs=problem.C, kernel=3, stride=1, front="taps",
-        residual=True, group_width=problem.C, squeeze=0, dtype=problem.dtype,
+        group_width=problem.C, dtype=problem.dtype,
     )  # fmt: skip
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
+from perfmodel.expected.fused_work import FusedWork
 from perfmodel.validation.fused.configuration import Constants
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DType
 from perfmodel.validation.fused.tiles import reached
-
-Front = Literal["input", "taps", "hidden"]
 
 
 def blocks(count: int, size: int) -> int:
@@ -19,39 +17,10 @@ def blocks(count: int, size: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Work(FusedWork):
     """What of a problem decides the work of a generic kernel."""
 
-    N: int
-    H: int
-    W: int
-    """Of the input."""
-    C: int
-    hidden: int
-    outputs: int
-    """Channels of the result."""
-    kernel: int
-    stride: int
-    front: Front
-    """Where the spatial convolution stands: on the input, channel by channel or in groups of eight, before the products; in the expansion
-    itself, as a product over taps × channels; on the hidden tensor, between the products."""
-    residual: bool
-    """Whether the input is added."""
-    group_width: int
-    """Input channels of one output of the convolution."""
-    squeeze: int
-    """Channels between the products of a squeeze-and-excitation; 0 without."""
     dtype: DType
-
-    @property
-    def rows(self) -> int:
-        """Of the output."""
-        return blocks(self.H, self.stride)
-
-    @property
-    def columns(self) -> int:
-        """Of the output."""
-        return blocks(self.W, self.stride)
 
     @property
     def input_steps(self) -> int:
@@ -59,24 +28,14 @@ class Work:
         return blocks(self.C, 16)
 
     @property
-    def depth(self) -> int:
+    def depth_steps(self) -> int:
         """k16 steps of the expansion."""
-        return self.input_steps * (self.kernel**2 if self.front == "taps" else 1)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of matrices and filters in the half type, as the tensor machine loads them for a tile."""
-        taps = self.kernel**2
-        spatial = {"input": self.C * taps * self.group_width, "taps": 0, "hidden": self.hidden * taps * self.group_width}[
-            self.front
-        ]
-        expand = self.C * self.hidden * (taps if self.front == "taps" else 1)
-        return ELEMENT_BYTES * (spatial + expand + self.hidden * self.outputs)
+        return self.input_steps * (self.taps if self.front == "taps" else 1)
 
     @property
     def filter_bytes(self) -> int:
         """Of eight channels' filters, as mma operands: k16 for each pair of taps, k8 for the last."""
-        return self.kernel**2 // 2 * 256 + 128
+        return self.taps // 2 * 256 + 128
 
 
 def _pitch(payload: int) -> int:
@@ -157,7 +116,7 @@ class Layout:
     @property
     def expand_items(self) -> int:
         """Of a chunk in the stream of weights."""
-        return blocks(self.work.depth, self.expand_steps)
+        return blocks(self.work.depth_steps, self.expand_steps)
 
     @property
     def project_items(self) -> int:

@@ -56,10 +56,10 @@ def stream(
     `expand_w` [16 · steps, hidden] has its padding already; `conv` is (filters, biases) of the hidden tensor's convolution.
     """
     work, chunks, chunk = layout.work, layout.chunks, layout.hidden_chunk
-    expand = fragments(bits(expand_w, work.dtype), work.depth, chunks * chunk // 8)
-    expand = expand.reshape(work.depth, chunks, layout.warps_n, layout.expand_blocks, 32, 4).transpose(1, 0, 2, 3, 4, 5)
+    expand = fragments(bits(expand_w, work.dtype), work.depth_steps, chunks * chunk // 8)
+    expand = expand.reshape(work.depth_steps, chunks, layout.warps_n, layout.expand_blocks, 32, 4).transpose(1, 0, 2, 3, 4, 5)
     padded = np.zeros((chunks, layout.expand_items * layout.expand_steps, chunk * 16), np.uint16)
-    padded[:, : work.depth] = paired(expand).reshape(chunks, work.depth, -1)
+    padded[:, : work.depth_steps] = paired(expand).reshape(chunks, work.depth_steps, -1)
     parts, across = layout.output_columns, layout.warps_n * layout.blocks_per_warp
     project = fragments(bits(project_w, work.dtype), chunks * chunk // 16, parts * across)
     project = project.reshape(chunks, chunk // 16, parts, layout.warps_n, layout.blocks_per_warp, 32, 4).transpose(

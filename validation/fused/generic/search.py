@@ -16,9 +16,10 @@ from typing import Final
 
 import numpy as np
 
+from perfmodel.expected.fused_work import Front
 from perfmodel.layers.layer import ShapeError
 from perfmodel.validation.fused.choice import machine_counts
-from perfmodel.validation.fused.generic.layout import Front, Layout, Work, blocks
+from perfmodel.validation.fused.generic.layout import Layout, Work, blocks
 from perfmodel.validation.fused.problem import DeviceLimits, Problem, too_much_shared
 
 WARPS: Final = ((4, 1), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8), (8, 2), (4, 4))
@@ -94,7 +95,7 @@ def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
                     across = blocks(work.outputs // 8, warps_n * output_columns)
                     if blocks(work.outputs // 8, across * warps_n) != output_columns:
                         continue
-                    expand_steps = blocks(work.depth, blocks(work.depth * chunk * 32, ITEM_BYTES))
+                    expand_steps = blocks(work.depth_steps, blocks(work.depth_steps * chunk * 32, ITEM_BYTES))
                     project_steps = chunk // 16
                     while project_steps > 1 and project_steps * across * warps_n * 256 > ITEM_BYTES:
                         project_steps //= 2
@@ -156,15 +157,15 @@ def clocks(layout: Layout, device: DeviceLimits, moved_bytes: float) -> float:
     conv_jobs = layout.M / 16 * (layout.hidden_chunk if work.front == "hidden" else work.C) / 8  # of a chunk, or of the tile
     convs = conv_jobs * (chunks if work.front == "hidden" else 1) if pairs else 0.0
     together = max(1, min(4, int(conv_jobs // warps)))
-    mmas = warps * chunks * (work.depth * m16e * n_exp + layout.hidden_chunk / 16 * m16 * n_out) + convs * pairs
-    alone = chunks * (_product(work.depth, m16e * n_exp, warps) + _product(layout.hidden_chunk / 16, m16 * n_out, warps))
+    mmas = warps * chunks * (work.depth_steps * m16e * n_exp + layout.hidden_chunk / 16 * m16 * n_out) + convs * pairs
+    alone = chunks * (_product(work.depth_steps, m16e * n_exp, warps) + _product(layout.hidden_chunk / 16, m16 * n_out, warps))
     alone += math.ceil(convs / together / warps) * _product(pairs, together, warps) if convs else 0.0
 
     halo, outputs = layout.halo_pixels * work.input_steps * 32, layout.M * work.outputs * 2 / layout.output_columns
     rows = layout.hidden_chunk * (
         16 * m16e * layout.warps_m + (layout.M if work.front == "hidden" else 0)
     )  # activations of a chunk
-    expand_reads = work.depth * warps * (512 * m16e + 256 * n_exp)
+    expand_reads = work.depth_steps * warps * (512 * m16e + 256 * n_exp)
     through_shared = layout.warps_n > 1 or work.front == "hidden"
     project_reads = layout.hidden_chunk / 16 * warps * ((512 * m16 if through_shared else 0) + 256 * n_out)
     streamed = chunks * layout.chunk_bytes if layout.ring_slots else 0.0

@@ -47,7 +47,7 @@ def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -
     """The stream of products and filters, two biases; with squeeze-and-excitation its two matrices and biases."""
     p, layout = parameters, Layout.of(work_of(problem), config.defines)
     found = (
-        stream(layout, padded_rows(p.expand_w, 16 * layout.work.depth), p.project_w, (p.conv_w, p.conv_b)),
+        stream(layout, padded_rows(p.expand_w, 16 * layout.work.depth_steps), p.project_w, (p.conv_w, p.conv_b)),
         as_bytes(padded_bias(layout, p.expand_b)),
         as_bytes(p.project_b),
     )
