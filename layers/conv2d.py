@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar, Literal
 
@@ -47,7 +47,7 @@ class Conv2d(Layer):
     dilation: tuple[int, int] = (1, 1)
     group_width: Dim = None
     bias: bool = False
-    computed_weights: bool = False
+    computed_weights: bool = field(default=False, repr=False)
     """The weights are computed from the parameters at every step (standardised), and lie in the order K, C, R, S whatever the data's."""
 
     def __post_init__(self) -> None:

@@ -145,8 +145,8 @@ class Layer(ABC):
         return self.formula.bind(self.binding(*inputs))
 
     def describe(self) -> str:
-        """The hyper-parameters, for error messages and tables."""
-        return ", ".join(f"{f.name}={_plain(getattr(self, f.name))}" for f in fields(self))
+        """The hyper-parameters that its repr shows, for error messages and tables."""
+        return ", ".join(f"{f.name}={_plain(getattr(self, f.name))}" for f in fields(self) if f.repr)
 
 
 def _plain(value: Any) -> str:

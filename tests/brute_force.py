@@ -174,9 +174,16 @@ class Tensor:
 
 
 def conv2d(layer: Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return convolved(layer, x, weight.shape, lambda n, *place: weight[place], bias)
+
+
+def convolved(
+    layer: Conv2d, x: Tensor, shape: tuple[int, ...], weight: Callable[..., Scalar], bias: Tensor | None = None
+) -> Tensor:
+    """With the weight of image n at (k, c, r, s), of the `shape` K, C/g, R, S."""
     top, bottom, left, right = layer.padding or (0, 0, 0, 0)
     images, _, height, width = x.shape
-    outputs, group_width, rows, columns = weight.shape
+    outputs, group_width, rows, columns = shape
     # the last position of a window is the last one whose taps all lie inside of the padded image
     ys = range(-top, height + bottom - layer.dilation[0] * (rows - 1), layer.stride[0])
     xs = range(-left, width + right - layer.dilation[1] * (columns - 1), layer.stride[1])
@@ -186,7 +193,7 @@ def conv2d(layer: Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None)
         total = y.constant(0.0)
         for c, r, s in itertools.product(range(group_width), range(rows), range(columns)):
             place = (n, k // per_group * group_width + c, ys[p] + r * layer.dilation[0], xs[q] + s * layer.dilation[1])
-            total = total.accumulate(x.tap(place, 0.0), weight[k, c, r, s])
+            total = total.accumulate(x.tap(place, 0.0), weight(n, k, c, r, s))
         y[n, k, p, q] = total + bias[k,] if bias else total
     return y
 

@@ -15,7 +15,8 @@ from perfmodel.layers.pointwise import Pointwise
 from perfmodel.layers.rearrange import Rearrange
 from perfmodel.layers.reduce import Reduce
 from perfmodel.layers.rms_norm import RmsNorm
-from tests.brute_force import ACTIVATIONS, COMPUTE, EPSILON, Scalar, Tensor
+from perfmodel.layers.sample_conv2d import SampleConv2d
+from tests.brute_force import ACTIVATIONS, COMPUTE, EPSILON, Scalar, Tensor, convolved
 
 LEAK = 0.01
 
@@ -48,6 +49,12 @@ ACTIVATIONS.update(
         "round": lambda x: x.vector(round),
     }
 )
+
+
+def sample_conv2d(layer: SampleConv2d, x: Tensor, weights: Tensor) -> Tensor:
+    each = layer.each
+    shape = (each.out_channels, each.group_width, *each.kernel)
+    return convolved(each, x, shape, lambda n, k, c, r, s: weights[n, ((k * shape[1] + c) * shape[2] + r) * shape[3] + s, 0, 0])
 
 
 def matmul(layer: MatMul, rows: Tensor, matrix: Tensor) -> Tensor:
@@ -220,5 +227,6 @@ COMPUTE.update(
         ConvTranspose2d: conv_transpose2d,
         Reduce: reduce,
         Pointwise: pointwise,
+        SampleConv2d: sample_conv2d,
     }
 )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from perfmodel.layers.attention import Attention
+from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.conv_transpose2d import ConvTranspose2d
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.group_norm import GroupNorm
@@ -18,6 +19,7 @@ from perfmodel.layers.pointwise import OPERAND_OPS, Pointwise
 from perfmodel.layers.rearrange import Rearrange, View
 from perfmodel.layers.reduce import REDUCE_OPS, Reduce
 from perfmodel.layers.rms_norm import RmsNorm
+from perfmodel.layers.sample_conv2d import SampleConv2d
 from perfmodel.layers.unsupported import Unsupported
 from perfmodel.layers.upsample import Resize, Upsample
 from tests.brute_force import EPSILON, Array, check_counts, examples, make_weights
@@ -63,6 +65,31 @@ def test_attention(shape: Shape, keys: int, width: int, shared: bool) -> None:
 def test_attention_refuses_what_does_not_fit() -> None:
     with pytest.raises(ShapeError, match="belong together"):
         Attention().output_shape(Shape(2, 8, 4, 1), Shape(2, 8, 5, 1), Shape(2, 8, 6, 1))
+
+
+@examples(30)
+@given(images, few, few, st.integers(1, 2), st.sampled_from([1, 3]))
+def test_sample_conv2d(shape: Shape, outputs: int, width: int, stride: int, kernel: int) -> None:
+    """Image by image, with the weights of each."""
+    shape = shape._replace(C=shape.C * width, H=max(shape.H, stride), W=max(shape.W, stride))
+    x = values(shape)
+    each = Conv2d(
+        in_channels=shape.C,
+        out_channels=outputs * shape.C // width,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        group_width=width,
+    )
+    weights = values(Shape(shape.N, each.out_channels * width * kernel**2, 1, 1), seed=1)
+    result, _ = computed(SampleConv2d(each=each), x, weights)
+    pad = kernel // 2
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad))), (kernel, kernel), axis=(2, 3)
+    )
+    grouped = windows[:, :, ::stride, ::stride].reshape(shape.N, shape.C // width, width, *result.shape[2:], kernel, kernel)
+    filters = weights.reshape(shape.N, shape.C // width, outputs, width, kernel, kernel)
+    expected = np.einsum("ngchwrs,ngkcrs->ngkhw", grouped, filters).reshape(result.shape)
+    np.testing.assert_allclose(result, expected, atol=1e-9)
 
 
 @examples(30)
@@ -170,7 +197,9 @@ def test_pointwise(function: str, shape: Shape, broadcast: tuple[bool, bool]) ->
 
 
 def test_every_imported_layer_is_computed() -> None:
-    assert {MatMul, Attention, GroupNorm, RmsNorm, Pad, Rearrange, ConvTranspose2d, Reduce, Pointwise} <= set(COMPUTE)
+    assert {MatMul, Attention, GroupNorm, RmsNorm, Pad, Rearrange, ConvTranspose2d, Reduce, Pointwise, SampleConv2d} <= set(
+        COMPUTE
+    )
 
 
 @examples(20)

@@ -61,7 +61,9 @@ def test_a_real_profile_of_ncu_in_both_forms() -> None:
 
 
 def test_a_real_trace_is_joined_kernel_by_kernel() -> None:
-    work = predict("resnet18", "h200", batch=64, dtype="fp16", schedule="eager", tier="expected")
+    work = predict(
+        "resnet18", "h200", batch=64, dtype="fp16", schedule="eager", tier="expected", graph=True
+    )  # no waits for the host
     found = compare_profile(work, read_torch_trace(FILES / "h200-resnet18-torch-trace.json.gz"), file="f", form="torch-trace")
     assert found.joined_by.startswith("kernel")
     assert {"conv1", "bn1", "bn1.act", "layer1.0.conv1", "fc"} <= {row.name for row in found.rows}
