@@ -497,42 +497,23 @@ class _Lowering:
         if self._orders and source not in self._nchw:
             source = self._to_nchw(node, source, shape, f"{node.name}.to_nchw")
         if self._stack.splits_group_norms and isinstance(node.layer, GroupNorm):
-            self._append(
-                Operation(
-                    name=f"{node.name}.moments",
-                    kind="group_norm_moments",
-                    role="reduction",
-                    layers=(node.name,),
-                    block=node.block,
-                    shape=Shape(shape.N, node.layer.groups, 1, 2),
-                    reads=(self._read(source, shape.elements),),
-                    writes=(_moments(node, node.layer),),
-                    macs=0,
-                    vector_ops=0,
-                    special_ops=0,
-                    materialised=True,
-                )
+            self._append_helper(
+                node,
+                f"{node.name}.moments",
+                kind="group_norm_moments",
+                role="reduction",
+                shape=Shape(shape.N, node.layer.groups, 1, 2),
+                reads=(self._read(source, shape.elements),),
+                writes=(_moments(node, node.layer),),
+                materialised=True,
             )
         return source
 
     def _fill(self, node: Node, dtype: str) -> None:
         """The border, which is written by filling all of the result."""
-        elements = node.shape.elements
-        self._append(
-            Operation(
-                name=f"{node.name}.fill",
-                kind="fill",
-                role="copy",
-                layers=(node.name,),
-                block=node.block,
-                shape=node.shape,
-                reads=(),
-                writes=(Access(tensor=f"{node.name}.fill", elements=elements, dtype=dtype),),
-                macs=0,
-                vector_ops=0,
-                special_ops=0,
-            )
-        )
+        name = f"{node.name}.fill"
+        written = Access(tensor=name, elements=node.shape.elements, dtype=dtype)
+        self._append_helper(node, name, kind="fill", role="copy", shape=node.shape, reads=(), writes=(written,))
 
     def _read_moments(self, node: Node, layer: GroupNorm) -> None:
         """The group norm that was emitted last reads its moments, which a kernel before it made: what is left of it is elementwise."""
@@ -544,20 +525,15 @@ class _Lowering:
         channels = node.shape.C
         for name, special_ops in (("mean", 0), ("deviation", channels)):
             source = f"{node.name}.running_{'mean' if name == 'mean' else 'var'}"
-            self._append(
-                Operation(
-                    name=f"{node.name}.{name}",
-                    kind="norm_helper",
-                    role="copy",
-                    layers=(node.name,),
-                    block=node.block,
-                    shape=Shape(1, channels, 1, 1),
-                    reads=(Access(tensor=source, elements=channels, dtype=self._precision.storage, role="weight"),),
-                    writes=(Access(tensor=f"{node.name}.{name}", elements=channels, dtype="fp32", role="weight"),),
-                    macs=0,
-                    vector_ops=0,
-                    special_ops=special_ops,
-                )
+            self._append_helper(
+                node,
+                f"{node.name}.{name}",
+                kind="norm_helper",
+                role="copy",
+                shape=Shape(1, channels, 1, 1),
+                reads=(Access(tensor=source, elements=channels, dtype=self._precision.storage, role="weight"),),
+                writes=(Access(tensor=f"{node.name}.{name}", elements=channels, dtype="fp32", role="weight"),),
+                special_ops=special_ops,
             )
 
     def _read_prepared(self, node: Node) -> None:
@@ -621,20 +597,14 @@ class _Lowering:
                 wanted = stored  # read as it is and cast on the way
             if wanted != stored and self._stack.casts:
                 cast = Access(tensor=f"{name}:{wanted}", elements=elements, dtype=wanted, role="weight")
-                self._append(
-                    Operation(
-                        name=f"{name}.cast",
-                        kind="cast",
-                        role="copy",
-                        layers=(node.name,),
-                        block=node.block,
-                        shape=Shape(1, elements, 1, 1),
-                        reads=(Access(tensor=name, elements=elements, dtype=stored, role="weight"),),
-                        writes=(cast,),
-                        macs=0,
-                        vector_ops=0,
-                        special_ops=0,
-                    )
+                self._append_helper(
+                    node,
+                    f"{name}.cast",
+                    kind="cast",
+                    role="copy",
+                    shape=Shape(1, elements, 1, 1),
+                    reads=(Access(tensor=name, elements=elements, dtype=stored, role="weight"),),
+                    writes=(cast,),
                 )
                 accesses.append(cast)
             else:
@@ -693,6 +663,37 @@ class _Lowering:
             return Access(tensor=tensor, elements=elements, dtype=dtype, across=across)
         base, whole = self._part_of[tensor]
         return Access(tensor=base, elements=elements, dtype=dtype, part=tensor, of=whole, across=across)
+
+    def _append_helper(
+        self,
+        node: Node,
+        name: str,
+        *,
+        kind: str,
+        role: Role,
+        shape: Shape,
+        reads: tuple[Access, ...],
+        writes: tuple[Access, ...],
+        special_ops: Quantity = 0,
+        materialised: bool = False,
+    ) -> None:
+        """An operation that the framework adds to a layer, which moves or prepares its data and multiplies nothing."""
+        self._append(
+            Operation(
+                name=name,
+                kind=kind,
+                role=role,
+                layers=(node.name,),
+                block=node.block,
+                shape=shape,
+                reads=reads,
+                writes=writes,
+                macs=0,
+                vector_ops=0,
+                special_ops=special_ops,
+                materialised=materialised,
+            )
+        )
 
     def _append(self, operation: Operation) -> None:
         self._operations.append(operation)
