@@ -20,17 +20,9 @@ from perfmodel.hardware.spec import HardwareError
 from perfmodel.prediction import predict
 from perfmodel.validation.fused.catalog import FAMILIES
 from perfmodel.validation.fused.forms import expected_kernel, work_of
-from perfmodel.validation.fused.problem import DeviceLimits
 from perfmodel.validation.fused_tables import decisions_table, recorded_fused, wrong_decisions
+from tests.gpus import H200
 
-H200 = DeviceLimits(
-    name="NVIDIA H200",
-    compute_capability=(9, 0),
-    multiprocessors=132,
-    shared_bytes_per_block=232448,
-    shared_bytes_per_multiprocessor=233472,
-    l2_bytes=62914560,
-)
 CLOCKS = st.floats(min_value=0, max_value=1e4)
 DEMANDS = st.builds(Demand, matrix=CLOCKS, special=CLOCKS, shared=CLOCKS, issue=CLOCKS, cache=CLOCKS)
 PHASES = st.lists(

@@ -26,16 +26,9 @@ from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, GpuError
 from perfmodel.validation.fused.tiles import reached
+from tests.gpus import H200
 
 CONVFIRST = FAMILIES["convfirst"]
-H200 = DeviceLimits(
-    name="H200",
-    compute_capability=(9, 0),
-    multiprocessors=132,
-    shared_bytes_per_block=232448,
-    shared_bytes_per_multiprocessor=233472,
-    l2_bytes=62914560,
-)
 RTX4090 = DeviceLimits(
     name="RTX 4090",
     compute_capability=(8, 9),

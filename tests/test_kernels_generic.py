@@ -27,6 +27,7 @@ from perfmodel.validation.fused.packing import bits, unbits
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError
 from perfmodel.validation.gpu import this_device
 from perfmodel.validation.recorder import RESULTS, read_lines
+from tests.gpus import H200
 
 
 def limits(capability: tuple[int, int]) -> DeviceLimits:
@@ -147,15 +148,11 @@ def test_estimate_takes_the_tensor_machines_bytes(kind):
 
 def recorded_layouts():
     """(problem, layout, seconds) of every layout that was timed on an H200, without those that spill."""
-    h200 = DeviceLimits(
-        name="H200", compute_capability=(9, 0), multiprocessors=132, shared_bytes_per_block=232448,
-        shared_bytes_per_multiprocessor=233472, l2_bytes=62914560,
-    )  # fmt: skip
     for line in read_lines(RESULTS / "h200" / "generic-layouts.jsonl"):
         if line["kind"] == "layout" and max(line["spilled_bytes"]) <= 60:
             problem = FAMILIES[line["problem"].pop("family")].problem(**line["problem"])
             layout = Layout(work=work_of(problem), **line["layout"])
-            (clocks,) = search.estimates(problem, [layout], h200)
+            (clocks,) = search.estimates(problem, [layout], H200)
             yield problem.name, clocks, line["median_s"]
 
 

@@ -18,22 +18,14 @@ from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.fused_mbconv import few, stream
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.packing import bits, unbits
-from perfmodel.validation.fused.problem import DeviceLimits
+from tests.gpus import H200
 
-HOPPER = DeviceLimits(
-    name="Hopper",
-    compute_capability=(9, 0),
-    multiprocessors=132,
-    shared_bytes_per_block=232448,
-    shared_bytes_per_multiprocessor=233472,
-    l2_bytes=62914560,
-)
 LANES = [(lane % 4, lane // 4) for lane in range(32)]
 """Lane modulo and divided by four: of an accumulator its columns 2q, 2q+1 and its rows g, g+8."""
 
 
 def configured(module, problem, **changes):
-    config = module.arrange(problem, HOPPER, **changes) if changes else module.configure(problem, HOPPER)
+    config = module.arrange(problem, H200, **changes) if changes else module.configure(problem, H200)
     assert isinstance(config, Config), config
     return config
 
@@ -78,7 +70,7 @@ def test_fused_mbconv_few_items(C, cluster, chunk):
     """64 input channels of one tap, warpgroup after warpgroup; at C = 64 the tenth of nine items is zeros."""
     problem = FusedMBConvProblem(N=1, H=9, W=7, C=C, expansion=4)
     p = family_of(problem).draw(problem, 5)
-    config = few.arrange(problem, HOPPER, cluster=cluster, chunk=chunk)
+    config = few.arrange(problem, H200, cluster=cluster, chunk=chunk)
     items, biases = few.pack(problem, config, p)
     at, n = 0, 64 * chunk // C
     for start in range(0, 4 * C, chunk):
@@ -100,15 +92,15 @@ def test_fused_mbconv_few_items(C, cluster, chunk):
 @pytest.mark.parametrize("expansion", [1, 4, 6])
 def test_fused_mbconv_few_holds_the_kernels_conditions(C, expansion, size):
     problem = FusedMBConvProblem(N=2, H=size, W=size, C=C, expansion=expansion)
-    for offer in few.offers(problem, HOPPER):
-        v, (launch,) = offer.config.defines, few.launches(problem, offer.config, HOPPER)
+    for offer in few.offers(problem, H200):
+        v, (launch,) = offer.config.defines, few.launches(problem, offer.config, H200)
         assert problem.hidden == v["CLUSTER"] * v["CHUNK"]
         assert 64 * v["CHUNK"] // C % 16 == 0
         assert v["BOX"] <= 256
         assert v["BOX"] * v["BOXES"] >= v["LEAD"] + 64 + size + 1
         assert v["LEAD"] >= size + 1
         assert v["RING_SLOTS"] >= v["WARPGROUPS"]
-        assert offer.config.shared_bytes <= HOPPER.shared_bytes_per_block
+        assert offer.config.shared_bytes <= H200.shared_bytes_per_block
         assert launch.grid[0] == -(-problem.pixels // 64) * v["CLUSTER"]
         assert launch.cluster == v["CLUSTER"]
 
@@ -118,18 +110,18 @@ def test_fused_mbconv_choice_is_the_estimates():
     for C, size in ((64, 56), (128, 28), (256, 14)):
         for N in (1, 16, 128):
             problem = FusedMBConvProblem(N=N, H=size, W=size, C=C, expansion=4)
-            offered = (*few.offers(problem, HOPPER), *stream.offers(problem, HOPPER))
-            clocks = estimated_clocks(problem, offered, HOPPER)
-            assert family_of(problem).choose(problem, HOPPER) == offered[int(clocks.argmin())].config
+            offered = (*few.offers(problem, H200), *stream.offers(problem, H200))
+            clocks = estimated_clocks(problem, offered, H200)
+            assert family_of(problem).choose(problem, H200) == offered[int(clocks.argmin())].config
 
 
 def test_fused_mbconv_shares_tiles_where_they_are_few():
     """One image of 14×14 is four tiles of 64 pixels: sixteen blocks share each. A large batch has tiles for every multiprocessor."""
     tiny, some, large = (FusedMBConvProblem(N=N, H=14, W=14, C=256, expansion=4) for N in (1, 16, 128))
-    config = family_of(tiny).choose(tiny, HOPPER)
-    (launch,) = few.launches(tiny, config, HOPPER)
+    config = family_of(tiny).choose(tiny, H200)
+    (launch,) = few.launches(tiny, config, H200)
     assert (config.kernel, config.defines["CLUSTER"], launch.grid[0]) == (few.NAME, 16, 64)
-    assert few.configure(some, HOPPER).startswith("it is estimated at")
+    assert few.configure(some, H200).startswith("it is estimated at")
     assert (configured(stream, some).defines["CLUSTER"], configured(stream, some).defines["SPLIT"]) == (4, 1)
     assert (configured(stream, large).defines["CLUSTER"], configured(stream, large).defines["SPLIT"]) == (2, 1)
     wide = FusedMBConvProblem(N=128, H=56, W=56, C=64, expansion=4)
@@ -138,12 +130,12 @@ def test_fused_mbconv_shares_tiles_where_they_are_few():
 
 def test_fused_mbconv_few_refuses_with_numbers():
     narrow = FusedMBConvProblem(N=1, H=7, W=7, C=64, expansion=1)
-    assert few.configure(narrow, HOPPER) == (
+    assert few.configure(narrow, H200) == (
         "clusters of 2 to 16 blocks with 128 or 64 hidden channels each do not make 64, or tiles with the halo of 7 columns leave "
         "no room for 6 items"
     )
     other = FusedMBConvProblem(N=1, H=7, W=7, C=96, expansion=4)
-    assert few.configure(other, HOPPER) == "it has 64, 128 or 256 channels, not 96"
+    assert few.configure(other, H200) == "it has 64, 128 or 256 channels, not 96"
 
 
 @pytest.mark.parametrize("size", [1, 14, 28, 56, 60])
@@ -152,12 +144,12 @@ def test_fused_mbconv_few_refuses_with_numbers():
 def test_fused_mbconv_holds_the_kernels_conditions(C, N, size):
     problem = FusedMBConvProblem(N=N, H=size, W=size, C=C, expansion=4)
     config = configured(stream, problem)
-    v, (launch,) = config.defines, stream.launches(problem, config, HOPPER)
+    v, (launch,) = config.defines, stream.launches(problem, config, H200)
     assert v["LEAD"] % 8 == 0
     assert v["LEAD"] >= size + 1
     assert v["BOX"] <= 256
     assert v["BOX"] * v["BOXES"] >= v["LEAD"] + 64 * v["WARPGROUPS"] + size + 1
-    assert config.shared_bytes <= HOPPER.shared_bytes_per_block
+    assert config.shared_bytes <= H200.shared_bytes_per_block
     assert launch.grid[0] % v["CLUSTER"] == 0
     assert 128 * (24 + v["WARPGROUPS"] * v["REGISTERS"]) <= 65536
     blocks = launch.grid[0] // (v["CLUSTER"] if v["SPLIT"] else 1)
@@ -279,7 +271,7 @@ def test_convnext_groups_leave_no_multiprocessor_idle():
     for N in (1, 128):
         problem = ConvNeXtProblem(N=N, H=56, W=56, C=96, expansion=4)
         config = configured(patch, problem)
-        (launch,) = patch.launches(problem, config, HOPPER)
+        (launch,) = patch.launches(problem, config, H200)
         found[N] = (config.defines["GROUP"], launch.grid[0])
     assert found == {1: (1, 49), 128: (2, 132)}
 
@@ -297,16 +289,16 @@ def test_convnext_offer_is_the_machines_count():
     """Resident weights come in once for a block, streamed ones for two patches and two blocks: the rest is the machine's."""
     problem = ConvNeXtProblem(N=128, H=56, W=56, C=64, expansion=4)
     for layout, share in ((planes.RESIDENT, 132 / (128 * 7 * 2)), (planes.STREAMED, 1.0)):
-        config = planes.arrange(problem, HOPPER, layout, rows=2, octets=1)
+        config = planes.arrange(problem, H200, layout, rows=2, octets=1)
         (counted,) = machine_counts(problem, [(8, 32, planes.CHUNK)])
-        found = planes.offer(problem, config, HOPPER)
+        found = planes.offer(problem, config, H200)
         kept = 2 * 2 * 64 * 256 * (1 - share)
         assert found.loaded_share == pytest.approx(1 - kept / np.asarray(counted.moved_bytes).item())
         assert found.filled == 1
 
 
 def test_convnext_refuses_with_the_numbers():
-    small = dataclasses.replace(HOPPER, shared_bytes_per_block=100000)
+    small = dataclasses.replace(H200, shared_bytes_per_block=100000)
     why = planes.configure(ConvNeXtProblem(N=1, H=56, W=56, C=128, expansion=4), small)
     assert isinstance(why, str)
     assert re.search(r"6 of 32 chunks of weights need \d+ of 100000 B", why)
@@ -325,7 +317,7 @@ def test_convnext_registers_fit_a_quarter_of_a_multiprocessor():
 @pytest.mark.parametrize(("C", "kernel"), [(64, "planes"), (96, "patch"), (128, "planes"), (256, "wide"), (160, "generic")])
 def test_convnext_kernel_by_channels(C, kernel):
     problem = ConvNeXtProblem(N=128, H=14, W=14, C=C, expansion=4)
-    assert family_of(problem).choose(problem, HOPPER).kernel == f"convnext_{kernel}"
+    assert family_of(problem).choose(problem, H200).kernel == f"convnext_{kernel}"
 
 
 def test_gelu_by_tanh_is_as_near_as_the_source_says():
@@ -342,5 +334,5 @@ def test_clusters_of_four_leave_multiprocessors_idle():
     """32 tiles in clusters of four are 128 blocks, and only 116 run at once: two share a tile instead."""
     problem = ConvNeXtProblem(N=16, H=14, W=14, C=256, expansion=4)
     config = configured(wide, problem)
-    (launch,) = wide.launches(problem, config, HOPPER)
+    (launch,) = wide.launches(problem, config, H200)
     assert (config.defines["CLUSTER"], config.defines["SPLIT"], launch.grid[0]) == (2, 1, 64)

@@ -15,18 +15,10 @@ from perfmodel.validation.fused.mbconv.family import FAMILY
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import draw, reference, sigmoid, silu
 from perfmodel.validation.fused.packing import unbits
-from perfmodel.validation.fused.problem import DeviceLimits, GpuError
+from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.fused.tiles import resident_blocks
 from perfmodel.validation.gpu import this_device
-
-H200 = DeviceLimits(
-    name="H200",
-    compute_capability=(9, 0),
-    multiprocessors=132,
-    shared_bytes_per_block=232448,
-    shared_bytes_per_multiprocessor=233472,
-    l2_bytes=62914560,
-)
+from tests.gpus import H200
 
 
 def a_problem(**changes) -> MBConvProblem:

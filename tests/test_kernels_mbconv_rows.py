@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,21 +15,12 @@ from perfmodel.validation.fused.mbconv.family import FAMILY
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import draw
 from perfmodel.validation.fused.packing import bits, unbits
-from perfmodel.validation.fused.problem import DeviceLimits
-
-HOPPER = DeviceLimits(
-    name="Hopper",
-    compute_capability=(9, 0),
-    multiprocessors=132,
-    shared_bytes_per_block=232448,
-    shared_bytes_per_multiprocessor=233472,
-    l2_bytes=62914560,
-)
+from tests.gpus import H200
 
 
 def configured(**sizes):
     problem = MBConvProblem(**{"N": 1, "H": 14, "W": 14, "C": 64, "expansion": 4, **sizes})
-    return problem, rows.configure(problem, HOPPER)
+    return problem, rows.configure(problem, H200)
 
 
 def half(values):
@@ -139,14 +132,7 @@ def steps_of(problem, config: Config, grid: int):
 )
 def test_every_row_is_written_once_where_its_neighbours_are(N, H, W, C, sms):
     problem = MBConvProblem(N=N, H=H, W=W, C=C, expansion=4)
-    device = DeviceLimits(
-        name="Hopper",
-        compute_capability=(9, 0),
-        multiprocessors=sms,
-        shared_bytes_per_block=232448,
-        shared_bytes_per_multiprocessor=233472,
-        l2_bytes=62914560,
-    )
+    device = replace(H200, multiprocessors=sms)
     config = rows.configure(problem, device)
     if isinstance(config, str):  # 256 channels, and more rows than clusters share
         assert C == 256
@@ -173,7 +159,7 @@ def test_fits_or_says_why(C, e):
         assert config.count(".") <= 1
         assert any(character.isdigit() for character in config)
     else:
-        assert config.shared_bytes <= HOPPER.shared_bytes_per_block
+        assert config.shared_bytes <= H200.shared_bytes_per_block
         assert config.defines["CHUNK"] * config.defines["SPLIT"] <= problem.hidden
     if e == 4:
         assert isinstance(config, Config)
@@ -201,7 +187,7 @@ def test_small_batches_are_split_among_clusters():
     splits = {N: configured(C=256, N=N)[1].defines["SPLIT"] for N in (1, 16)}
     assert splits[1] >= splits[16] > 1
     for N, name in ((1, rows.NAME), (16, rows.NAME), (128, tiles.NAME)):
-        assert FAMILY.choose(configured(C=256, N=N)[0], HOPPER).kernel == name
+        assert FAMILY.choose(configured(C=256, N=N)[0], H200).kernel == name
 
 
 @given(dividend=st.integers(0, 2**31 - 1), divisor=st.integers(1, 2**31 - 1))

@@ -14,19 +14,12 @@ from perfmodel.validation.fused.mbconv import rows, tiles
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import draw
 from perfmodel.validation.fused.packing import bits, unbits
-from perfmodel.validation.fused.problem import DeviceLimits
+from tests.gpus import H200
 from tests.test_kernels_mbconv_rows import by_descriptor
 
 
 def hopper(multiprocessors=132):
-    return DeviceLimits(
-        name="Hopper",
-        compute_capability=(9, 0),
-        multiprocessors=multiprocessors,
-        shared_bytes_per_block=232448,
-        shared_bytes_per_multiprocessor=233472,
-        l2_bytes=62914560,
-    )
+    return replace(H200, multiprocessors=multiprocessors)
 
 
 def half(values):

@@ -12,17 +12,9 @@ from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
 from perfmodel.validation.fused.convfirst.stream import TAPS, TAPS_OF_PAIRS, pairs
 from perfmodel.validation.fused.packing import bits, unbits
-from perfmodel.validation.fused.problem import DeviceLimits, GpuError
+from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.fused.reference import convolve, deviation, tolerance
-
-HOPPER = DeviceLimits(
-    name="Hopper",
-    compute_capability=(9, 0),
-    multiprocessors=132,
-    shared_bytes_per_block=232448,
-    shared_bytes_per_multiprocessor=233472,
-    l2_bytes=62914560,
-)
+from tests.gpus import H200
 
 
 def by_descriptor(data, start, K, N, lbo, sbo):
@@ -39,7 +31,7 @@ def a_block(**sizes):
 
 def packed(problem, p, only=None):
     family = family_of(problem)
-    config = family.choose(problem, HOPPER, only=only)
+    config = family.choose(problem, H200, only=only)
     return family.by_name[config.kernel].pack(problem, config, p)
 
 

@@ -14,14 +14,15 @@ import pytest
 from perfmodel.validation import checks, driver, gpu, launch, measure
 from perfmodel.validation.dram import problem_of, worth_counting
 from perfmodel.validation.fused.catalog import FAMILIES
-from perfmodel.validation.fused.problem import DeviceLimits, GpuError
+from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import as_cupy, in_memory
 from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, files, kernels_table, measured
 from perfmodel.validation.measure import LARGE_BATCH, main
 from perfmodel.validation.ncu import counted, parse
 from perfmodel.validation.recorder import RESULTS, Recorder, read_lines
+from tests.gpus import H200
 
-H200 = RESULTS / "h200" / "convfirst.jsonl"
+RECORDED = RESULTS / "h200" / "convfirst.jsonl"
 
 NCU = """==PROF== Connected
 some output of the program
@@ -33,7 +34,7 @@ some output of the program
 
 
 def test_recorded_files_are_found():
-    assert H200 in files()
+    assert RECORDED in files()
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -308,15 +309,6 @@ def test_clocks_are_read_of_the_device_that_runs(fake_cupy, monkeypatch, tmp_pat
 
 # -- what is counted ---------------------------------------------------------------------------------------------------------
 
-LIMITS = DeviceLimits(
-    name="NVIDIA H200",
-    compute_capability=(9, 0),
-    multiprocessors=132,
-    shared_bytes_per_block=232448,
-    shared_bytes_per_multiprocessor=233472,
-    l2_bytes=62914560,
-)
-
 
 def test_a_problem_survives_the_command_line():
     for family in FAMILIES.values():
@@ -329,8 +321,8 @@ def test_only_what_exceeds_the_cache_is_counted():
     for family in FAMILIES.values():
         for problem in family.cases():
             moved = 12 * (problem.input_bytes + problem.output_bytes)
-            assert worth_counting(problem, LIMITS.l2_bytes) == (moved >= 4 * LIMITS.l2_bytes)
-            assert worth_counting(problem, LIMITS.l2_bytes) or problem.N < LARGE_BATCH
+            assert worth_counting(problem, H200.l2_bytes) == (moved >= 4 * H200.l2_bytes)
+            assert worth_counting(problem, H200.l2_bytes) or problem.N < LARGE_BATCH
 
 
 def test_measuring_resumes_and_records_refusals(tmp_path, monkeypatch):
@@ -351,7 +343,7 @@ def test_measuring_resumes_and_records_refusals(tmp_path, monkeypatch):
 
     monkeypatch.setattr(measure, "check", check)
     monkeypatch.setattr(measure, "_checked", lambda chosen, every: [(problem, None) for problem in chosen])
-    monkeypatch.setattr(measure, "this_device", lambda: LIMITS)
+    monkeypatch.setattr(measure, "this_device", lambda: H200)
     monkeypatch.setattr(measure, "_release", lambda: None)
     where = {"kind": "run", "run": "now", "device": "NVIDIA H200"}
     path = tmp_path / "convfirst.jsonl"
