@@ -7,16 +7,16 @@ TORCH_VENV ?= .venv-torch
 TORCH_BIN := $(TORCH_VENV)/bin
 TORCH_PIP_OPTIONS ?=  # for example an index that has PyTorch for the CPU alone, which is far smaller
 
-.PHONY: demo test test-torch lint setup docs clean
+.PHONY: demo test test-torch lint setup environments docs clean
 
 demo: setup
 	$(BIN)/perfmodel demo --output demo-output
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-torch: $(TORCH_VENV)/.installed
-	$(TORCH_BIN)/python -m pytest tests_torch --numprocesses 2 --quiet
+	$(TORCH_BIN)/python -m pytest tests_torch --numprocesses 2 --dist worksteal --quiet
 
 lint: setup
 	$(BIN)/ruff check .
@@ -27,6 +27,8 @@ docs: setup
 	$(BIN)/python docs/generate.py
 
 setup: $(VENV)/.installed
+
+environments: $(VENV)/.installed $(TORCH_VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("perfmodel needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=") if sys.version_info < (3, 11) else None'

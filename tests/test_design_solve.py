@@ -226,7 +226,7 @@ def test_the_figure_for_a_latency_gives_it(unknown: str) -> None:
 
 def test_the_figure_for_a_latency_has_kernels_of_its_own() -> None:
     """Planned anew at each bandwidth: the least one is less than what the kernels of the real machine would need."""
-    subject = NetworkSubject(model="efficientnet_b0", device=RTX4090, batch=32, schedule="auto")
+    subject = NetworkSubject(model="resnet18", device=RTX4090, batch=32, schedule="auto")
     prediction = subject.prediction
     wanted_s = 2 * prediction.latency_s
     found = figure_for_latency(subject, "bandwidth", wanted_s)
