@@ -78,10 +78,10 @@ def test_compiled_once(cache, monkeypatch):
 
 def test_key_is_what_reaches_the_compiler():
     ((_, unit),) = units_of(ConvFirstProblem(N=1, H=8, W=8, C=64, expansion=4), HOPPER)
-    assert [name for name, _ in unit.headers] == [GENERATED, "hopper.cuh"]
+    assert [name for name, _ in unit.headers] == [GENERATED, "hopper.cuh", "instructions.cuh", "wgmma.cuh"]
     changed = {
         "source": unit.source + " ",
-        "headers": (unit.headers[0], (unit.headers[1][0], unit.headers[1][1] + " ")),
+        "headers": (*unit.headers[:-1], (unit.headers[-1][0], unit.headers[-1][1] + " ")),
         "options": (*unit.options, "-G"),
         "architecture": "sm_90",
     }

@@ -83,14 +83,21 @@ def unit_of(config: Config, architecture: str, constants: Constants = ()) -> Uni
         f"#define KERNEL_NAME {name}",
         *(f"#define {constant} {value}" for constant, value in (*config.constants, *constants)),
     ]
-    headers = {GENERATED: "\n".join(lines) + "\n"}
+    headers = ((GENERATED, "\n".join(lines) + "\n"), *headers_of(source))
+    return Unit(name=name, source=source, headers=headers, options=OPTIONS, architecture=architecture)
+
+
+def headers_of(source: str) -> tuple[tuple[str, str], ...]:
+    """Name and text of each of our headers that a source includes, or that one of them includes."""
+    folder = importlib.resources.files("perfmodel.validation") / "kernels"
+    found: dict[str, str] = {}
     texts = [source]
     while texts:
         for included in INCLUDED.findall(texts.pop()):
-            if included not in headers:
-                headers[included] = (folder / included).read_text(encoding="utf-8")
-                texts.append(headers[included])
-    return Unit(name=name, source=source, headers=tuple(headers.items()), options=OPTIONS, architecture=architecture)
+            if included not in found and included != GENERATED:
+                found[included] = (folder / included).read_text(encoding="utf-8")
+                texts.append(found[included])
+    return tuple(found.items())
 
 
 def compile_unit(unit: Unit, *, cache: Path | None = None) -> Compiled:

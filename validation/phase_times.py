@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any, Final, NamedTuple
 
-from perfmodel.validation.compile import Unit, compile_unit
+from perfmodel.validation.compile import OPTIONS, Unit, compile_unit, headers_of
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timing import EventTimer
 
@@ -37,14 +37,13 @@ class Turn(NamedTuple):
 
 
 def unit() -> Unit:
-    """The source with its header."""
-    folder = resources.files("perfmodel.validation")
-    header = (folder / "kernels" / "hopper.cuh").read_text(encoding="utf-8")
+    """The source with its headers."""
+    source = (resources.files("perfmodel.validation") / "phases.cu").read_text(encoding="utf-8")
     return Unit(
         name="phases",
-        source=(folder / "phases.cu").read_text(encoding="utf-8"),
-        headers=(("hopper.cuh", header),),
-        options=("-std=c++17", "--ptxas-options=-v"),
+        source=source,
+        headers=headers_of(source),
+        options=OPTIONS,
         architecture=ARCHITECTURE,
     )
 

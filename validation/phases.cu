@@ -31,8 +31,7 @@ __device__ __forceinline__ uint32_t noise(uint32_t i) {  // two halves between -
   return (i & 0x83ff83ffu) | 0x38003800u;
 }
 __device__ __forceinline__ void fill(uint32_t sm, int bytes) {
-  for (int i = threadIdx.x; i < bytes / 4; i += blockDim.x)
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(sm + 4 * i), "r"(noise(i + 977 * blockIdx.x)) : "memory");
+  for (int i = threadIdx.x; i < bytes / 4; i += blockDim.x) sts32(sm + 4 * i, noise(i + 977 * blockIdx.x));
   fence_async_proxy();
   __syncthreads();
 }
@@ -149,10 +148,7 @@ template <int CHAINS> __device__ void small_products(long long* out, float* sink
 #pragma unroll
     for (int u = 0; u < 8; ++u)
 #pragma unroll
-      for (int j = 0; j < CHAINS; ++j)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+      for (int j = 0; j < CHAINS; ++j) mma16816(d[j], a, b[0], b[1]);
   report(out, begin, stamp());
   float sum = 0;
 #pragma unroll

@@ -13,80 +13,11 @@
 // Grid: x walks over tiles, y over output channels (wider outputs repeat the expansion), z over HIDDEN_SPLITS parts of the hidden
 // channels, whose sums the last block to finish adds in a fixed order: results do not depend on who is last.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-using uint32_t = unsigned int;
+#include "instructions.cuh"
 
-#if BF16
-using Element = __nv_bfloat16;
-using Element2 = __nv_bfloat162;
-#define TYPE_NAME "bf16"
-__device__ __forceinline__ Element2 round2(float lo, float hi) { return __floats2bfloat162_rn(lo, hi); }
-__device__ __forceinline__ float2 widen2(Element2 v) { return __bfloat1622float2(v); }
-__device__ __forceinline__ float widen(Element v) { return __bfloat162float(v); }
-#else
-using Element = __half;
-using Element2 = __half2;
-#define TYPE_NAME "f16"
-__device__ __forceinline__ Element2 round2(float lo, float hi) { return __floats2half2_rn(lo, hi); }
-__device__ __forceinline__ float2 widen2(Element2 v) { return __half22float2(v); }
-__device__ __forceinline__ float widen(Element v) { return __half2float(v); }
-#endif
-__device__ __forceinline__ uint32_t pack2(float lo, float hi) {
-  Element2 v = round2(lo, hi);
-  return *reinterpret_cast<uint32_t*>(&v);
-}
-__device__ __forceinline__ float2 unpack2(uint32_t v) { return widen2(*reinterpret_cast<Element2*>(&v)); }
-
-// ------------------------------------------------------------------------------------------------------ instructions
-__device__ __forceinline__ uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
-__device__ __forceinline__ void cp_async16(uint32_t to, const void* from, bool inside) {  // zero-fills where not inside
-  int n = inside ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(n) : "memory");
-}
-__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
-__device__ __forceinline__ void ldsm4(uint32_t (&r)[4], uint32_t a) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
-}
-__device__ __forceinline__ void ldsm2(uint32_t& r0, uint32_t& r1, uint32_t a) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(r0), "=r"(r1) : "r"(a) : "memory");
-}
-__device__ __forceinline__ uint4 lds128(uint32_t a) {
-  uint4 v;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a) : "memory");
-  return v;
-}
-__device__ __forceinline__ uint2 lds64(uint32_t a) {
-  uint2 v;
-  asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(a) : "memory");
-  return v;
-}
-__device__ __forceinline__ uint32_t lds32(uint32_t a) {
-  uint32_t v;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(a) : "memory");
-  return v;
-}
-__device__ __forceinline__ void sts32(uint32_t a, uint32_t v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(a), "r"(v) : "memory"); }
-__device__ __forceinline__ void sts128(uint32_t a, uint4 v) {
-  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-}
-// D (16x8, fp32) += A (16x16) . B (16x8), and the form with 8 for the inner 16
-__device__ __forceinline__ void mma16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE_NAME "." TYPE_NAME ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void mma8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32." TYPE_NAME "." TYPE_NAME ".f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(b));
-}
-struct Silu {  // v * sigmoid(v) = u + u * tanh(u), u = v / 2
-  static __device__ __forceinline__ float of(float v) {
-    float u = 0.5f * v, t;
-    asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(u));
-    return fmaf(u, t, u);
-  }
+// ------------------------------------------------------------------------------------------------------- activations
+struct Silu {
+  static __device__ __forceinline__ float of(float v) { return silu(0.5f * v); }
 };
 // v * (1 + erf(v / sqrt 2)) / 2. The odd polynomial is a minimax fit of erf, weighted by v, that reaches 1 at 4.2, where v is cut
 // off; the result is within 9e-5 of the exact function everywhere: less than fp16 rounds a result near 1 by (2.4e-4).
@@ -238,14 +169,14 @@ template <int MT, int NB> __device__ __forceinline__ void multiply(float (&acc)[
     const uint4 w = lds128(b_at + b * 256 + lane * 16);
 #pragma unroll
     for (int i = 0; i < MT; ++i) {
-      mma16(acc[i][b], a[i], w.x, w.y);
-      mma16(acc[i][b + 1], a[i], w.z, w.w);
+      mma16816(acc[i][b], a[i], w.x, w.y);
+      mma16816(acc[i][b + 1], a[i], w.z, w.w);
     }
   }
   if (NB % 2) {
     const uint2 w = lds64(b_at + (NB - 1) * 256 + lane * 8);
 #pragma unroll
-    for (int i = 0; i < MT; ++i) mma16(acc[i][NB - 1], a[i], w.x, w.y);
+    for (int i = 0; i < MT; ++i) mma16816(acc[i][NB - 1], a[i], w.x, w.y);
   }
 }
 template <int MT, int NB> __device__ __forceinline__ void clear(float (&acc)[MT][NB][4]) {
@@ -364,7 +295,7 @@ __device__ __forceinline__ void convolve(float (&d)[T][4], const uint32_t (&from
       uint32_t a[4];
       ldsm4(a, p < KERNEL * ROW_PAIRS ? from[t] + along + (p / ROW_PAIRS * HALO_COLUMNS + p % ROW_PAIRS * 2) * PITCH
                                       : from[t] + down + (p - KERNEL * ROW_PAIRS) * 2 * HALO_COLUMNS * PITCH);
-      mma16(T == 1 && p % 2 ? odd : d[t], a, w.x, w.y);
+      mma16816(T == 1 && p % 2 ? odd : d[t], a, w.x, w.y);
     }
   }
   const uint32_t w = read1(PAIRS * 256 + lane * 4);
@@ -372,7 +303,7 @@ __device__ __forceinline__ void convolve(float (&d)[T][4], const uint32_t (&from
   for (int t = 0; t < T; ++t) {
     uint32_t a0, a1;
     ldsm2(a0, a1, from[t] + ((KERNEL - 1) * HALO_COLUMNS + KERNEL - 1) * PITCH);
-    mma8(d[t], a0, a1, w);
+    mma1688(d[t], a0, a1, w);
   }
   if (T == 1) d[0][0] += odd[0], d[0][1] += odd[1], d[0][2] += odd[2], d[0][3] += odd[3];
 }

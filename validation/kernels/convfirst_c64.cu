@@ -62,8 +62,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   using namespace c64;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));        // volatile: not re-read (slow S2R) under register pressure
+  const int tid = thread_index();
   // through a shuffle: uniform for the compiler, too, which otherwise loops over the lanes at every bulk copy
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, (tid >> 5) & 3, 0), lane = tid & 31, q = lane & 3;
   const int TX = (W + 7) >> 3, TY = (H + 7) >> 3, tiles = N * TX * TY, step = gridDim.x * NWG;
@@ -79,7 +78,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     constexpr int FROM[3] = {OFF_W1, OFF_WE, OFF_WP}, BYTES[3] = {BLOB - OFF_W1, OFF_WP - OFF_WE, OFF_W1 - OFF_WP};
 #pragma unroll
     for (int i = 0; i < 3; ++i) mbar_init(wfull + 8 * i, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
       mbar_expect(wfull + 8 * i, BYTES[i]);
@@ -92,7 +91,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   if ((tid & 127) == 0) {
     mbar_init(full, 1);
     mbar_init(full + 8, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
     if (tile < tiles) tma_prefetch4(&x_map, 0, (cur & 255) * 8 - 1, (cur >> 8 & 255) * 8 - 1, cur >> 16);
     pdl_wait();
     if (tile < tiles) load(cur, 0);

@@ -34,7 +34,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
   using namespace generic;
   extern __shared__ __align__(16) unsigned char smem[];
   const Place at;
-  const uint32_t a_shared = shared_address(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES, p_shared = a_shared + A_BYTES;
+  const uint32_t a_shared = smem_u32(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES, p_shared = a_shared + A_BYTES;
   const uint32_t slabs = p_shared + P_ALL;
   const int tiles = N * tiles_of_image(H, W), step = gridDim.x * WARP_GROUPS;
   const int first = NCH * blockIdx.z / HIDDEN_SPLITS, chunks = NCH * (blockIdx.z + 1) / HIDDEN_SPLITS - first;
@@ -42,9 +42,9 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
   int tile = blockIdx.x * WARP_GROUPS + at.group, turn = 0;
   if (tile < tiles) load_input<SG>(at, slabs, PITCH_S, x, Tile(tile, H, W), H, W, 0);
   cp_async_commit();
-  Stream stream(weights, shared_address(smem), first, chunks, (tiles - (int)blockIdx.x - 1) / (int)gridDim.x + 1);
+  Stream stream(weights, smem_u32(smem), first, chunks, (tiles - (int)blockIdx.x - 1) / (int)gridDim.x + 1);
   if (C % 16) {  // the padding of the last k16
-    for (int m = at.thread; m < M; m += THREADS) sts128(a_shared + m * PITCH_X + C * 2, make_uint4(0, 0, 0, 0));
+    for (int m = at.thread; m < M; m += THREADS) sts128(a_shared + m * PITCH_X + C * 2, {0, 0, 0, 0});
   }
   uint32_t a_at[MI];
 #pragma unroll

@@ -56,10 +56,7 @@ static_assert(SPLIT == 1 || (NWG == 1 && NS * ITEM >= BM * PITCH_O), "partial su
 // 16-byte chunk of a row under the swizzle over the row's width: rows of 128 bytes, or two rows of 64
 __device__ __forceinline__ uint32_t swizzle(int r) { return SLAB == 64 ? (r & 7) * 16 : (r >> 1 & 3) * 16; }
 
-struct Ring {                                               // position in the weight ring
-  int slot; uint32_t phase;
-  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
-};
+using Ring = Position<NS>;
 __device__ __forceinline__ void expand(float (&s)[HC / 2], const uint32_t (&a)[C / 16][4], uint64_t d) {
 #pragma unroll
   for (int k = 0; k < C / 16; ++k) Wgmma<HC>::rs(s, a[k], d + k * (2 * HC / 8 * 128 >> 4), k > 0);
@@ -73,12 +70,7 @@ __device__ __forceinline__ void project(float (&o)[C / 2], const uint32_t (&p)[H
 template <int h> __device__ __forceinline__ void silu_half(const float (&s)[32], uint32_t (&p)[2][4], uint4 v) {
   const uint32_t b[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    p[k][0] = silu2(s[16 * h + 8 * k + 0], s[16 * h + 8 * k + 1], b[2 * k]);
-    p[k][1] = silu2(s[16 * h + 8 * k + 2], s[16 * h + 8 * k + 3], b[2 * k]);
-    p[k][2] = silu2(s[16 * h + 8 * k + 4], s[16 * h + 8 * k + 5], b[2 * k + 1]);
-    p[k][3] = silu2(s[16 * h + 8 * k + 6], s[16 * h + 8 * k + 7], b[2 * k + 1]);
-  }
+  for (int k = 0; k < 2; ++k) silu_block(p[k], s + 16 * h + 8 * k, b[2 * k], b[2 * k + 1]);
 }
 __device__ __forceinline__ void project_half(float (&o)[C / 2], const uint32_t (&p)[2][4], uint64_t d, int h, int j) {
 #pragma unroll
@@ -96,8 +88,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   using namespace stream;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3;
   const int P = N * H * W, tiles = (P + BM - 1) / BM;
   const int rank = SPLIT > 1 ? blockIdx.x % SPLIT : 0, first = blockIdx.x / SPLIT, step = gridDim.x / SPLIT;
@@ -110,16 +101,16 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG); }
     for (int i = 0; i < NX; ++i) { mbar_init(xfull + 8 * i, 1); mbar_init(xempty + 8 * i, NWG); }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
   }
   __syncthreads();
   pdl_launch();
 
   if (wg == NWG) {  // ------------------------------------------------------------------------------ producers
 #if WARPGROUPS == 3
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    fewer_registers<32>();
 #elif WARPGROUPS == 2
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    fewer_registers<24>();
 #endif
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
@@ -160,9 +151,9 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     }
   } else {  // --------------------------------------------------------------------------------------- consumers
 #if WARPGROUPS == 3
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
+    more_registers<160>();
 #elif WARPGROUPS == 2
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    more_registers<240>();
 #endif
     for (int i = tid; i < BLOB / 16; i += 128 * NWG) cp_async16(sm + OFF_W1 + i * 16, blob + i, true);
     for (int i = tid; i < NX * SLABS * (ROWS - ZERO) * (ROW / 16); i += 128 * NWG) {         // zero rows of the tile buffers

@@ -2,10 +2,6 @@
 #pragma once
 #include "hopper.cuh"
 
-__device__ __forceinline__ void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 // d = A.B + start (first), or + d
 __device__ __forceinline__ void mma16816_from(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool first, float start) {
   if (first)
@@ -19,15 +15,10 @@ __device__ __forceinline__ void mma16816_from(float (&d)[4], const uint32_t (&a)
 __device__ __forceinline__ int row_of(int g) { return (g & 4) | (g & 1) << 1 | (g >> 1 & 1); }
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
-__device__ __forceinline__ __half2 h2(uint32_t v) { return *reinterpret_cast<__half2*>(&v); }
 __device__ __forceinline__ uint32_t gelu2(float s0, float s1, uint32_t bias) {
-  const __half2 u = __hadd2(__floats2half2_rn(s0, s1), h2(bias));
+  const __half2 u = __hadd2(round2(s0, s1), pair_of(bias));
   const __half2 p = __hfma2(__hmul2(u, u), __float2half2_rn(0.27760736f), __float2half2_rn(1.60031434f));
-  __half2 z = __hmul2(u, p);
-  uint32_t t;
-  asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(*reinterpret_cast<uint32_t*>(&z)));
-  z = __hfma2(u, h2(t), u);
-  return *reinterpret_cast<uint32_t*>(&z);
+  return bits_of(__hfma2(u, pair_of(tanh2(bits_of(__hmul2(u, p)))), u));
 }
 // A operand of a patch: each row (pixel) to mean 0 and variance 1 over its 16*KB channels, which four lanes hold. The matrix unit
 // adds them up, exact products in fp32: A times ones, and the diagonal of A times its transpose (rows 0-7, 8-15). What the variance
@@ -51,7 +42,7 @@ template <int KB> __device__ __forceinline__ void normalise_by_matrix(uint32_t (
     for (int k = 0; k < KB; ++k)
 #pragma unroll
       for (int i = row; i < 4; i += 2) {
-        const float2 v = __half22float2(h2(a[k][i]));
+        const float2 v = unpack2(a[k][i]);
         a[k][i] = pack2(fmaf(v.x, r, shift), fmaf(v.y, r, shift));
       }
   }
@@ -66,7 +57,7 @@ template <int KB> __device__ __forceinline__ void normalise(uint32_t (&a)[KB][4]
     for (int k = 0; k < KB; ++k)
 #pragma unroll
       for (int i = row; i < 4; i += 2) {
-        const float2 v = __half22float2(h2(a[k][i]));
+        const float2 v = unpack2(a[k][i]);
         sum += v.x + v.y;
       }
     sum += __shfl_xor_sync(~0u, sum, 1);
@@ -76,7 +67,7 @@ template <int KB> __device__ __forceinline__ void normalise(uint32_t (&a)[KB][4]
     for (int k = 0; k < KB; ++k)
 #pragma unroll
       for (int i = row; i < 4; i += 2) {
-        const float2 v = __half22float2(h2(a[k][i]));
+        const float2 v = unpack2(a[k][i]);
         squares = fmaf(v.x - mean, v.x - mean, squares);
         squares = fmaf(v.y - mean, v.y - mean, squares);
       }
@@ -87,7 +78,7 @@ template <int KB> __device__ __forceinline__ void normalise(uint32_t (&a)[KB][4]
     for (int k = 0; k < KB; ++k)
 #pragma unroll
       for (int i = row; i < 4; i += 2) {
-        const float2 v = __half22float2(h2(a[k][i]));
+        const float2 v = unpack2(a[k][i]);
         a[k][i] = pack2(fmaf(v.x, r, shift), fmaf(v.y, r, shift));
       }
   }
@@ -109,7 +100,7 @@ template <int KB> __device__ __forceinline__ void normalise_in_place(uint32_t ro
     ldsm4(a, row + k * 32);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 v = __half22float2(h2(a[i]));
+      const float2 v = unpack2(a[i]);
       mean[i & 1] += v.x + v.y;
     }
   }
@@ -121,7 +112,7 @@ template <int KB> __device__ __forceinline__ void normalise_in_place(uint32_t ro
     ldsm4(a, row + k * 32);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 v = __half22float2(h2(a[i]));
+      const float2 v = unpack2(a[i]);
       r[i & 1] = fmaf(v.x - mean[i & 1], v.x - mean[i & 1], r[i & 1]);
       r[i & 1] = fmaf(v.y - mean[i & 1], v.y - mean[i & 1], r[i & 1]);
     }
@@ -134,32 +125,14 @@ template <int KB> __device__ __forceinline__ void normalise_in_place(uint32_t ro
     ldsm4(a, row + k * 32);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 v = __half22float2(h2(a[i]));
+      const float2 v = unpack2(a[i]);
       a[i] = pack2((v.x - mean[i & 1]) * r[i & 1], (v.y - mean[i & 1]) * r[i & 1]);
     }
     stsm4(row + k * 32, a[0], a[1], a[2], a[3]);
   }
 }
-__device__ __forceinline__ void lds64(uint32_t& r0, uint32_t& r1, uint32_t a) {
-  asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(r0), "=r"(r1) : "r"(a));
-}
-__device__ __forceinline__ void sts32(uint32_t a, uint32_t v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(a), "r"(v) : "memory"); }
 __device__ __forceinline__ void sts32_if(bool yes, uint32_t a, uint32_t v) {
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0;\n@p st.shared.b32 [%1], %2; }" ::"r"((int)yes), "r"(a), "r"(v) : "memory");
-}
-// Matrices of 8x8 halves, transposed: a lane (q, g) gets elements g of rows 2q and 2q+1
-__device__ __forceinline__ void ldsm4_transposed(uint32_t (&r)[4], uint32_t a) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
-}
-__device__ __forceinline__ void ldsm2_transposed(uint32_t (&r)[2], uint32_t a) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(a) : "memory");
-}
-__device__ __forceinline__ void stsm2(uint32_t a, uint32_t r0, uint32_t r1) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1,%2};" ::"r"(a), "r"(r0), "r"(r1) : "memory");
-}
-__device__ __forceinline__ void stsm4_transposed(uint32_t a, const uint32_t (&r)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
 }
 // The norm of patches that registers do not hold for long: in place, 128 bytes for a channel of 64 pixels
 template <int KB> __device__ __forceinline__ void normalise_columns(uint32_t column, int lane) {
@@ -168,8 +141,5 @@ template <int KB> __device__ __forceinline__ void normalise_columns(uint32_t col
   for (int k = 0; k < KB; ++k) ldsm4_transposed(a[k], column + k * 2048);
   normalise_by_matrix(a, lane);
 #pragma unroll
-  for (int k = 0; k < KB; ++k) stsm4_transposed(column + k * 2048, a[k]);
-}
-__device__ __forceinline__ void sts128(uint32_t a, const uint32_t (&v)[4]) {
-  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+  for (int k = 0; k < KB; ++k) stsm4_transposed(column + k * 2048, a[k][0], a[k][1], a[k][2], a[k][3]);
 }

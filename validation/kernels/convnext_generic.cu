@@ -63,7 +63,7 @@ __device__ __forceinline__ void normalise(uint32_t a_shared, const Place& at) {
         const float2 a = unpack2(w[k]);
         w[k] = pack2(fmaf(a.x, scale, shift), fmaf(a.y, scale, shift));
       }
-      sts128(row + g * 16, make_uint4(w[0], w[1], w[2], w[3]));
+      sts128(row + g * 16, w);
     }
   }
 }
@@ -76,7 +76,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
   using namespace generic;
   extern __shared__ __align__(16) unsigned char smem[];
   const Place at;
-  const uint32_t a_shared = shared_address(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES, p_shared = a_shared + A_BYTES;
+  const uint32_t a_shared = smem_u32(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES, p_shared = a_shared + A_BYTES;
   const uint32_t slabs = p_shared + P_ALL;
   const int tiles = N * tiles_of_image(H, W), step = gridDim.x * WARP_GROUPS;
   const int first = NCH * blockIdx.z / HIDDEN_SPLITS, chunks = NCH * (blockIdx.z + 1) / HIDDEN_SPLITS - first;
@@ -84,9 +84,9 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
   int tile = blockIdx.x * WARP_GROUPS + at.group, turn = 0;
   if (tile < tiles) load_input<SG>(at, slabs, PITCH_S, x, Tile(tile, H, W), H, W, 0);
   cp_async_commit();
-  Stream stream(weights, shared_address(smem), first, chunks, (tiles - (int)blockIdx.x - 1) / (int)gridDim.x + 1);
+  Stream stream(weights, smem_u32(smem), first, chunks, (tiles - (int)blockIdx.x - 1) / (int)gridDim.x + 1);
   if (C % 16) {  // the padding of the last k16
-    for (int m = at.thread; m < M; m += THREADS) sts128(a_shared + m * PITCH_X + C * 2, make_uint4(0, 0, 0, 0));
+    for (int m = at.thread; m < M; m += THREADS) sts128(a_shared + m * PITCH_X + C * 2, {0, 0, 0, 0});
   }
   uint32_t a_at[MI];
 #pragma unroll

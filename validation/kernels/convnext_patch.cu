@@ -40,10 +40,7 @@ constexpr int BLOB = OFF_BAR - OFF_TABLE;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(BLOB % 16 == 0 && OFF_RING % 128 == 0, "copied in 16 bytes");
 
-struct Ring {
-  int slot; uint32_t phase;
-  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
-};
+using Ring = Position<NS>;
 }  // namespace cn
 
 extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 2), 1)

@@ -51,13 +51,10 @@ static_assert(NCH > 1, "a chunk is expanded while the one before is projected");
 
 constexpr int THREADS = 128 * (NWG + 2 - RESIDENT), LAUNCHED = 65536 / THREADS / 8 * 8;   // registers of a thread at launch
 template <int COUNT> __device__ __forceinline__ void set_registers() {
-  if (COUNT > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
-  if (COUNT < LAUNCHED) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+  if constexpr (COUNT > LAUNCHED) more_registers<COUNT>();
+  if constexpr (COUNT < LAUNCHED) fewer_registers<COUNT>();
 }
-struct Ring {
-  int slot; uint32_t phase;
-  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
-};
+using Ring = Position<NS>;
 }  // namespace cn
 
 extern "C" __global__ void

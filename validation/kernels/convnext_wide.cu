@@ -32,10 +32,7 @@ static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays ou
 static_assert(!SPLIT || BM * PITCH <= OFF_BD, "the partial sums take the place of all else");
 static_assert(SLABS % 4 == 0 && KI % KB == 0 && KP % 16 == 0 && STAGE % 512 == 0, "items hold whole k-steps; the swizzle's period divides a stage");
 
-struct Ring {
-  int slot; uint32_t phase;
-  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
-};
+using Ring = Position<NS>;
 // read again where it is needed: else ptxas keeps (spills) all that follows from it through the products
 __device__ __forceinline__ int lane_now() { int l; asm volatile("mov.u32 %0, %%laneid;" : "=r"(l)); return l; }
 }  // namespace cw

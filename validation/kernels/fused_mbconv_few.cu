@@ -35,10 +35,7 @@ static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays ou
 static_assert(BM * PITCH <= OFF_BE, "the partial sums take the place of tile and ring");
 static_assert(KP % 16 == 0 && HC % KP == 0 && MYHID % HC == 0 && HID % CLUSTER == 0 && NS >= NWG, "whole items");
 
-struct Ring {
-  int slot; uint32_t phase;
-  __device__ __forceinline__ void next(int items) { if ((slot += items) >= NS) { slot -= NS; phase ^= 1; } }
-};
+using Ring = Position<NS>;
 }  // namespace few
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(128 * WARPGROUPS + 32, 1)
@@ -47,8 +44,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   using namespace few;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3;
   const int P = N * H * W, tile = blockIdx.x / CLUSTER, rank = CLUSTER > 1 ? (int)cluster_rank() : 0;
   const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, xfull = wempty + 8 * NS;
@@ -56,7 +52,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   if (tid == 128 * NWG) {  // the producer: a thread of the last warp
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG); }
     mbar_init(xfull, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
   }
   __syncthreads();
   pdl_launch();
@@ -113,8 +109,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     Ring rd = {0, 0};                                                            // the first item of the chunk's convolution
     auto acquire = [&](Ring r) { mbar_wait(wfull + 8 * r.slot, r.phase); return (uint64_t)__shfl_sync(~0u, r.slot * (ITEM >> 4), 0); };
     auto release = [&](int slot, int times) {
-      if ((tid & 127) == 0)
-        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(wempty + 8 * slot), "r"(times) : "memory");
+      if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot, times);
     };
     mbar_wait(xfull, 0);
     float o[NC / 2];
@@ -168,11 +163,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
       for (int k = 0; k < HC / 16; ++k) {
         uint32_t b0, b1;
-        asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(be + j * (HC * 2) + k * 8));
-        p[k][0] = silu2(s[8 * k + 0], s[8 * k + 1], b0);
-        p[k][1] = silu2(s[8 * k + 2], s[8 * k + 3], b0);
-        p[k][2] = silu2(s[8 * k + 4], s[8 * k + 5], b1);
-        p[k][3] = silu2(s[8 * k + 6], s[8 * k + 7], b1);
+        lds64(b0, b1, be + j * (HC * 2) + k * 8);
+        silu_block(p[k], s + 8 * k, b0, b1);
       }
       // ---- projection into this warpgroup's columns
       uint64_t off[IP];
@@ -193,8 +185,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const uint32_t part = sm + (warp * 16 + (lane >> 2)) * PITCH + wg * NC * 4 + q * 8;
 #pragma unroll
     for (int i = 0; i < NC / 8; ++i) {
-      asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32), "f"(o[4 * i]), "f"(o[4 * i + 1]) : "memory");
-      asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32 + 8 * PITCH), "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
+      sts_pair(part + i * 32, o[4 * i], o[4 * i + 1]);
+      sts_pair(part + i * 32 + 8 * PITCH, o[4 * i + 2], o[4 * i + 3]);
     }
     pdl_wait();                                                                  // y may be the previous grid's input
   }
@@ -214,9 +206,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       for (int r = 1; r < CLUSTER; ++r) { v[0].x += v[r].x; v[0].y += v[r].y; v[0].z += v[r].z; v[0].w += v[r].w; }
       uint2 yr;
       const uint32_t bias = sm + OFF_BP + (col & 1) * 2 * (C / 2) + (col >> 1) * 4;   // the bias lies as [pair of a block][block]
-      uint32_t b0, b1;
-      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(b0) : "r"(bias));
-      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(b1) : "r"(bias + C / 2));
+      const uint32_t b0 = lds32(bias), b1 = lds32(bias + C / 2);
       yr.x = add2(add2(pack2(v[0].x, v[0].y), b0), xr.x);
       yr.y = add2(add2(pack2(v[0].z, v[0].w), b1), xr.y);
       *reinterpret_cast<uint2*>(y + at) = yr;

@@ -30,7 +30,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
   using namespace generic;
   extern __shared__ __align__(16) unsigned char smem[];
   const Place at;
-  const uint32_t inputs = shared_address(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES, p_shared = inputs + INPUT_BUFFERS * X_BYTES;
+  const uint32_t inputs = smem_u32(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES, p_shared = inputs + INPUT_BUFFERS * X_BYTES;
   const int OH = (H - 1) / STRIDE + 1, OW = (W - 1) / STRIDE + 1;
   const int tiles = N * tiles_of_image(OH, OW), step = gridDim.x * WARP_GROUPS;
   const int first = NCH * blockIdx.z / HIDDEN_SPLITS, chunks = NCH * (blockIdx.z + 1) / HIDDEN_SPLITS - first;
@@ -41,7 +41,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
     cp_async_commit();
   };
   ask(tile, 0);
-  Stream stream(weights, shared_address(smem), first, chunks, (tiles - (int)blockIdx.x - 1) / (int)gridDim.x + 1);
+  Stream stream(weights, smem_u32(smem), first, chunks, (tiles - (int)blockIdx.x - 1) / (int)gridDim.x + 1);
 
 #pragma unroll 1
   for (; tile < tiles; tile += step, ++turn) {

@@ -40,10 +40,7 @@ static_assert(SMEM <= SHARED_BYTES, "the launch reserves what the kernel lays ou
 static_assert(!SPLIT || BM * PITCH <= OFF_BE, "the partial sums take the place of tile and ring");
 static_assert(KI % 16 == 0 && KP % 16 == 0 && C % KI == 0 && 64 % KI == 0, "items hold whole k-steps of one slab");
 
-struct Ring {
-  int slot; uint32_t phase;
-  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
-};
+using Ring = Position<NS>;
 }  // namespace fmb
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(128 * (WARPGROUPS + 1), 1)
@@ -53,8 +50,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   using namespace fmb;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3;
   const int P = N * H * W, tiles = (P + BM - 1) / BM;
   const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, xfull = wempty + 8 * NS, xempty = xfull + 8 * BUFFERS, left = xempty + 8 * BUFFERS;
@@ -65,13 +61,13 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * SHARES); }
     for (int i = 0; i < BUFFERS; ++i) { mbar_init(xfull + 8 * i, 1); mbar_init(xempty + 8 * i, NWG); mbar_init(left + 8 * i, NWG); }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
   }
   if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); } else __syncthreads();
   pdl_launch();
 
   if (wg == NWG) {  // ------------------------------------------------------------------------------ producers
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    fewer_registers<24>();
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
       const unsigned char* src = wstream + (SPLIT ? (size_t)rank * ITEMS * ITEM : (size_t)rank * SHARE);
@@ -98,7 +94,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     }
     if (SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }
   } else {  // --------------------------------------------------------------------------------------- consumers
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    more_registers<REGISTERS>();
     for (int i = tid; i < (HID * 2 + C * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BE + i * 16, blob + i, true);
     for (int i = tid; i < BUFFERS * NH * (ROWS - LROWS) * 8; i += 128 * NWG) {  // zero rows of the tile buffers
       int r = i / ((ROWS - LROWS) * 8), k = i % ((ROWS - LROWS) * 8);
@@ -178,11 +174,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #pragma unroll
           for (int k = i * KP / 16; k < (i + 1) * KP / 16; ++k) {
             uint32_t b0, b1;
-            asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(be + j * (HC * 2) + k * 8));
-            p[k][0] = silu2(s[8 * k + 0], s[8 * k + 1], b0);
-            p[k][1] = silu2(s[8 * k + 2], s[8 * k + 3], b0);
-            p[k][2] = silu2(s[8 * k + 4], s[8 * k + 5], b1);
-            p[k][3] = silu2(s[8 * k + 6], s[8 * k + 7], b1);
+            lds64(b0, b1, be + j * (HC * 2) + k * 8);
+            silu_block(p[k], s + 8 * k, b0, b1);
           }
           off = acquire();
           wgmma_fence();
@@ -200,8 +193,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
         const uint32_t part = sm + (wg * 64 + warp * 16 + (lane >> 2)) * PITCH + q * 8;
 #pragma unroll
         for (int i = 0; i < C / 8; ++i) {
-          asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32), "f"(o[4 * i]), "f"(o[4 * i + 1]) : "memory");
-          asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32 + 8 * PITCH), "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
+          sts_pair(part + i * 32, o[4 * i], o[4 * i + 1]);
+          sts_pair(part + i * 32 + 8 * PITCH, o[4 * i + 2], o[4 * i + 3]);
         }
         cluster_arrive();
         cluster_wait();

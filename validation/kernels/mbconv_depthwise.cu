@@ -28,7 +28,7 @@
 // image), OVERLAPS (whether there are several strips), FOLDED (whether the biases of both
 // products are 16 more steps along k, against ones), REGISTERS, PROJECT_REGISTERS (of the threads of the two roles; 0: as launched), PASS, SHARED_BYTES.
 #include "specialisation.h"
-#include "wgmma.cuh"
+#include "hopper.cuh"
 
 namespace depthwise {
 constexpr int C = CHANNELS, CO = OUT_CHANNELS, K = KERNEL, S = STRIDE, PAD = K / 2, NWG = WARPGROUPS, HID = 64 * NWG;
@@ -56,29 +56,10 @@ constexpr bool ADDS = RESIDUAL && PASS != 1;
 constexpr int AHEAD = XS - (ADDS ? PAD + 1 : 1), READY = (AHEAD + 1) / 2 < GS + 1 ? (AHEAD + 1) / 2 : GS + 1;
 static_assert(READY >= 1 && MO <= 2 && (!RESIDUAL || (S == 1 && C == CO)), "rows in flight");
 
-__device__ __forceinline__ uint32_t pack(float lo, float hi) {
-  Element2 v = round2(lo, hi);
-  return *reinterpret_cast<uint32_t*>(&v);
-}
-__device__ __forceinline__ uint32_t times(uint32_t a, uint32_t b) {
-  Element2 v = __hmul2(*reinterpret_cast<Element2*>(&a), *reinterpret_cast<Element2*>(&b));
-  return *reinterpret_cast<uint32_t*>(&v);
-}
-__device__ __forceinline__ float silu(float u) {                                     // of a pre-activation that is already halved
-  float t;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(u));
-  return fmaf(u, t, u);
-}
 __device__ __forceinline__ float2 lds_pair(uint32_t a) {                             // volatile: not kept in registers from row to row
   float2 v;
   asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
   return v;
-}
-__device__ __forceinline__ void stsm4_trans(uint32_t a, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
-}
-__device__ __forceinline__ void stsm2_trans(uint32_t a, uint32_t r0, uint32_t r1) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(a), "r"(r0), "r"(r1) : "memory");
 }
 // between the blocks of a cluster: what was written before the arrival is seen after the wait
 __device__ __forceinline__ void arrive_there(uint32_t barrier) {
@@ -91,8 +72,8 @@ __device__ __forceinline__ void wait_here(uint32_t barrier, uint32_t parity) {
 constexpr int LAUNCHED = 65536 / (128 * NWG + 128) / 8 * 8;
 constexpr bool SPARE = REGISTERS > LAUNCHED;                                         // PASS 1 projects nothing
 template <int N> __device__ __forceinline__ void take() {
-  if constexpr (N > LAUNCHED) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
-  else if constexpr (N > 0) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+  if constexpr (N > LAUNCHED) more_registers<N>();
+  else if constexpr (N > 0) fewer_registers<N>();
 }
 template <int SLOTS> struct Ring {
   int at = 0;
@@ -287,7 +268,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const float one = __ldcg(gates_of + (size_t)n * ALL + rank * HID + own / TABLE * 16 + c * 8 + own % TABLE / 8);
-        gate[c] = pack(one, one);
+        gate[c] = pack2(one, one);
       }
       __syncwarp();
       if (q == 0) asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(table + (K * K + 2) * 64), "r"(gate[0]), "r"(gate[1]) : "memory");
@@ -321,8 +302,8 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
             const uint64_t from = xd + __shfl_sync(~0u, xr.slot() * (X_ROW >> 4), 0);
             wgmma_fence();
 #pragma unroll
-            for (int k = 0; k < KS; ++k) product<SW>(s, we + k * (2048 >> 4), from + (k / 4 * SW * 128 + k % 4 * 32 >> 4), k > 0);
-            if (FOLDED) product<SW>(s, we + KS * (2048 >> 4), ones, 1);
+            for (int k = 0; k < KS; ++k) Wgmma<SW>::ss(s, we + k * (2048 >> 4), from + (k / 4 * SW * 128 + k % 4 * 32 >> 4), k > 0);
+            if (FOLDED) Wgmma<SW>::ss(s, we + KS * (2048 >> 4), ones, 1);
             wgmma_commit();
             wgmma_wait<0>();
             if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
@@ -379,20 +360,20 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
             for (int b = 0; b < BO; ++b)
 #pragma unroll
-              for (int c = 0; c < 2; ++c) g[c][b] = pack(out[c][2 * b], 2 * b + 1 < OC ? out[c][2 * b + 1] : 0.f);
+              for (int c = 0; c < 2; ++c) g[c][b] = pack2(out[c][2 * b], 2 * b + 1 < OC ? out[c][2 * b + 1] : 0.f);
             if (wanted) {
 #if PASS == 3
               const float2 gate = lds_pair(table + (K * K + 2) * 64);                // each twice, in the half type
 #pragma unroll
               for (int b = 0; b < BO; ++b) {
-                g[0][b] = times(g[0][b], __float_as_uint(gate.x));
-                g[1][b] = times(g[1][b], __float_as_uint(gate.y));
+                g[0][b] = mul2(g[0][b], __float_as_uint(gate.x));
+                g[1][b] = mul2(g[1][b], __float_as_uint(gate.y));
               }
 #endif
               const uint32_t to = g_at + gr.slot() * G_ROW;
 #pragma unroll
-              for (int b = 0; b + 1 < BO; b += 2) stsm4_trans(to + b * 1024, g[0][b], g[1][b], g[0][b + 1], g[1][b + 1]);
-              if (BO % 2) stsm2_trans(to + (BO - 1) * 1024, g[0][BO - 1], g[1][BO - 1]);
+              for (int b = 0; b + 1 < BO; b += 2) stsm4_transposed(to + b * 1024, g[0][b], g[1][b], g[0][b + 1], g[1][b + 1]);
+              if (BO % 2) stsm2_transposed(to + (BO - 1) * 1024, g[0][BO - 1], g[1][BO - 1]);
               fence_async_proxy();
               __syncwarp();
               if (lane == 0) mbar_arrive(gfull + 8 * gr.slot());
@@ -513,9 +494,9 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         for (int k = 0; k < 4 * NWG; ++k)
 #pragma unroll
           for (int m = 0; m < MO; ++m)
-            product<SO>(d[m], matrix[m] + (k * 2048 >> 4), from + (k / 4 * SO * 128 + k % 4 * 32 >> 4), k > 0);
+            Wgmma<SO>::ss(d[m], matrix[m] + (k * 2048 >> 4), from + (k / 4 * SO * 128 + k % 4 * 32 >> 4), k > 0);
 #pragma unroll
-        for (int m = 0; m < MO && FOLDED; ++m) product<SO>(d[m], matrix[m] + (NWG * 8192 >> 4), make_desc(sm + OFF_ONES, SW * 16, 128), 1);
+        for (int m = 0; m < MO && FOLDED; ++m) Wgmma<SO>::ss(d[m], matrix[m] + (NWG * 8192 >> 4), make_desc(sm + OFF_ONES, SW * 16, 128), 1);
         wgmma_commit();
         if (row < H) {                                                               // under the product
           ask();
@@ -562,11 +543,11 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #pragma unroll
           for (int b = 0; b + 1 < BO; b += 2) {
             const float* v = d[m] + 4 * b;
-            stsm4_trans(y_to + b * 8 * PITCH_Y + m * 128, pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
+            stsm4_transposed(y_to + b * 8 * PITCH_Y + m * 128, pack2(v[0], v[1]), pack2(v[2], v[3]), pack2(v[4], v[5]), pack2(v[6], v[7]));
           }
           if (BO % 2) {
             const float* v = d[m] + 4 * BO - 4;
-            stsm2_trans(y_to + (BO - 1) * 8 * PITCH_Y + m * 128, pack(v[0], v[1]), pack(v[2], v[3]));
+            stsm2_transposed(y_to + (BO - 1) * 8 * PITCH_Y + m * 128, pack2(v[0], v[1]), pack2(v[2], v[3]));
           }
         }
         bar_sync(1, 128);

@@ -167,7 +167,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
   }
 #else
   const Place at;
-  const uint32_t inputs = shared_address(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES;
+  const uint32_t inputs = smem_u32(smem) + WEIGHT_BYTES + at.group * GROUP_BYTES;
   const uint32_t hidden = inputs + INPUT_BUFFERS * X_BYTES, convolved = hidden + H_BYTES;
   const int OH = (H - 1) / STRIDE + 1, OW = (W - 1) / STRIDE + 1;
   const int of_image = tiles_of_image(OH, OW), tiles = N * of_image, step = gridDim.x * WARP_GROUPS;
@@ -179,7 +179,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const uint4*
     cp_async_commit();
   };
   ask(tile, 0);
-  Stream stream(weights, shared_address(smem), first, chunks, (tiles - (int)blockIdx.x - 1) / (int)gridDim.x + 1);
+  Stream stream(weights, smem_u32(smem), first, chunks, (tiles - (int)blockIdx.x - 1) / (int)gridDim.x + 1);
   [[maybe_unused]] const uint32_t row = (at.wm * MI * 16 + (at.lane & 15)) * PITCH_P + (at.lane >> 4) * 16;
 
 #pragma unroll 1

@@ -32,6 +32,7 @@
 // Constants: KERNEL_NAME, CHANNELS, EXPANSION, ORDER, WARPGROUPS, CHUNK (hidden channels at a time), SLOTS (of the ring of
 // weights), UNROLL (chunks; a multiple of SLOTS makes the slots known to the compiler), X_SHARED, OVERLAP, SPLIT, SHARED_BYTES.
 #include "hopper.cuh"
+#include "mbconv.cuh"
 #include "specialisation.h"
 
 namespace rows {
@@ -63,11 +64,7 @@ static_assert(!(ALL || SINGLE) || (NP == 2 && !QUARTERS), "a chunk of two pairs 
 static_assert(!UNDER || SPLIT == 1, "the sums of a cluster pass through where the weights are");
 static_assert(HID % (HC * SPLIT) == 0 && (C / 32) % SPLIT == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
 
-struct Ring {                                                                        // position in the ring of weights
-  int slot;
-  uint32_t phase;
-  __device__ __forceinline__ void next() { if (++slot == NS) { slot = 0; phase ^= 1; } }
-};
+using Ring = Position<NS>;
 struct Row {                                                                         // of the sequence of all strips' rows
   int y, left;                                                                       // row of the image, first column (with halo)
   long pixel;                                                                        // index of the pixel (row, left)
@@ -80,33 +77,13 @@ __device__ __forceinline__ Row locate(int s, Divisor by_strips, Divisor by_rows,
   r.pixel = ((long)n * H + r.y) * W + r.left;
   return r;
 }
-__device__ __forceinline__ uint4 ldg128(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
-  return v;
-}
 __device__ __forceinline__ void cp_async4(uint32_t dst, const void* src, bool ok) {     // zero-fills when !ok
   const int n = ok ? 4 : 0;
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
 }
-__device__ __forceinline__ void sts64(uint32_t a, uint32_t v0, uint32_t v1) {
-  asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(a), "r"(v0), "r"(v1) : "memory");
-}
-__device__ __forceinline__ void lds64(uint32_t& v0, uint32_t& v1, uint32_t a) {
-  asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v0), "=r"(v1) : "r"(a) : "memory");
-}
-__device__ __forceinline__ uint32_t silu_packed(uint32_t h) {                         // of a pre-activation that is already halved
-  uint32_t t;
-  asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(h));
-  __half2 p = __hfma2(*reinterpret_cast<__half2*>(&h), *reinterpret_cast<__half2*>(&t), *reinterpret_cast<__half2*>(&h));
-  return *reinterpret_cast<uint32_t*>(&p);
-}
-typedef float Partial[12];                                                           // E of a group: [kx][pixel][two channels]
 // E of a group -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
 __device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const Partial& e, uint32_t b) {
-  const uint32_t left = __shfl_up_sync(~0u, pack2(e[2], e[3]), 4), right = __shfl_down_sync(~0u, pack2(e[8], e[9]), 4);
-  lo = silu_packed(add2(add2(pack2(e[4] + e[10], e[5] + e[11]), b), left));
-  hi = silu_packed(add2(add2(pack2(e[6] + e[0], e[7] + e[1]), b), right));
+  combine(lo, hi, e, b, silu_packed);
 }
 // two groups: k16 of two rows of one group, then of the third row of both
 __device__ __forceinline__ void convolve(Partial (&e)[2], const uint32_t (&f)[2][4], const uint32_t (&h)[4], uint64_t d) {

@@ -22,6 +22,7 @@
 // Conditions: stride 1, C a multiple of 64, at most 256.
 // Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, SHARED_BYTES.
 #include "hopper.cuh"
+#include "mbconv.cuh"
 #include "specialisation.h"
 
 namespace tiles {
@@ -37,30 +38,6 @@ constexpr int BIASES = OFF_BAR - OFF_B1;
 constexpr int SMEM = OFF_BAR + 24;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(HID % HC == 0 && C % 64 == 0, "whole chunks, in quarters");
-
-__device__ __forceinline__ uint4 ldg128(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
-  return v;
-}
-__device__ __forceinline__ void sts64(uint32_t a, uint32_t v0, uint32_t v1) {
-  asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(a), "r"(v0), "r"(v1) : "memory");
-}
-__device__ __forceinline__ void lds64(uint32_t& v0, uint32_t& v1, uint32_t a) {
-  asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v0), "=r"(v1) : "r"(a) : "memory");
-}
-__device__ __forceinline__ uint32_t silu_packed(uint32_t h) {                        // of a pre-activation that is already halved
-  uint32_t t;
-  asm("tanh.approx.f16x2 %0, %1;" : "=r"(t) : "r"(h));
-  __half2 p = __hfma2(*reinterpret_cast<__half2*>(&h), *reinterpret_cast<__half2*>(&t), *reinterpret_cast<__half2*>(&h));
-  return *reinterpret_cast<uint32_t*>(&p);
-}
-// E of a group, [kx][pixel][two channels] -> c + b1 of pixels 2i, 2i+1
-__device__ __forceinline__ void combine(uint32_t& lo, uint32_t& hi, const float (&e)[12], uint32_t b) {
-  const uint32_t left = __shfl_up_sync(~0u, pack2(e[2], e[3]), 4), right = __shfl_down_sync(~0u, pack2(e[8], e[9]), 4);
-  lo = add2(add2(pack2(e[4] + e[10], e[5] + e[11]), b), left);
-  hi = add2(add2(pack2(e[6] + e[0], e[7] + e[1]), b), right);
-}
 }  // namespace tiles
 
 extern "C" __global__ void __launch_bounds__(128 * WARPGROUPS, 1)
