@@ -27,8 +27,9 @@ def slug_of(name: str) -> str:
     )
 
 
-def with_measured(device: str, measured: Sequence[Measured]) -> str:
-    """The text of the device's file with one [[measured]] table for each figure; what was measured before is left out.
+def with_measured(device: str, measured: Sequence[Measured], *, keep: bool = False) -> str:
+    """The text of the device's file with one [[measured]] table for each figure; what was measured before is left out, unless `keep`:
+    then only figures that were measured anew replace it.
 
     Raises PerfmodelError for an unknown device, and for figures that the schema refuses.
     """
@@ -38,8 +39,10 @@ def with_measured(device: str, measured: Sequence[Measured]) -> str:
         text = path.read_text(encoding="utf-8")
     else:
         text = (resources.files("perfmodel.hardware") / "devices" / f"{spec.slug}.toml").read_text(encoding="utf-8")
+    anew = {entry.quantity for entry in measured}
+    before = [entry for entry in spec.measured if entry.quantity not in anew] if keep else []
     kept = text.split("[[measured]]", maxsplit=1)[0].rstrip()
-    whole = "\n\n".join([kept, *(_table(entry) for entry in measured)]) + "\n"
+    whole = "\n\n".join([kept, *(_table(entry) for entry in (*before, *measured))]) + "\n"
     load_text(whole, where=f"{spec.slug} with what was measured")
     return whole
 

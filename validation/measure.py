@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         "--block", choices=(*FAMILIES, "all"), action="append", help="which families of fused blocks (default: all)"
     )
     parser.add_argument("--stage", choices=STAGES, action="append", help="which measurements (default: all of them)")
-    parser.add_argument("--batch", type=int, help="only cases of this batch size")
+    parser.add_argument("--batch", type=int, action="append", help="only cases of this batch size; may be given several times")
     parser.add_argument("--channels", type=int, help="only cases of this many channels")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many random inputs each check draws")
     parser.add_argument("--only-check", action="store_true", help="check all kernels on odd sizes, and record nothing")
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
         slug = cast("str", where["device"]).lower().removeprefix("nvidia ").replace(" ", "-")
         folder = options.output or RESULTS / slug
         wanted: dict[str, list[Problem]] = {
-            family.name: [p for p in family.cases() if options.batch in (None, p.N) and options.channels in (None, p.C)]
+            family.name: [p for p in family.cases() if (options.batch is None or p.N in options.batch) and options.channels in (None, p.C)]
             for family in families
         }
         everything = [problem for problems in wanted.values() for problem in problems]

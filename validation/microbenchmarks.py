@@ -10,7 +10,7 @@ import datetime
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any, Final
@@ -31,6 +31,9 @@ SUSTAINED_S: Final = 0.8
 LAUNCHES: Final = 1000
 CHAINS: Final = 8 * 32
 """Operations of a thread per turn in the throughput kernels."""
+PARTS: Final = ("bandwidth", "throughput", "launch", "phases", "matrix", "rates", "memory", "compiled", "host")
+"""What a run consists of, in this order. The last five are of PyTorch, `compiled` of what torch.compile makes; it also adds compiled code to
+`host`."""
 
 
 class MachineRun(BaseModel):
@@ -75,15 +78,15 @@ class MachineRun(BaseModel):
         )
 
 
-def run(say: Callable[[str], None] = lambda _: None) -> MachineRun:
-    """Measure the current GPU; about half a minute. Raises GpuError where there is none."""
+def run(say: Callable[[str], None] = lambda _: None, only: Collection[str] = PARTS) -> MachineRun:
+    """Measure the current GPU, or some PARTS of it; all take about a minute. Raises GpuError where there is none."""
     cupy = cupy_with_gpu()
     device = this_device()
     torch = _torch()
     samples: list[Sample] = []
 
-    def add(found: Iterator[Sample]) -> None:
-        for sample in found:
+    def add(part: str, found: Callable[[], Iterator[Sample]]) -> None:
+        for sample in found() if part in only else ():
             samples.append(sample)
             size = f" ({sample.detail})" if sample.detail else ""
             say(f"{sample.quantity}{size}: {sample.median:.4g}")
@@ -91,18 +94,24 @@ def run(say: Callable[[str], None] = lambda _: None) -> MachineRun:
     source = (resources.files("perfmodel.validation") / "microbenchmarks.cu").read_text(encoding="utf-8")
     module = cupy.RawModule(code=source, options=("-std=c++17",))
     timer = EventTimer(cupy=cupy, repeats=REPEATS)
-    add(_bandwidths(cupy, module, timer, device.multiprocessors, device.l2_bytes))
-    add(_throughputs(cupy, module, timer, device.multiprocessors))
-    add(_launch_gaps(cupy, module, timer))
+    add("bandwidth", lambda: _bandwidths(cupy, module, timer, device.multiprocessors, device.l2_bytes))
+    add("throughput", lambda: _throughputs(cupy, module, timer, device.multiprocessors))
+    add("launch", lambda: _launch_gaps(cupy, module, timer))
     if device.compute_capability == (9, 0):
         from perfmodel.validation.phase_times import samples as phase_samples
 
-        add(phase_samples(cupy, device.multiprocessors, float(cupy.cuda.Device().attributes["ClockRate"]) * 1e3))
-    if torch is not None:
-        add(_matrix_torch(torch))
-        add(_framework(torch, device.l2_bytes))
+        add("phases", lambda: phase_samples(cupy, device.multiprocessors, float(cupy.cuda.Device().attributes["ClockRate"]) * 1e3))
+    if torch is None:
+        add("matrix", lambda: _matrix_cupy(cupy, timer))
     else:
-        add(_matrix_cupy(cupy, timer))
+        from perfmodel.validation import memory_rates
+        from perfmodel.validation.host_times import HostProbe
+
+        add("matrix", lambda: _matrix_torch(torch))
+        add("rates", lambda: _framework(torch, device.l2_bytes))
+        add("memory", lambda: memory_rates.samples(torch))
+        add("compiled", lambda: memory_rates.compiled_samples(torch, torch.compile))
+        add("host", lambda: HostProbe(torch, torch.compile if "compiled" in only else None).samples())
     return MachineRun(
         device=device.name,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -235,10 +244,18 @@ def _replays(torch: Any, work: Callable[[], Any], rounds: int = 50) -> tuple[flo
     return tuple(found)
 
 
-def _slope(torch: Any, quantity: str, kernel: str, work: Callable[[Any], Any], sizes: Sequence[Any], each: float = 1.0) -> Sample:
+def _slope(
+    torch: Any,
+    quantity: str,
+    kernel: str,
+    work: Callable[[Any], Any],
+    sizes: Sequence[Any],
+    each: float = 1.0,
+    launches: int = 20,
+) -> Sample:
     """What more work takes more: of two sizes the difference, so that what any launch takes does not count. `each`: work of an element."""
     few, many = sizes
-    times = [_graph_seconds(torch, lambda x=x: work(x)) for x in (few, many)]  # type: ignore[misc]
+    times = [_graph_seconds(torch, lambda x=x: work(x), launches) for x in (few, many)]  # type: ignore[misc]
     more = each * (many.numel() - few.numel())
     rates = tuple(more / max(long - short, 1e-9) for short, long in zip(*times, strict=True))
     return Sample(quantity=quantity, kernel=f"{kernel}, fp16", values=rates, detail=f"{_shape(many)} less {_shape(few)}")
@@ -246,21 +263,6 @@ def _slope(torch: Any, quantity: str, kernel: str, work: Callable[[Any], Any], s
 
 def _shape(x: Any) -> str:
     return "×".join(map(str, x.shape))
-
-
-def _host_seconds(torch: Any, chain: Callable[[], Any], calls: int, rounds: int = 20) -> tuple[float, ...]:
-    """Host seconds per call of a chain of `calls` different modules, whose work the GPU finishes faster than it is issued."""
-    for _ in range(3):
-        chain()
-    found = []
-    for _ in range(REPEATS):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(rounds):
-            chain()
-        torch.cuda.synchronize()
-        found.append((time.perf_counter() - start) / (rounds * calls))
-    return tuple(found)
 
 
 def _matrix_torch(torch: Any) -> Iterator[Sample]:
@@ -319,7 +321,7 @@ def _matrix_cupy(cupy: Any, timer: EventTimer) -> Iterator[Sample]:
 
 
 def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
-    """PyTorch's own kernels on data that stays in L2: elements, rows and operations per second; and what its host code takes per call."""
+    """PyTorch's own kernels on data that stays in L2: elements, rows and operations per second."""
     functional = torch.nn.functional
     make = {"device": "cuda", "dtype": torch.float16}
     channels, size = 256, 28
@@ -404,7 +406,6 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
             values=_replays(torch, lambda: functional.relu(tiny)),
         )
         yield from _startups(torch, statistics.median(times))
-        yield from _host_times(torch)
 
 
 SMALL_LAUNCHES: Final = 100
@@ -483,35 +484,6 @@ def _line(x: list[float], y: list[float]) -> tuple[float, float]:
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
     slope = max(slope, 1e-12)
     return slope, max(mean_y - slope * mean_x, 1e-9)
-
-
-CHAIN: Final = 32
-"""Different modules in a chain, so that the host's caches see what they see in a network."""
-
-
-def _host_times(torch: Any) -> Iterator[Sample]:
-    nn = torch.nn
-    image = torch.randn(1, 64, 4, 4, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
-    rows = torch.randn(8, 64, device="cuda", dtype=torch.float16)
-    makers: tuple[tuple[str, Callable[[], Any], Any], ...] = (
-        ("convolution", lambda: nn.Conv2d(64, 64, 3, padding=1, bias=False), image),
-        ("matrix", lambda: nn.Linear(64, 64), rows),
-        ("norm", lambda: nn.BatchNorm2d(64), image),
-        ("other", nn.ReLU, image),
-    )
-    with torch.inference_mode():
-        for name, make, given in makers:
-            chain = nn.Sequential(*(make() for _ in range(CHAIN))).cuda().half().eval().to(memory_format=torch.channels_last)
-            times = _host_seconds(torch, lambda c=chain, x=given: c(x), CHAIN)  # type: ignore[misc]
-            yield Sample(quantity=f"host_{name}_s", kernel=f"torch, {CHAIN} different modules of {name} in a chain", values=times)
-        blocks = [
-            module
-            for _ in range(CHAIN)
-            for module in (nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-        ]
-        chain = nn.Sequential(*blocks).cuda().half().eval().to(memory_format=torch.channels_last)
-        times = _host_seconds(torch, lambda: chain(image), CHAIN)
-        yield Sample(quantity="host_block_s", kernel=f"torch, {CHAIN} times convolution, norm, relu in a chain", values=times)
 
 
 def _loaded() -> dict[str, Any]:

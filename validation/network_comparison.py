@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from perfmodel.errors import UnknownNameError
 from perfmodel.hardware.catalog import load
+from perfmodel.hardware.spec import DeviceSpec, Measured
 from perfmodel.importers.model import TIMM
 from perfmodel.importers.program import MissingExtraError
 from perfmodel.networks.catalog import find
@@ -15,11 +19,11 @@ from perfmodel.prediction import predict
 from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped, diagnosed
-from perfmodel.validation.network_run import read_results
+from perfmodel.validation.network_run import IN_STREAM, read_results
 from perfmodel.validation.statistics import Summary
 from perfmodel.validation.timm import MeasurementFileError
 
-SCHEDULE_OF = {"eager": "eager", "graph": "eager", "compile": "pointwise"}
+SCHEDULE_OF = {"eager": "eager", "graph": "eager", "compile": "pointwise", "compile-graph": "pointwise"}
 
 
 class NetworkRow(BaseModel):
@@ -66,6 +70,27 @@ class NetworkComparison(BaseModel):
     rows: tuple[NetworkRow, ...]
 
 
+def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
+    """The device with the host that was looked at beside a case: the mean of each quantity. Where none was, the device as its file has it."""
+    looks = line.get("host", ())
+    if not looks:
+        return device
+    found = {quantity: statistics.fmean(look[quantity] for look in looks) for quantity in looks[0]}
+    rest = tuple(entry for entry in device.measured if not entry.quantity.startswith("host_"))
+    own = tuple(
+        Measured(
+            quantity=quantity,
+            value=value,
+            kernel="chains of modules, beside the case",
+            date=line["date"],
+            driver=line["driver"],
+            where="the host of the case",
+        )
+        for quantity, value in found.items()
+    )
+    return device.model_copy(update={"measured": (*rest, *own)})
+
+
 def _named(model: str) -> str:
     """The catalogue's network of that name, else timm's."""
     try:
@@ -81,8 +106,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     Raises MeasurementFileError where fewer than 2 can be compared.
     """
     device = load(hardware)
-    measured = {entry.quantity: entry.value for entry in device.measured}
-    replay_s = measured.get("graph_replay_s", 0.0)
+    replay_s = next((entry.value for entry in device.measured if entry.quantity == "graph_replay_s"), 0.0)
     """Between a host's asking for a graph and its hearing that it ended, which the clock of `validate run` includes."""
     rows: list[NetworkRow] = []
     skipped: dict[str, list[str]] = {}
@@ -93,7 +117,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
         try:
             prediction = predict(
                 _named(line["model"]),
-                device,
+                with_host(device, line),
                 batch=line["batch"],
                 resolution=line["resolution"],
                 dtype=None if line["autocast"] else line["dtype"],
@@ -101,7 +125,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 layout=line["layout"],
                 schedule=SCHEDULE_OF[line["run"]],
                 tier="expected",
-                graph=line["run"] == "graph",
+                graph=line["run"] not in IN_STREAM,
             )
         except UnknownNameError:
             skipped.setdefault("neither in the catalogue nor in timm", []).append(str(line["key"]))
@@ -122,7 +146,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 precision=str(prediction.precision),
                 run=line["run"],
                 measured_latency_s=line["median_s"],
-                predicted_latency_s=prediction.latency_s + (replay_s if line["run"] == "graph" else 0.0),
+                predicted_latency_s=prediction.latency_s + (0.0 if line["run"] in IN_STREAM else replay_s),
                 latency_low_s=prediction.latency_low_s,
                 latency_high_s=prediction.latency_high_s,
                 bound_latency_s=bound,

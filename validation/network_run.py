@@ -1,4 +1,6 @@
-"""Whole networks on the GPU at hand: PyTorch eager, replayed as a CUDA graph, and through torch.compile. torch and timm load inside.
+"""Whole networks on the GPU at hand: PyTorch eager and torch.compile, each in a stream and replayed as a CUDA graph.
+
+torch and timm load inside.
 
 Every result is one line of JSON, appended and flushed as it comes; a case that is recorded for this device is not measured again. The
 input is random, the network in inference mode with random weights, `cudnn.benchmark` on, the layout channels last unless asked otherwise.
@@ -15,16 +17,20 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
+from perfmodel.validation.host_times import HostProbe
 
-Run = Literal["eager", "graph", "compile"]
-RUNS: Final = ("eager", "graph", "compile")
+Run = Literal["eager", "graph", "compile", "compile-graph"]
+RUNS: Final = ("eager", "graph", "compile", "compile-graph")
+COMPILED: Final = ("compile", "compile-graph")
+IN_STREAM: Final = ("eager", "compile")
+"""Runs in which every call waits for the host."""
 BATCHES: Final = (256, 1, 64, 16)
 NETWORKS: Final = (
     "resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv2_100", "regnety_032", "vgg16", "mobilenetv3_large_100", "resnext50_32x4d",
@@ -34,7 +40,11 @@ WARM_UP: Final = 3
 SECONDS_PER_CASE: Final = 0.25
 FEWEST, MOST = 5, 40
 """Steps that are timed."""
-KERNEL_NAME_LENGTH: Final = 100
+KERNEL_NAME_LENGTH: Final = 160
+MOST_COMPILERS: Final = 14
+"""Processes that compile at the same time: each holds a CUDA context and a network."""
+LONGEST_COMPILE_S: Final = 900
+"""After which a process that compiles is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +64,10 @@ class NetworkCase:
     def key(self) -> str:
         """What a recorded line is found by."""
         return "/".join(str(value) for value in asdict(self).values())
+
+    def trace(self, folder: Path | None) -> Path | None:
+        """Its file among traces."""
+        return None if folder is None else folder / f"{self.key.replace('/', '-')}.json"
 
 
 def cases(
@@ -130,7 +144,8 @@ def measure_all(
     path: Path,
     *,
     seconds: float | None = None,
-    profile_batches: Iterable[int] = (),
+    profile: bool = False,
+    traces: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Measure what is not recorded yet, until `seconds` have passed; returns how many cases were measured.
@@ -144,7 +159,7 @@ def measure_all(
     began, count = time.perf_counter(), 0
     module: Any = None
     built: tuple[str, str, str] | None = None
-    profiled = set(profile_batches)
+    probe: HostProbe | None = None
     for case in wanted:
         if results.has(case):
             continue
@@ -156,9 +171,9 @@ def measure_all(
                 module = None
                 torch.cuda.empty_cache()
                 module, built = _module(torch, timm, case), (case.model, case.dtype, case.layout)
-            line = _measured(torch, module, case, profile=case.batch in profiled and case.run != "graph")
-            if line is None:
-                continue
+            if probe is None and case.run in IN_STREAM:
+                probe = HostProbe(torch)
+            line = _measured(torch, module, case, probe=probe, profile=profile, traces=traces)
         except (RuntimeError, ValueError, KeyError) as error:  # CUDA's, torch's and timm's errors: this case only
             say(f"{case.key}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             torch.cuda.empty_cache()
@@ -169,76 +184,164 @@ def measure_all(
     return count
 
 
+def compilers() -> int:
+    """How many processes may compile at the same time on this machine."""
+    return max(1, min(MOST_COMPILERS, os.cpu_count() or 1))
+
+
 def measure_compiled(
     wanted: Sequence[NetworkCase],
     path: Path | None,
     *,
     jobs: int,
+    seconds: float | None = None,
     profile: bool = False,
+    traces: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Measure compiled networks that are not recorded yet, each in a process of its own; returns how many.
+    """Measure compiled networks that are not recorded yet, each in a process of its own; returns how many cases.
 
     `torch.compile` takes tens of seconds on one core: up to `jobs` processes compile at the same time, and once all of them are done they
-    are timed one after the other, alone on the GPU. Without a `path` nothing is timed: the compiler's cache on disk is filled. Raises
-    GpuError where there is no torch, timm or GPU.
+    are timed one after the other, alone on the GPU. What compiled code first does on a GPU is to choose between variants of its kernels by
+    their times, and to keep the choice on disk: therefore it first runs in its turn, not while others compile. Cases that differ in
+    how they run alone (in a stream, as a graph) share a process. Without a `path` nothing runs: the compiler's cache on disk is filled.
+    No turn begins after `seconds`. Raises GpuError where there is no torch, timm or GPU.
     """
     torch = _torch()
     _timm()
     results = None if path is None else NetworkResults(path, torch.cuda.get_device_name(0))
-    left = [case for case in wanted if results is None or not results.has(case)]
-    context, count = multiprocessing.get_context("spawn"), 0
-    for start in range(0, len(left), jobs):
-        together = left[start : start + jobs]
-        pipes = [context.Pipe() for _ in together]
-        workers = [
-            context.Process(target=_compiled, args=(case, far, path is not None, profile))
-            for case, (_, far) in zip(together, pipes, strict=True)
-        ]
-        for worker, (_, far) in zip(workers, pipes, strict=True):
-            worker.start()
-            far.close()
-        ready = [_answer(near) for near, _ in pipes]
-        for case, (near, _), answer in zip(together, pipes, ready, strict=True):
-            if answer is True and results is not None:
-                near.send(True)
-                answer = _answer(near)  # noqa: PLW2901 - the line takes the place of "ready"
-            if isinstance(answer, str):
-                say(f"{case.key}: {answer}")
-                continue
-            count += 1
-            if results is not None and isinstance(answer, dict):
-                results.add(case, answer)
-                say(f"{case.key}: {answer['median_s'] * 1e3:.3f} ms, compiled in {answer['prepared_s']:.0f} s")
-        for worker in workers:
-            worker.join()
+    groups: dict[str, list[NetworkCase]] = {}
+    for case in wanted:
+        if results is None or not results.has(case):
+            groups.setdefault(replace(case, run="compile").key, []).append(case)
+    left, began, count = list(groups.values()), time.perf_counter(), 0
+
+    def late() -> bool:
+        return seconds is not None and time.perf_counter() - began > seconds
+
+    while left and not late():
+        together, left = left[:jobs], left[jobs:]
+        workers = [_Worker(cases_, timed=path is not None, profile=profile, traces=traces) for cases_ in together]
+        ready = [worker.answer() for worker in workers]
+        for worker, answer in zip(workers, ready, strict=True):
+            if answer is not True:
+                say(f"{worker.cases[0].key}: {answer}")
+            elif results is None:
+                count += len(worker.cases)
+                say(f"{time.perf_counter() - began:6.1f} s {worker.cases[0].key}: compiled")
+            elif late():
+                worker.stop()
+            else:
+                for case, line in worker.lines():
+                    if isinstance(line, str):
+                        say(f"{case.key}: {line}")
+                        continue
+                    results.add(case, line)
+                    count += 1
+                    said = f"{line['median_s'] * 1e3:.3f} ms, compiled in {line['prepared_s']:.0f} s"
+                    say(f"{time.perf_counter() - began:6.1f} s {case.key}: {said}")
+            worker.end()
+    if late():
+        say(f"stopped after {seconds:.0f} s")
     return count
 
 
-def _answer(pipe: Any) -> Any:
-    """What a worker sends: True for ready, a line, or a sentence of what failed."""
-    try:
-        return pipe.recv()
-    except EOFError:
-        return "its process ended without an answer"
+class _Worker:
+    """A process that compiles a network, waits for its turn, and measures the network in every way of `cases`."""
+
+    def __init__(self, cases_: Sequence[NetworkCase], *, timed: bool, profile: bool, traces: Path | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.cases = tuple(cases_)
+        self._near, far = context.Pipe()
+        self._process = context.Process(target=_compiled, args=(self.cases, far, timed, profile, traces))
+        self._process.start()
+        far.close()
+
+    def answer(self) -> Any:
+        """What it sends: True for ready, a line, or a sentence of what failed."""
+        try:
+            if self._near.poll(LONGEST_COMPILE_S):
+                return self._near.recv()
+            self._process.kill()
+            return f"did not answer within {LONGEST_COMPILE_S} s"
+        except EOFError:
+            return "its process ended without an answer"
+
+    def lines(self) -> Iterator[tuple[NetworkCase, dict[str, Any] | str]]:
+        """Give it its turn; the line of each case, or what failed."""
+        self._send(True)
+        for case in self.cases:
+            answer = self.answer()
+            yield case, answer
+            if isinstance(answer, str):
+                return
+
+    def stop(self) -> None:
+        """It is not its turn any more."""
+        self._send(False)
+
+    def _send(self, go: bool) -> None:
+        with contextlib.suppress(OSError):  # of a process that has ended, which the next answer says
+            self._near.send(go)
+
+    def end(self) -> None:
+        """Wait for the process."""
+        self._near.close()
+        self._process.join(timeout=60)
+        if self._process.is_alive():
+            self._process.kill()
 
 
-def _compiled(case: NetworkCase, pipe: Any, timed: bool, profile: bool) -> None:
-    """A worker: compile and warm up, wait for its turn, measure."""
+class _NotNow(Exception):  # noqa: N818 - no error: compiled code that does not get its turn
+    """Compiled code was not to run."""
+
+
+class _Gate:
+    """A compiler for torch.compile whose code asks for its turn before it first runs, and not again."""
+
+    def __init__(self, compiler: Callable[[Any, Any], Callable[..., Any]], turn: Callable[[], bool]) -> None:
+        self._compiler, self._turn, self._open = compiler, turn, False
+
+    def __call__(self, graph: Any, inputs: Any) -> Callable[..., Any]:
+        code = self._compiler(graph, inputs)
+
+        def run(*given: Any) -> Any:
+            if not self._open:
+                if not self._turn():
+                    raise _NotNow
+                self._open = True
+            return code(*given)
+
+        return run
+
+
+def _compiled(cases_: Sequence[NetworkCase], pipe: Any, timed: bool, profile: bool, traces: Path | None) -> None:
+    """A worker: compile, wait for its turn, measure."""
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # before torch's compiler is first imported
+    first = cases_[0]
+
+    def turn() -> bool:
+        pipe.send(True)
+        try:
+            return timed and bool(pipe.recv() is True)
+        except EOFError:
+            return False
+
     try:
         torch, timm = _torch(), _timm()
-        line = _measured(torch, _module(torch, timm, case), case, profile=profile, turn=lambda: _turn(pipe, timed))
-        if line is not None:
-            pipe.send(line)
-    except (RuntimeError, ValueError, KeyError) as error:
+        probe = None
+        if any(case.run in IN_STREAM for case in cases_):
+            probe = HostProbe(torch, torch.compile)
+            probe.medians(1, 1)  # compiled now, beside the others
+        module = _module(torch, timm, first)
+        backend = importlib.import_module("torch._dynamo").lookup_backend("inductor")
+        call = torch.compile(module, backend=_Gate(backend, turn), dynamic=False)
+        for case in cases_:
+            pipe.send(_measured(torch, module, case, call=call, probe=probe, profile=profile, traces=traces))
+    except _NotNow:
+        return
+    except (RuntimeError, ValueError, KeyError, ImportError) as error:  # CUDA's, torch's, its compilers' and timm's
         pipe.send(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
-
-
-def _turn(pipe: Any, timed: bool) -> bool:
-    """Say that all is compiled, and wait; whether to go on and measure."""
-    pipe.send(True)
-    return timed and bool(_answer(pipe) is True)
 
 
 def _torch() -> Any:
@@ -267,42 +370,43 @@ def _module(torch: Any, timm: Any, case: NetworkCase) -> Any:
 
 
 def _measured(
-    torch: Any, module: Any, case: NetworkCase, *, profile: bool, turn: Callable[[], bool] = lambda: True
-) -> dict[str, Any] | None:
-    """The line of a case; None where its `turn`, which is asked for once everything is compiled, does not come."""
+    torch: Any,
+    module: Any,
+    case: NetworkCase,
+    *,
+    call: Any = None,
+    probe: HostProbe | None = None,
+    profile: bool = False,
+    traces: Path | None = None,
+) -> dict[str, Any]:
+    """The line of a case; `call` is the compiled module where one is measured, `probe` looks at the host where it is waited for."""
     dtype = next(module.parameters()).dtype
     x = torch.randn(case.batch, 3, case.resolution, case.resolution, device="cuda", dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last) if case.layout == "nhwc" else x
-    call = module
-    if case.run == "compile":
-        torch._dynamo.reset()
-        call = torch.compile(module)
+    call = call or module
 
     def step() -> Any:
         if case.autocast is None:
             return call(x)
         kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[case.autocast]
-        with torch.autocast("cuda", kind, cache_enabled=case.run != "graph"):
+        with torch.autocast("cuda", kind, cache_enabled=case.run not in ("graph", "compile-graph")):
             return call(x)
 
+    torch.backends.cudnn.benchmark = True
     with torch.inference_mode():
         began = time.perf_counter()
         for _ in range(WARM_UP):
             step()
         torch.cuda.synchronize()
         prepared_s = time.perf_counter() - began
-        if not turn():
-            return None
-        torch.backends.cudnn.benchmark = True  # alone on the GPU: the library times its kernels now
-        for _ in range(WARM_UP):
-            step()
-        repeated: Callable[[], Any] = step
-        if case.run == "graph":
-            repeated = _captured(torch, step).replay
+        repeated: Callable[[], Any] = step if case.run in IN_STREAM else _captured(torch, step).replay
+        looks = [probe.medians()] if probe is not None and case.run in IN_STREAM else []
         before = state()
         times = _times(torch, repeated)
         after = state()
-        kernels = _kernels(torch, repeated) if profile else None
+        looks += [probe.medians()] if probe is not None and looks else []
+        asked = (profile or traces is not None) and case.run in IN_STREAM
+        kernels = _kernels(torch, repeated, case.trace(traces)) if asked else None
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "torch": torch.__version__,
@@ -315,6 +419,7 @@ def _measured(
         "prepared_s": round(prepared_s, 2),
         "before": asdict(before) if before else None,
         "after": asdict(after) if after else None,
+        **({"host": looks} if looks else {}),
         **({"kernels": kernels} if kernels is not None else {}),
     }
 
@@ -347,23 +452,15 @@ def _times(torch: Any, step: Callable[[], Any]) -> list[float]:
     return found
 
 
-def _kernels(torch: Any, step: Callable[[], Any]) -> list[tuple[str, float]]:
-    """(name, microseconds) of every kernel of one step, in order."""
+def _kernels(torch: Any, step: Callable[[], Any], trace: Path | None) -> list[tuple[str, float]]:
+    """(name, microseconds) of every kernel of one step, in order; `trace`: also a file that `perfmodel validate torch-trace` reads."""
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiler:
         step()
         torch.cuda.synchronize()
+    if trace is not None:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(trace))
     events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     events.sort(key=lambda event: event.time_range.start)
     return [(event.name[:KERNEL_NAME_LENGTH], event.time_range.elapsed_us()) for event in events]
-
-
-@contextlib.contextmanager
-def exported_trace(path: Path) -> Iterator[None]:
-    """Everything PyTorch runs inside, as a trace file that `perfmodel validate torch-trace` reads."""
-    torch = _torch()
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profiler:
-        yield
-        torch.cuda.synchronize()
-    profiler.export_chrome_trace(str(path))

@@ -34,13 +34,15 @@ NCU_METRICS: Final = {
 
 CLASSES: Final = (
     ("ignored", r"memset|memcpy"),
+    ("pointwise", r"^triton_poi"),
+    ("reduction", r"^triton_(red|per)"),
     ("row norm", r"layer_?norm|rms_?norm"),
     ("norm", r"batch_norm|bn_fw|norm_elemt"),
     ("depthwise", r"depthwise|conv2d_c1_k1|dwconv"),
     ("product", r"gemm|nvjet|xmma|cutlass|convolve|winograd|scudnn|wgmma|matmul|implicit|conv2d|convolution"),
     ("move", r"pool|concat|cat_?array|copy|transpose|nchw|nhwc|padding|transform|upsample|slice|gather"),
-    ("reduction", r"reduce|mean|softmax|triton_red|triton_per"),
-    ("pointwise", r"elementwise|triton_poi|pointwise|activation|bias|add|mul|relu|silu|gelu|sigmoid|clamp"),
+    ("reduction", r"reduce|mean|softmax"),
+    ("pointwise", r"elementwise|pointwise|activation|bias|add|mul|relu|silu|gelu|sigmoid|clamp"),
 )
 """Classes of kernels by what libraries name them; the first pattern that is found decides."""
 
@@ -235,12 +237,14 @@ def class_of_name(name: str) -> str:
     return next((kind for kind, pattern in CLASSES if re.search(pattern, name, re.IGNORECASE)), "other")
 
 
-def class_of_kernel(kernel: Kernel) -> str:
-    """The class of a predicted kernel, by its operations."""
+def class_of_kernel(kernel: Kernel, *, compiled: bool = False) -> str:
+    """The class of a predicted kernel, by its operations; a compiler knows no norms, only what is fused into one kernel."""
     roles = {operation.role for operation in kernel.operations}
     kinds = {operation.kind for operation in kernel.operations}
     if not kernel.operations or "matrix" in roles:
         return "depthwise" if kinds & {"depthwise_conv"} else "product"
+    if compiled:
+        return "reduction" if roles & {"reduction"} or kinds & {"layer_norm", "rms_norm"} else "pointwise"
     if kinds & {"layer_norm", "rms_norm"}:
         return "row norm"
     if "norm_helper" in kinds:
@@ -328,7 +332,7 @@ def _by_kernel(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
         measured.setdefault(class_of_name(one.name), []).append(one)
     predicted: dict[str, list[KernelTime]] = {}
     for time in prediction.times:
-        predicted.setdefault(class_of_kernel(time.kernel), []).append(time)
+        predicted.setdefault(class_of_kernel(time.kernel, compiled=prediction.schedule == "pointwise"), []).append(time)
     ignored = [one.name[:80] for one in measured.pop("ignored", [])]
     rows: list[JoinedRow] = []
     lost: list[str] = []

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_tables
+from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_tables, listed
+from perfmodel.errors import PerfmodelError
 
 hardware_app = typer.Typer(
     help="The catalogue of machines, and how to describe one of your own.", no_args_is_help=True, rich_markup_mode=None
@@ -62,16 +63,27 @@ def hardware_measure(
     ] = None,
     samples: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write every raw sample.")] = None,
     where: Annotated[str, typer.Option(help="Where it was measured, for the record.")] = "this machine",
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PARTS",
+            help="Some of bandwidth, throughput, launch, phases, matrix, rates, memory, compiled, host, separated by commas; other figures "
+            "of the device's file stay.",
+        ),
+    ] = None,
 ) -> None:
-    """Measure this machine's GPU (about 15 s): bandwidths, throughputs, launch gaps, PyTorch's own rates, clocks under load."""
+    """Measure this machine's GPU (about a minute): bandwidths, throughputs, launch gaps, PyTorch's own rates, clocks under load."""
     from perfmodel.hardware.catalog import load
     from perfmodel.validation.machine_file import slug_of, with_measured
-    from perfmodel.validation.microbenchmarks import run
+    from perfmodel.validation.microbenchmarks import PARTS, run
 
-    found = run(lambda line: print(line, file=sys.stderr, flush=True))
+    parts = PARTS if only is None else listed("--only", only)
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise PerfmodelError(f"--only takes {', '.join(PARTS)}, not {unknown[0]!r}")
+    found = run(lambda line: print(line, file=sys.stderr, flush=True), parts)
     name = device or slug_of(found.device)
     target = output or Path(f"{load(name).slug}-measured.toml")
     if samples is not None:
         emit(found.model_dump_json(indent=1) + "\n", samples)
-    emit(with_measured(name, found.measured(where)), target)
+    emit(with_measured(name, found.measured(where), keep=only is not None), target)
     print(f"wrote {target}; predict with --hardware {target}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -296,54 +297,105 @@ def validate_run(
     ],
     what: Annotated[str, typer.Option(help="networks, layers or fused.")] = "networks",
     models: Annotated[
-        str, typer.Option(help="timm's names, separated by commas; with --what fused families of blocks (default: all).")
-    ] = "resnet50,convnext_tiny,efficientnet_b0,mobilenetv2_100",
-    batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,16,64,256",
+        str | None,
+        typer.Option(
+            help="timm's names, separated by commas (default: resnet50, convnext_tiny, efficientnet_b0, mobilenetv2_100); with --what "
+            "layers names of the catalogue; with --what fused families of blocks (default: all)."
+        ),
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option(help="Batch sizes, separated by commas (default: 1, 16, 64, 256; with --what fused all that are recorded)."),
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="With --what fused: check, time, count, separated by commas (default: all).")
+    ] = None,
     precisions: Annotated[
         str, typer.Option(help="fp16, bf16, fp32, autocast-fp16, autocast-bf16, separated by commas.")
     ] = "fp16",
     runs: Annotated[
-        str, typer.Option(help="eager, graph (replay of a CUDA graph), compile, separated by commas.")
+        str,
+        typer.Option(
+            help="eager, graph (eager's kernels replayed as a CUDA graph), compile, compile-graph, separated by commas."
+        ),
     ] = "eager,graph",
     resolution: Annotated[int, typer.Option(min=1, help="Height and width of the image.")] = 224,
     layout: Layout = "nhwc",
     seconds: Annotated[float | None, typer.Option(min=0, help="Start no case after this long.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Also record every kernel's time.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Networks that torch.compile compiles at the same time.")] = 1,
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Also write a trace of every case in a stream, for `perfmodel validate torch-trace`."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Networks that torch.compile compiles at the same time (default: one for each core, at most 14)."
+        ),
+    ] = None,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Fill the compiler's cache for runs compile, and measure nothing.")
     ] = False,
 ) -> None:
     """Measure fused kernels, single layers, and whole networks (PyTorch eager, torch.compile, graph replay) on this machine's GPU."""
-    from perfmodel.validation.network_run import RUNS, cases, measure_all, measure_compiled
+    from perfmodel.validation.network_run import COMPILED, RUNS, cases, compilers, measure_all, measure_compiled
 
-    if what == "fused":
-        from perfmodel.validation.fused.catalog import FAMILIES
-        from perfmodel.validation.measure import main as measure_fused
-
-        chosen = [option for name in listed("--models", models) if name in FAMILIES for option in ("--block", name)]
-        raise typer.Exit(measure_fused(["--output", str(output), *chosen]))
-    if what not in ("networks", "layers"):
+    if what not in ("networks", "layers", "fused"):
         raise PerfmodelError(f"what must be networks, layers or fused, not {what!r}")
+    sizes = None if batches is None else [_whole(text) for text in listed("--batches", batches)]
+    if what == "fused":
+        raise typer.Exit(_measure_fused(output, models, sizes, stages))
     wanted_runs: list[Run] = []
     for name in listed("--runs", runs):
         if name not in RUNS:
             raise PerfmodelError(f"a run must be one of {', '.join(RUNS)}, not {name!r}")
         wanted_runs.append(cast("Run", name))
-    sizes = [_whole(text) for text in listed("--batches", batches)]
+    sizes = sizes or [1, 16, 64, 256]
     wanted = cases(
-        listed("--models", models), sizes, listed("--precisions", precisions), wanted_runs, resolution=resolution, layout=layout
+        MEASURED_BY_DEFAULT if models is None else listed("--models", models),
+        sizes,
+        listed("--precisions", precisions),
+        wanted_runs,
+        resolution=resolution,
+        layout=layout,
     )
     if what == "layers":
         from perfmodel.validation.layer_run import measure_layers
 
         count = measure_layers(wanted, output, seconds=seconds, say=_say)
     else:
-        compiled = [case for case in wanted if case.run == "compile"]
-        others = [case for case in wanted if case.run != "compile"]
-        count = 0 if prepare else measure_all(others, output, seconds=seconds, profile_batches=sizes if profile else (), say=_say)
-        count += measure_compiled(compiled, None if prepare else output, jobs=jobs, profile=profile, say=_say)
+        compiled = [case for case in wanted if case.run in COMPILED]
+        others = [case for case in wanted if case.run not in COMPILED]
+        count = 0 if prepare else measure_all(others, output, seconds=seconds, profile=profile, traces=traces, say=_say)
+        path = None if prepare else output
+        if compiled:
+            count += measure_compiled(
+                compiled, path, jobs=jobs or compilers(), seconds=seconds, profile=profile, traces=traces, say=_say
+            )
     print(f"{count} measured, in {output}", file=sys.stderr)
+
+
+MEASURED_BY_DEFAULT = ("resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv2_100")
+
+
+def _measure_fused(output: Path, models: str | None, batches: list[int] | None, stages: str | None) -> int:
+    from perfmodel.validation.fused.catalog import FAMILIES
+    from perfmodel.validation.measure import STAGES
+    from perfmodel.validation.measure import main as measure_fused
+
+    def chosen(option: str, text: str | None, known: Iterable[str]) -> list[str]:
+        names = [] if text is None else listed(option, text)
+        if unknown := [name for name in names if name not in known]:
+            raise PerfmodelError(f"with --what fused {option} takes {', '.join(known)}, not {unknown[0]!r}")
+        return names
+
+    arguments = ["--output", str(output)]
+    arguments += [part for name in chosen("--models", models, FAMILIES) for part in ("--block", name)]
+    arguments += [part for name in chosen("--stages", stages, STAGES) for part in ("--stage", name)]
+    arguments += [part for batch in batches or () for part in ("--batch", str(batch))]
+    return measure_fused(arguments)
 
 
 def _whole(text: str) -> int:

@@ -83,7 +83,7 @@ class Measurements:
 def expected_s(given: Measurements, constants: Constants, terms: AbstractSet[str] = ALL) -> Floats:
     """Predicted latency of each row."""
     joined = Features.joined(given.features)
-    return joined.total(kernel_seconds(joined, given.machine, constants, terms).latency_s)
+    return joined.total(kernel_seconds(joined, given.machine, constants, terms, compiled=given.compiled).latency_s)
 
 
 def fit(
@@ -103,7 +103,7 @@ def fit(
     count = sum(len(one.features) for one in sets)
     if count < LEAST_ROWS:
         raise CalibrationError(f"{count} measured networks are too few to fit constants to; at least {LEAST_ROWS} are needed")
-    work = [(Features.joined(one.features), one.machine, np.log(one.latency_s)) for one in sets]
+    work = [(Features.joined(one.features), one.machine, np.log(one.latency_s), one.compiled) for one in sets]
     held = dict(fixed or {})
     free = [name for name in NAMES if name not in held]
     priors = {**PRIORS, "row_clocks": COMPILED_ROW_CLOCKS} if all(one.compiled for one in sets) else PRIORS
@@ -116,8 +116,8 @@ def fit(
     def residuals(logs: Floats) -> Floats:
         constants = Constants.model_construct(None, **values(logs))
         rows = []
-        for joined, machine, measured in work:
-            predicted = joined.total(kernel_seconds(joined, machine, constants, terms).latency_s)
+        for joined, machine, measured, compiled in work:
+            predicted = joined.total(kernel_seconds(joined, machine, constants, terms, compiled=compiled).latency_s)
             scaled = (np.log(predicted) - measured) / SCALE
             # soft-L1 of the rows as the square of what is returned, so that the priors beside them stay quadratic
             rows.append(np.sign(scaled) * np.sqrt(2 * (np.sqrt(1 + scaled**2) - 1)))

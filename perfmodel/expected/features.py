@@ -14,13 +14,18 @@ from perfmodel.expected.paths import LARGE_TENSOR_ELEMENTS, lead_of, path_of
 from perfmodel.kernel import Kernel
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.layer_norm import LayerNorm
+from perfmodel.layers.pooling import AveragePool, MaxPool
 from perfmodel.layers.sample_conv2d import SampleConv2d
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER = range(4)
-"""Kinds of call as the framework's host code tells them apart: each costs another time before its kernel is launched."""
+HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, HOST_OTHER, HOST_OPERATOR, HOST_INNER, HOST_NONE = range(7)
+"""Kinds of call as the framework's host code tells them apart: each costs another time before its kernel is launched. OTHER is a module
+of one operation; OPERATOR one that a network's code calls without a module; INNER one that the framework launches within another's call;
+NONE a kernel whose launch is part of the call that is timed with it."""
+OPERATORS = ("add", "multiply", "concat", "scale", "global_average_pool", "reduce", "pad")
+"""Operations that timm's networks carry out in their code, not through a module of their own."""
 
 EXTRA = ("bias_add", "cast", "layout", "norm_helper")
 """Kinds of operations that no layer of the network asks for."""
@@ -58,14 +63,14 @@ class Features:
     ops: Floats
     """Operations of the matrix product, 2 · MACs."""
     m: Floats
-    """Rows of the product: images × output pixels."""
+    """Rows of the product: images × output pixels; of a pooling window likewise."""
     n: Floats
-    """Columns of one group: output channels per group."""
+    """Columns of one group: output channels per group; of a pooling window the channels."""
     k: Floats
     """Depth of one group: input channels per group × kernel taps."""
     groups: Floats
     taps: Floats
-    """Kernel taps, R·S."""
+    """Kernel taps, R·S; of a pooling window likewise."""
     dram_bytes: Floats
     activation_bytes: Floats
     """Of the above, what is read of tensors that earlier kernels wrote."""
@@ -163,6 +168,11 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
         k = lead.macs // (m * n * groups)
     elif any(operation.role == "norm" or operation.kind == "layer_norm" for operation in kernel.operations):
         host = HOST_NORM
+    elif len(kernel.operations) == 1:
+        host = _host(kernel.operations[0].kind)
+    if lead is not None and lead.role == "window" and isinstance(lead.layer, MaxPool | AveragePool):
+        m, n = lead.shape.N * lead.shape.H * lead.shape.W, lead.shape.C
+        taps = lead.layer.kernel[0] * lead.layer.kernel[1]
     norm_threads = 0
     for operation in kernel.operations:
         if operation.role == "norm":
@@ -181,6 +191,14 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
         cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, across, largest, rate, rows,
         norm_threads, cost.vector_ops, cost.special_ops, extra, huge,
     )  # fmt: skip
+
+
+def _host(kind: str) -> int:
+    if kind == "norm_helper":  # launched by the norm's call, whose measured time has them
+        return HOST_NONE
+    if kind in EXTRA:
+        return HOST_INNER
+    return HOST_OPERATOR if kind in OPERATORS else HOST_OTHER
 
 
 NORM_BLOCK = 512

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +16,10 @@ STARTUPS: tuple[str, ...] = (
     "broadcast", "reduce", "concat", "window",
 )  # fmt: skip
 """Kinds of library kernels whose start `perfmodel hardware measure` takes: `STARTUPS[i]`_startup_s."""
+CHAINS: tuple[str, ...] = ("chain", "chain_clamp", "chain_special", "chain_reduce")
+"""Kinds of kernels that a compiler writes, whose elements per second `perfmodel hardware measure` takes."""
+WIDTHS: tuple[int, ...] = (64, 128, 256, 512)
+"""Channels at which it takes convolutions."""
 STEP_DEPTH: float = 64
 """Of a product's sums: what a library's kernel brings to shared memory at a time."""
 
@@ -47,16 +52,32 @@ class Machine:
     special_per_s: float
     gap_s: float | None
     """Measured: the least that a kernel adds to a replayed graph, from the end of the one before to its own."""
-    host_s: tuple[float, float, float, float] | None
-    """Measured: host seconds per call of a convolution, matrix product, norm, and anything else."""
+    host_s: tuple[float, ...] | None
+    """Measured: host seconds per call of each kind of features.HOST_…, in their order."""
+    host_compiled_s: tuple[float, float, float] | None
+    """Measured: host seconds that compiled code takes for a call of it, a library's convolution or product, and a kernel of its own."""
     element_rates: tuple[float, ...]
     """Measured: elements per second of each of RATES, on data in L2; infinite where it was not measured."""
+    dram_rates: tuple[float, ...]
+    """The same on data from DRAM."""
     rows_per_s: float | None
     """Measured: rows of a layer norm."""
+    dram_rows_per_s: float | None
+    """The same from DRAM."""
+    pool_outputs_per_s: tuple[tuple[int, float], ...]
+    """Measured: (taps, results per second) of pooling windows; none or two of them."""
+    product_bytes_per_s: float | None
+    """Measured: what library products of 1×1 move from and to DRAM."""
+    narrow_outputs_per_s: float
+    """Measured: results of a convolution of an image's three channels; infinite where it was not measured."""
+    chains: tuple[tuple[str, float], ...]
+    """Measured: (kind of CHAINS, elements per second of the compiler's own kernels)."""
     depthwise_ops_per_s: tuple[tuple[int, float], ...]
     """Measured: (kernel size, operations per second) of depthwise convolutions on data in L2."""
     convolution_ops_per_s: float | None
     """Measured: what a 3×3 convolution of the library sustains."""
+    convolution_widths: tuple[tuple[int, float], ...]
+    """Measured: (channels, operations per second) of the same at several widths, narrowest first."""
     startup_s: tuple[tuple[str, float], ...]
     """Measured: (kind of STARTUPS, seconds that its kernel takes beyond the gap where it has next to nothing to do)."""
     step_s: tuple[float, float]
@@ -68,10 +89,7 @@ class Machine:
     def of(cls, device: DeviceSpec, peak: Peak) -> Self:
         """The figures of a device. Raises HardwareError naming the first that a term needs and the device lacks."""
         measured = {entry.quantity: entry.value for entry in device.measured}
-        host = tuple(measured.get(f"host_{kind}_s") for kind in ("convolution", "matrix", "norm", "other"))
-        # a chain of unlike modules takes the host longer than chains of like ones do: its caches see the code of all
-        apart = sum(measured.get(f"host_{kind}_s", 0.0) for kind in ("convolution", "norm", "other"))
-        mixed = max(1.0, measured.get("host_block_s", 0.0) / apart) if apart else 1.0
+        host = _host_s(measured)
         depthwise = tuple(
             (taps, measured[key]) for taps in (3, 5, 7) if (key := f"depthwise_{taps}x{taps}_ops_per_s") in measured
         )
@@ -89,11 +107,23 @@ class Machine:
             vector_ops_per_s=device.vector_peak("fp32").ops_per_s,
             special_per_s=device.special_peak("fp32").ops_per_s,
             gap_s=measured.get("kernel_floor_s"),
-            host_s=tuple(mixed * one for one in host) if None not in host else None,  # type: ignore[operator,arg-type]
+            host_s=host,
+            host_compiled_s=_host_compiled_s(measured),
             element_rates=tuple(measured.get(f"{kind}_elements_per_s", math.inf) for kind in RATES),
+            dram_rates=tuple(measured.get(f"{kind}_dram_elements_per_s", math.inf) for kind in RATES),
             rows_per_s=measured.get("layer_norm_rows_per_s"),
+            dram_rows_per_s=measured.get("layer_norm_dram_rows_per_s"),
+            pool_outputs_per_s=tuple(
+                (kernel**2, measured[key]) for kernel in (2, 3) if (key := f"pool_{kernel}x{kernel}_outputs_per_s") in measured
+            ),
+            product_bytes_per_s=measured.get("product_dram_bytes_per_s"),
+            narrow_outputs_per_s=measured.get("narrow_input_outputs_per_s", math.inf),
+            chains=tuple((kind, measured[key]) for kind in CHAINS if (key := f"{kind}_dram_elements_per_s") in measured),
             depthwise_ops_per_s=depthwise,
             convolution_ops_per_s=measured.get(f"convolution_{peak.dtype}_ops_per_s"),
+            convolution_widths=tuple(
+                (width, measured[key]) for width in WIDTHS if (key := f"convolution_{width}_{peak.dtype}_ops_per_s") in measured
+            ),
             startup_s=tuple(
                 (kind, max(0.0, measured[key] - measured.get("kernel_floor_s", 0.0)))
                 for kind in STARTUPS
@@ -105,3 +135,19 @@ class Machine:
                 measured.get("grouped_padded_elements_per_s", math.inf),
             ),
         )
+
+
+def _host_s(measured: Mapping[str, float]) -> tuple[float, ...] | None:
+    """Seconds per call of each kind of features.HOST_…; None where they were not measured."""
+    convolution, matrix, norm, other = (measured.get(f"host_{kind}_s") for kind in ("convolution", "matrix", "norm", "other"))
+    if convolution is None or matrix is None or norm is None or other is None:
+        return None
+    operator, inner = (measured.get(f"host_{kind}_s", other) for kind in ("operator", "inner"))
+    # a chain of unlike modules takes the host longer than chains of like ones do: its caches see the code of all
+    mixed = max(1.0, measured.get("host_block_s", 0.0) / (convolution + norm + other))
+    return tuple(mixed * one for one in (convolution, matrix, norm, other, operator, inner, 0.0))
+
+
+def _host_compiled_s(measured: Mapping[str, float]) -> tuple[float, float, float] | None:
+    call, convolution, kernel = (measured.get(f"host_compiled_{kind}_s") for kind in ("call", "convolution", "kernel"))
+    return None if call is None or convolution is None or kernel is None else (call, convolution, kernel)

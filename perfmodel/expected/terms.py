@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from perfmodel.expected.constants import Constants
-from perfmodel.expected.features import RATES, Features, Floats, Integers
+from perfmodel.expected.features import HOST_CONVOLUTION, HOST_MATRIX, RATES, Features, Floats, Integers
 from perfmodel.expected.machine import STEP_DEPTH, Machine
 from perfmodel.expected.paths import MATRIX_PATHS, Path
 
@@ -87,16 +88,22 @@ class Times:
         return self.kernel_s + self.gap_s
 
 
-def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractSet[str] = ALL, *, graph: bool = False) -> Times:
-    """Every kernel's times on a machine. `graph`: launched by replaying a CUDA graph, so that the host is not waited for."""
+def kernel_seconds(
+    f: Features, machine: Machine, c: Constants, terms: AbstractSet[str] = ALL, *, graph: bool = False, compiled: bool = False
+) -> Times:
+    """Every kernel's times on a machine.
+
+    `graph`: launched by replaying a CUDA graph, so that the host is not waited for. `compiled`: what is no library's kernel was written by
+    a compiler.
+    """
     path = f.path if "paths" in terms else _without_paths(f)
     arithmetic = _arithmetic_s(f, path, machine, c, terms)
     memory = _memory_s(f, path, machine, c, terms)
-    rate = _rate_s(f, path, machine, c, terms)
+    rate = _rate_s(f, path, machine, c, terms, compiled=compiled)
     exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
     if "startup" in terms:
         arithmetic = np.maximum(arithmetic, _depth_s(f, path, machine))
-        exposed = exposed + _startup_s(f, path, machine)
+        exposed = exposed + _startup_s(f, path, machine, compiled=compiled)
     exposed = exposed + np.where(path == Path.UNALIGNED, (c.unaligned - 1) * memory, 0.0)
     exposed = exposed + np.where(path == Path.GROUPED_PADDED, (c.grouped_passes - 1) * memory, 0.0)
     parts = [arithmetic, memory, rate, exposed]
@@ -112,7 +119,7 @@ def kernel_seconds(f: Features, machine: Machine, c: Constants, terms: AbstractS
         memory_s=parts[1],
         rate_s=parts[2],
         exposed_s=parts[3],
-        gap_s=_gap_s(f, times.kernel_s, machine, c, terms, graph=graph),
+        gap_s=_gap_s(f, times.kernel_s, machine, c, terms, graph=graph, compiled=compiled),
     )
 
 
@@ -144,7 +151,7 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
     ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
     seconds = ops / matrix_ops_per_s(machine, c, terms)
     if "clock" in terms and machine.convolution_ops_per_s is not None:
-        seconds = np.where(f.taps > 1, ops / machine.convolution_ops_per_s, seconds)
+        seconds = np.where(f.taps > 1, ops / _convolution_ops_per_s(f, machine, machine.convolution_ops_per_s), seconds)
     if "tail" in terms:
         seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, n, machine.multiprocessors), seconds)
     seconds = np.where(path == Path.UNALIGNED, UNALIGNED_SLOWER * seconds, seconds)
@@ -157,6 +164,14 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
     direct = (path == Path.DEPTHWISE_DIRECT) | (path == Path.GROUPED_PAIR)
     direct_ops = f.ops * (1 + DIRECT_START / np.maximum(f.taps, 1))
     return np.where(direct, direct_ops / (DIRECT_RATE * machine.vector_ops_per_s), seconds)
+
+
+def _convolution_ops_per_s(f: Features, machine: Machine, otherwise: float) -> Floats:
+    """What the library's k×k convolutions sustain by their output channels: linear in log K between the widths that were measured."""
+    if not machine.convolution_widths:
+        return np.full_like(f.ops, otherwise)
+    widths, rates = zip(*machine.convolution_widths, strict=True)
+    return np.asarray(np.interp(np.log(np.maximum(f.n * f.groups, 1.0)), np.log(widths), rates), dtype=np.float64)
 
 
 def matrix_ops_per_s(machine: Machine, c: Constants, terms: AbstractSet[str] = ALL) -> float:
@@ -197,38 +212,89 @@ def _memory_s(f: Features, path: Integers, machine: Machine, c: Constants, terms
     bandwidth = machine.bandwidth_bytes_per_s * fraction[path]
     if machine.copy_bytes_per_s is not None:  # a fraction above it was fitted where much of the data stayed in a large cache
         bandwidth = np.minimum(bandwidth, machine.copy_bytes_per_s)
+    if machine.product_bytes_per_s is not None and "classes" in terms:
+        bandwidth = np.where(path == Path.MATRIX, machine.product_bytes_per_s, bandwidth)
     if "across" in terms:
         # Σ bytes of a kind ÷ its bandwidth, as one bandwidth for all of the kernel's bytes
         across = np.divide(f.across_bytes, f.dram_bytes, out=np.zeros_like(f.dram_bytes), where=f.dram_bytes > 0)
         bandwidth = bandwidth / (1 - across + across * fraction[path] / ACROSS_BANDWIDTH)
     if "l2" not in terms:
         return f.dram_bytes / bandwidth
-    cached = np.minimum(c.l2_share * machine.l2_bytes, MOST_FROM_L2 * f.dram_bytes)
+    cached = _cached_share(f, machine, c, terms) * f.dram_bytes
     from_cache = cached / machine.l2_bytes_per_s if machine.l2_bytes_per_s else 0.0
     return (f.dram_bytes - cached) / bandwidth + from_cache
 
 
+def _cached_share(f: Features, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
+    """Of a kernel's bytes, the share that is found in L2."""
+    if "l2" not in terms:
+        return np.zeros_like(f.dram_bytes)
+    return np.minimum(c.l2_share * machine.l2_bytes / np.maximum(f.dram_bytes, 1.0), MOST_FROM_L2)
+
+
 THREADS = 2048
 """That a multiprocessor of the measured parts holds."""
+NARROW = 8
+"""Input channels below which a convolution has no operand of 16 bytes: that of an image's three."""
+_FRAMEWORK_KINDS: Final = ("pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "concat")
+"""Of RATES: kernels that a compiler writes itself."""
 
 
-def _rate_s(f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str]) -> Floats:
-    """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak."""
+def _rate_s(
+    f: Features, path: Integers, machine: Machine, c: Constants, terms: AbstractSet[str], *, compiled: bool = False
+) -> Floats:
+    """Layer norm: rows · clocks per row ÷ (multiprocessors · clock). Pointwise: elements ÷ measured rate. Special: evaluations ÷ peak.
+
+    Elements that come from L2 go at the rate from L2, the others at that from DRAM: with a share s in L2, e·(s/r_L2 + (1 − s)/r_DRAM).
+    """
     seconds = np.zeros_like(f.dram_bytes)
+    kinds = np.array(RATES)[f.rate]
     if "rates" in terms:
-        rows_per_s = np.full_like(seconds, machine.multiprocessors * machine.clock_hz / c.row_clocks)
-        if (
-            machine.rows_per_s is not None
-        ):  # of the framework's own kernel; one that a compiler wrote has the stack's clocks per row
-            rows_per_s = np.where(np.array(RATES)[f.rate] == "row_norm", machine.rows_per_s, rows_per_s)
+        share = _cached_share(f, machine, c, terms)
+        seconds = _row_s(f, kinds, share, machine, c, compiled=compiled)
         # a batch norm with few channels starts fewer threads than the multiprocessors hold: its rate is that of those there are
         filled = np.where(f.norm_threads > 0, np.minimum(f.norm_threads / (machine.multiprocessors * THREADS), 1.0), 1.0)
-        seconds = np.maximum(f.rows / rows_per_s, f.elements / (np.array(machine.element_rates)[f.rate] * filled))
+        near, far = (np.array(rates)[f.rate] for rates in (machine.element_rates, machine.dram_rates))
+        framework = np.maximum(f.elements / (near * filled), f.elements * (share / near + (1 - share) / far))
+        if compiled:
+            framework = np.where(np.isin(kinds, _FRAMEWORK_KINDS) | (kinds == "window"), 0.0, framework)
+            seconds = np.maximum(seconds, _chain_s(f, path, share, machine))
+        seconds = np.maximum(seconds, framework)
+        if not compiled and machine.pool_outputs_per_s:
+            seconds = np.where((kinds == "window") & (f.taps > 0), _pool_s(f, machine), seconds)
+        narrow = (path == Path.UNALIGNED) & (f.taps > 1) & (f.k < NARROW * f.taps)
+        seconds = np.where(narrow, np.maximum(seconds, f.m * f.n * f.groups / machine.narrow_outputs_per_s), seconds)
         for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
             seconds = np.where(path == grouped, np.maximum(seconds, f.elements / elements_per_s), seconds)
     if "special" in terms:
         seconds = np.maximum(seconds, f.special_ops / machine.special_per_s)
     return seconds
+
+
+def _row_s(f: Features, kinds: npt.NDArray[np.str_], share: Floats, machine: Machine, c: Constants, *, compiled: bool) -> Floats:
+    """Rows of a layer norm: the framework's own kernel as measured, one that a compiler wrote by the stack's clocks per row."""
+    seconds = f.rows * c.row_clocks / (machine.multiprocessors * machine.clock_hz)
+    if machine.rows_per_s is None or compiled:
+        return seconds
+    far = machine.dram_rows_per_s or machine.rows_per_s
+    measured = f.rows * np.maximum(1 / machine.rows_per_s, share / machine.rows_per_s + (1 - share) / far)
+    return np.where(kinds == "row_norm", measured, seconds)
+
+
+def _pool_s(f: Features, machine: Machine) -> Floats:
+    """Results of a pooling window, each with a time that is a straight line in its taps: through those that were measured."""
+    (few, fast), (many, slow) = machine.pool_outputs_per_s
+    more = (1 / slow - 1 / fast) / (many - few)
+    return f.m * f.n * np.maximum(1 / fast + more * (f.taps - few), 0.0)
+
+
+def _chain_s(f: Features, path: Integers, share: Floats, machine: Machine) -> Floats:
+    """Kernels that a compiler wrote: elements from DRAM ÷ the measured rate; with special functions, elements from wherever."""
+    rates = dict(machine.chains)
+    ours = np.isin(path, (Path.POINTWISE, Path.BROADCAST, Path.MOVE))
+    plain = f.elements * (1 - share) / rates.get("chain", np.inf)
+    special = f.elements / rates.get("chain_special", np.inf)
+    return np.where(ours, np.where(f.special_ops > 0, np.maximum(plain, special), plain), 0.0)
 
 
 def _depth_s(f: Features, path: Integers, machine: Machine) -> Floats:
@@ -239,8 +305,11 @@ def _depth_s(f: Features, path: Integers, machine: Machine) -> Floats:
     return np.where(np.isin(path, (Path.MATRIX, Path.UNALIGNED)) & (f.m > 0), seconds, 0.0)
 
 
-def _startup_s(f: Features, path: Integers, machine: Machine) -> Floats:
-    """Beyond the gap: what the kernel of each kind takes with next to nothing to do; nothing where it was not measured."""
+def _startup_s(f: Features, path: Integers, machine: Machine, *, compiled: bool = False) -> Floats:
+    """Beyond the gap: what the kernel of each kind takes with next to nothing to do; nothing where it was not measured.
+
+    A compiler's kernels start at once: they look nothing up.
+    """
     found = np.zeros_like(f.dram_bytes)
     kinds = np.array(RATES)[f.rate]
     deep = f.taps > 1
@@ -261,11 +330,22 @@ def _startup_s(f: Features, path: Integers, machine: Machine) -> Floats:
         "window": kinds == "window",
     }
     for kind, seconds in machine.startup_s:
+        if compiled and kind in (*_FRAMEWORK_KINDS, "window", "row_norm"):
+            continue
         found = np.where(where[kind], seconds, found)
     return found
 
 
-def _gap_s(f: Features, kernel_s: Floats, machine: Machine, c: Constants, terms: AbstractSet[str], *, graph: bool) -> Floats:
+def _gap_s(
+    f: Features,
+    kernel_s: Floats,
+    machine: Machine,
+    c: Constants,
+    terms: AbstractSet[str],
+    *,
+    graph: bool,
+    compiled: bool = False,
+) -> Floats:
     """What passes before each kernel: the gap g, and where the host is slower than the GPU, waiting for the call.
 
     With issue times Iᵢ (sums of the host's seconds per call) a kernel starts at sᵢ = max(Iᵢ, eᵢ₋₁ + g) and ends at eᵢ = sᵢ + tᵢ. Its
@@ -274,18 +354,26 @@ def _gap_s(f: Features, kernel_s: Floats, machine: Machine, c: Constants, terms:
     gap = np.full_like(kernel_s, machine.gap_s or c.gap_s)
     if "extra" not in terms:
         gap = np.where(f.extra, 0.0, gap)
-    if graph or machine.host_s is None:
+    host = None if graph else _host_s(f, machine, compiled=compiled)
+    if host is None:
         return gap
-    host = np.array(machine.host_s)[f.host]
     found = np.empty_like(gap)
     for network in range(f.networks):
         here = f.network == network
-        issued = np.cumsum(host[here])
+        issued = np.cumsum(host[here]) + (machine.host_compiled_s[0] if compiled and machine.host_compiled_s else 0.0)
         busy = np.cumsum(kernel_s[here] + gap[here])
         # eᵢ = busyᵢ + max over j ≤ i of (Iⱼ − busyⱼ₋₁ − gⱼ), or busyᵢ where the host is never late
         late = np.maximum.accumulate(np.maximum(issued - (busy - kernel_s[here]), 0.0))
         found[here] = np.diff(busy + late, prepend=0.0) - kernel_s[here]
     return found
+
+
+def _host_s(f: Features, machine: Machine, *, compiled: bool) -> Floats | None:
+    """Host seconds of each kernel's call; None where they were not measured."""
+    if compiled and machine.host_compiled_s is not None:
+        _, library, own = machine.host_compiled_s
+        return np.where(np.isin(f.host, (HOST_CONVOLUTION, HOST_MATRIX)), library, own)
+    return None if machine.host_s is None else np.array(machine.host_s)[f.host]
 
 
 def _up(values: Floats, multiple: int) -> Floats:

@@ -62,7 +62,7 @@ def expect(
         )
     machine = Machine.of(device, peak)
     features = Features.of(kernels)
-    times = kernel_seconds(features, machine, found.constants, graph=graph)
+    times = kernel_seconds(features, machine, found.constants, graph=graph, compiled=schedule == "pointwise")
     rows = zip(
         kernels, features.path, times.arithmetic_s, times.memory_s, times.rate_s, times.exposed_s, times.gap_s, strict=True
     )

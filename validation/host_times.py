@@ -1,0 +1,124 @@
+"""What the host takes per call: chains of modules whose work the GPU finishes faster than it is issued, eager and through torch.compile.
+
+A host's speed is no property of its GPU: two machines of one type differed twofold, and one machine from minute to minute. Therefore
+`perfmodel hardware measure` takes these figures once for the device's file, and `perfmodel validate run` beside every case that waits
+for the host.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from perfmodel.validation.samples import Sample
+
+CHAIN: Final = 32
+"""Different modules in a chain, so that the host's caches see what they see in a network."""
+REPEATS: Final = 7
+ROUNDS: Final = 20
+
+
+class HostProbe:
+    """The chains, built once, with those of compiled code where there is a `compiler`; `samples` times them."""
+
+    def __init__(self, torch: Any, compiler: Callable[[Any], Any] | None = None) -> None:
+        nn = torch.nn
+        self._torch = torch
+        image = torch.randn(1, 64, 4, 4, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+        rows = torch.randn(8, 64, device="cuda", dtype=torch.float16)
+
+        def chained(*modules: Any) -> Any:
+            return nn.Sequential(*modules).cuda().half().eval().to(memory_format=torch.channels_last)
+
+        def convolution(*, bias: bool = False) -> Any:
+            return nn.Conv2d(64, 64, 3, padding=1, bias=bias)
+
+        makers: tuple[tuple[str, Callable[[], Any], Any], ...] = (
+            ("convolution", convolution, image),
+            ("matrix", lambda: nn.Linear(64, 64), rows),
+            ("norm", lambda: nn.BatchNorm2d(64), image),
+            ("other", nn.ReLU, image),
+            ("biased", lambda: convolution(bias=True), image),
+        )
+        self._chains: dict[str, Callable[[], Any]] = {}
+        for name, make, given in makers:
+            chain = chained(*(make() for _ in range(CHAIN)))
+            self._chains[name] = lambda chain=chain, given=given: chain(given)  # type: ignore[misc]
+        blocks = chained(*(m for _ in range(CHAIN) for m in (convolution(), nn.BatchNorm2d(64), nn.ReLU())))
+        self._chains["block"] = lambda: blocks(image)
+        terms = [torch.randn_like(image) for _ in range(CHAIN)]
+
+        def operators() -> Any:
+            found = image
+            for term in terms:
+                found = found + term
+            return found
+
+        self._chains["operator"] = operators
+        if compiler is not None:
+            # a call of one kernel; of CHAIN convolutions; of CHAIN convolutions, each with a kernel after it
+            convolutions = chained(*(convolution() for _ in range(CHAIN)))
+            for name, chain in (("call", chained(nn.ReLU())), ("convolutions", convolutions), ("pairs", blocks)):
+                compiled = compiler(chain)
+                self._chains[f"compiled {name}"] = lambda compiled=compiled: compiled(image)  # type: ignore[misc]
+
+    def samples(self, repeats: int = REPEATS, rounds: int = ROUNDS) -> Iterator[Sample]:
+        """Host seconds per call, by kind of call."""
+        with self._torch.inference_mode():
+            found = {name: self._seconds(chain, repeats, rounds) for name, chain in self._chains.items()}
+        each = {name: tuple(seconds / CHAIN for seconds in values) for name, values in found.items()}
+        for name in ("convolution", "matrix", "norm", "other"):
+            said = f"torch, {CHAIN} different modules of {name} in a chain"
+            yield Sample(quantity=f"host_{name}_s", kernel=said, values=each[name])
+        yield Sample(
+            quantity="host_block_s", kernel=f"torch, {CHAIN} times convolution, norm, relu in a chain", values=each["block"]
+        )
+        yield Sample(quantity="host_operator_s", kernel=f"torch, {CHAIN} sums x + y in a row", values=each["operator"])
+        # what a call launches beside its own kernel costs no call of Python
+        yield Sample(
+            quantity="host_inner_s",
+            kernel=f"torch, {CHAIN} convolutions with bias less {CHAIN} without",
+            values=_less(each["biased"], each["convolution"]),
+        )
+        if "compiled call" not in found:
+            return
+        kernel = tuple(seconds / CHAIN for seconds in _less(found["compiled pairs"], found["compiled convolutions"]))
+        call = _less(found["compiled call"], kernel)
+        yield Sample(
+            quantity="host_compiled_kernel_s", kernel=f"torch.compile, {CHAIN} pointwise kernels between convolutions", values=kernel
+        )
+        yield Sample(quantity="host_compiled_call_s", kernel="torch.compile, a call of one kernel, without it", values=call)
+        yield Sample(
+            quantity="host_compiled_convolution_s",
+            kernel=f"torch.compile, {CHAIN} convolutions in a chain",
+            values=tuple(seconds / CHAIN for seconds in _less(found["compiled convolutions"], call)),
+        )
+
+    def medians(self, repeats: int = 3, rounds: int = 4) -> dict[str, float]:
+        """A short look: each quantity's median."""
+        return {one.quantity: float(f"{one.median:.5g}") for one in self.samples(repeats, rounds)}
+
+    def _seconds(self, chain: Callable[[], Any], repeats: int, rounds: int) -> tuple[float, ...]:
+        for _ in range(3):
+            chain()
+        found = []
+        for _ in range(repeats):
+            self._torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(rounds):
+                chain()
+            self._torch.cuda.synchronize()
+            found.append((time.perf_counter() - start) / rounds)
+        return tuple(found)
+
+
+LEAST_S: Final = 1e-7
+"""What a difference of two noisy times is taken for at least: no call is free."""
+
+
+def _less(long: tuple[float, ...], short: tuple[float, ...]) -> tuple[float, ...]:
+    """Each of the long times without the median of the short ones."""
+    middle = statistics.median(short)
+    return tuple(max(one - middle, LEAST_S) for one in long)

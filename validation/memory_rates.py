@@ -1,0 +1,160 @@
+"""PyTorch's own kernels on data from DRAM: what each kind attains on tensors many times the L2, by the difference of two sizes.
+
+`microbenchmarks.py` takes the same kinds on data in L2. A kernel whose threads keep few loads on their way (batch norm, bias addition,
+means) attains a rate from DRAM that is neither its rate from L2 nor the bandwidth: it is measured, kind by kind, and the compiler's
+kernels likewise. Shapes are round ones; none is taken from a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from perfmodel.validation.samples import Sample
+
+CHANNELS: Final = 256
+SIZE: Final = 28
+IMAGES: Final = (256, 1024)
+"""Of CHANNELS×SIZE×SIZE in fp16: 103 and 411 MB."""
+LAUNCHES: Final = 4
+PRODUCTS: Final = ((64, 256), (256, 64), (24, 144), (144, 24), (128, 128), (512, 128))
+"""Channels in and out of 1×1 convolutions, the pairs of bottlenecks and inverted bottlenecks."""
+CONVOLUTION_WIDTHS: Final = (64, 128, 256, 512)
+CONVOLUTION_PIXELS: Final = 64 * 56 * 56 * 64
+"""Elements of the tensor that convolutions of every width are timed on."""
+
+
+def samples(torch: Any) -> Iterator[Sample]:
+    """Every figure of PyTorch's eager kernels; a few seconds."""
+    from perfmodel.validation.microbenchmarks import _slope
+
+    functional, nn = torch.nn.functional, torch.nn
+    make = {"device": "cuda", "dtype": torch.float16}
+
+    def pair(channels: int, size: int, counts: tuple[int, int] = IMAGES) -> list[Any]:
+        return [torch.randn(count, channels, size, size, **make).to(memory_format=torch.channels_last) for count in counts]
+
+    def slope(quantity: str, kernel: str, work: Callable[[Any], Any], sizes: list[Any], each: float = 1.0) -> Sample:
+        return _slope(torch, quantity, kernel, work, sizes, each, launches=LAUNCHES)
+
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # as the networks run
+    with torch.inference_mode():
+        sizes = pair(CHANNELS, SIZE)
+        half, mixed = nn.BatchNorm2d(CHANNELS).cuda().half().eval(), nn.BatchNorm2d(CHANNELS).cuda().eval()
+        factor, bias = torch.randn(IMAGES[1], CHANNELS, 1, 1, **make), torch.randn(1, CHANNELS, 1, 1, **make)
+        weight, other = torch.ones(CHANNELS, **make), torch.randn_like(sizes[1])
+        kinds: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+            ("pointwise", "torch relu", functional.relu),
+            ("add", "torch add of two tensors", lambda x: x + other[: len(x)]),
+            ("silu", "torch silu", functional.silu),
+            ("gelu", "torch gelu", functional.gelu),
+            ("norm", "torch batch_norm, parameters fp16", half),
+            ("norm_autocast", "torch batch_norm, parameters fp32", mixed),
+            ("broadcast", "torch multiply by N×C×1×1", lambda x: x * factor[: len(x)]),
+            ("bias", "torch add of 1×C×1×1", lambda x: x + bias),
+            ("reduce", "torch mean over pixels", lambda x: x.mean((2, 3))),
+            ("concat", "torch cat of two tensors, elements written", lambda x: torch.cat((x[:, :128], x[:, 128:]), 1)),
+        )
+        for kind, said, work in kinds:
+            yield slope(f"{kind}_dram_elements_per_s", f"{said}, from DRAM", work, sizes)
+        yield slope(
+            "layer_norm_dram_rows_per_s",
+            f"torch layer_norm of {CHANNELS}, from DRAM",
+            lambda x: functional.layer_norm(x.permute(0, 2, 3, 1), (CHANNELS,), weight, weight),
+            sizes,
+            1 / CHANNELS,
+        )
+        del sizes, other
+        stems = pair(64, 112, (64, 256))
+        pools: tuple[tuple[int, Callable[[Any], Any]], ...] = (
+            (2, lambda x: functional.max_pool2d(x, 2, 2)),
+            (3, lambda x: functional.max_pool2d(x, 3, 2, 1)),
+        )
+        for kernel, work in pools:
+            said = f"torch max_pool2d {kernel}×{kernel}, stride 2, from DRAM"
+            yield slope(f"pool_{kernel}x{kernel}_outputs_per_s", said, work, stems, 1 / 4)
+        del stems
+        yield from _products(torch, pair)
+        images = pair(3, 224, (64, 256))
+        stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False).cuda().half().to(memory_format=torch.channels_last)
+        yield slope(
+            "narrow_input_outputs_per_s",
+            "torch conv2d 3×3 of 3 channels to 32, stride 2",
+            stem,
+            images,
+            32 / 4 / 3,  # outputs to an element of the image
+        )
+        del images
+        yield from _convolutions(torch)
+    torch.backends.cudnn.benchmark = before
+    torch.cuda.empty_cache()
+
+
+def _products(torch: Any, pair: Callable[[int, int, tuple[int, int]], list[Any]]) -> Iterator[Sample]:
+    from perfmodel.validation.microbenchmarks import _slope
+
+    rates = []
+    for inputs, outputs in PRODUCTS:
+        layer = torch.nn.Conv2d(inputs, outputs, 1, bias=False).cuda().half().to(memory_format=torch.channels_last)
+        few = max(16, 2**25 // (inputs + outputs) // 56**2)  # both tensors together: 64 MB
+        sizes = pair(inputs, 56, (2 * few, 6 * few))
+        moved = 2 * (inputs + outputs) / inputs  # bytes to an element of the input
+        rates.append(_slope(torch, "product_dram_bytes_per_s", "", layer, sizes, moved, launches=LAUNCHES).median)
+    said = ", ".join(f"{inputs} → {outputs}" for inputs, outputs in PRODUCTS)
+    yield Sample(
+        quantity="product_dram_bytes_per_s",
+        kernel="torch conv2d 1×1, fp16, from DRAM",
+        values=tuple(rates),
+        detail=f"the median of {said} at 56×56",
+    )
+
+
+def _convolutions(torch: Any) -> Iterator[Sample]:
+    from perfmodel.validation.microbenchmarks import _graph_seconds
+
+    for width in CONVOLUTION_WIDTHS:
+        size = {64: 56, 128: 28, 256: 28, 512: 14}[width]
+        count = CONVOLUTION_PIXELS // (width * size**2)
+        x = torch.randn(count, width, size, size, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+        layer = torch.nn.Conv2d(width, width, 3, padding=1, bias=False).cuda().half().to(memory_format=torch.channels_last)
+        ops = 2 * 9 * width * x.numel()
+        yield Sample(
+            quantity=f"convolution_{width}_fp16_ops_per_s",
+            kernel="torch conv2d 3×3, fp16",
+            values=tuple(ops / took for took in _graph_seconds(torch, lambda layer=layer, x=x: layer(x), LAUNCHES)),  # type: ignore[misc]
+            detail=f"{count}×{width}×{size}×{size}",
+        )
+
+
+def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sample]:
+    """What torch.compile's own kernels attain from DRAM: a norm with relu, with a term and relu, with SiLU, and a mean."""
+    from perfmodel.validation.microbenchmarks import _slope
+
+    functional, nn = torch.nn.functional, torch.nn
+    sizes = [
+        torch.randn(count, CHANNELS, SIZE, SIZE, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+        for count in IMAGES
+    ]
+
+    class Chain(nn.Module):  # type: ignore[misc,name-defined]
+        """A norm, and what the compiler fuses with it."""
+
+        def __init__(self, after: Callable[[Any], Any]) -> None:
+            super().__init__()
+            self.norm, self.after = nn.BatchNorm2d(CHANNELS), after
+
+        def forward(self, x: Any) -> Any:
+            return self.after(self.norm(x))
+
+    chains: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+        ("chain_dram_elements_per_s", "batch_norm and relu", functional.relu),
+        ("chain_clamp_dram_elements_per_s", "batch_norm and relu6", functional.relu6),
+        ("chain_special_dram_elements_per_s", "batch_norm and silu", functional.silu),
+        ("chain_reduce_dram_elements_per_s", "batch_norm and mean over pixels", lambda x: x.mean((2, 3), keepdim=True)),
+    )
+    with torch.inference_mode():
+        for quantity, said, after in chains:
+            chain = compiler(Chain(after).cuda().half().eval())
+            yield _slope(torch, quantity, f"torch.compile: {said}, from DRAM", chain, sizes, launches=LAUNCHES)
+    torch.cuda.empty_cache()
