@@ -20,7 +20,7 @@ LAUNCHES: Final = 4
 PRODUCTS: Final = ((64, 256), (256, 64), (24, 144), (144, 24), (128, 128), (512, 128))
 """Channels in and out of 1×1 convolutions, the pairs of bottlenecks and inverted bottlenecks."""
 CONVOLUTION_WIDTHS: Final = (64, 128, 256, 512)
-CONVOLUTION_PIXELS: Final = 64 * 56 * 56 * 64
+CONVOLUTION_PIXELS: Final = 256 * 56 * 56 * 64
 """Elements of the tensor that convolutions of every width are timed on."""
 
 
@@ -129,13 +129,10 @@ def _convolutions(torch: Any) -> Iterator[Sample]:
 
 def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sample]:
     """What torch.compile's own kernels attain from DRAM: a norm with relu, with a term and relu, with SiLU, and a mean."""
-    from perfmodel.validation.microbenchmarks import _slope
+    from perfmodel.validation.microbenchmarks import _graph_seconds
 
     functional, nn = torch.nn.functional, torch.nn
-    sizes = [
-        torch.randn(count, CHANNELS, SIZE, SIZE, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
-        for count in IMAGES
-    ]
+    x = torch.randn(IMAGES[1], CHANNELS, SIZE, SIZE, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
 
     class Chain(nn.Module):  # type: ignore[misc,name-defined]
         """A norm, and what the compiler fuses with it."""
@@ -155,6 +152,9 @@ def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sam
     )
     with torch.inference_mode():
         for quantity, said, after in chains:
+            torch.compiler.reset()
             chain = compiler(Chain(after).cuda().half().eval())
-            yield _slope(torch, quantity, f"torch.compile: {said}, from DRAM", chain, sizes, launches=LAUNCHES)
+            times = _graph_seconds(torch, lambda chain=chain: chain(x), LAUNCHES)  # type: ignore[misc]
+            rates = tuple(x.numel() / took for took in times)
+            yield Sample(quantity=quantity, kernel=f"torch.compile: {said}, fp16, from DRAM", values=rates, detail="×".join(map(str, x.shape)))
     torch.cuda.empty_cache()
