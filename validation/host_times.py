@@ -87,7 +87,9 @@ class HostProbe:
         kernel = tuple(seconds / CHAIN for seconds in _less(found["compiled pairs"], found["compiled convolutions"]))
         call = _less(found["compiled call"], kernel)
         yield Sample(
-            quantity="host_compiled_kernel_s", kernel=f"torch.compile, {CHAIN} pointwise kernels between convolutions", values=kernel
+            quantity="host_compiled_kernel_s",
+            kernel=f"torch.compile, {CHAIN} pointwise kernels between convolutions",
+            values=kernel,
         )
         yield Sample(quantity="host_compiled_call_s", kernel="torch.compile, a call of one kernel, without it", values=call)
         yield Sample(
@@ -95,6 +97,14 @@ class HostProbe:
             kernel=f"torch.compile, {CHAIN} convolutions in a chain",
             values=tuple(seconds / CHAIN for seconds in _less(found["compiled convolutions"], call)),
         )
+
+    def block_s(self) -> float:
+        """Host seconds of a convolution, norm and relu, from one pass of their chain: a moment's look."""
+        with self._torch.inference_mode():
+            start = time.perf_counter()
+            self._chains["block"]()
+            self._torch.cuda.synchronize()
+        return (time.perf_counter() - start) / CHAIN
 
     def medians(self, repeats: int = 3, rounds: int = 4) -> dict[str, float]:
         """A short look: each quantity's median."""

@@ -53,7 +53,7 @@ def measure_layers(
     torch.backends.cudnn.benchmark = True
     began, count = time.perf_counter(), 0
     for case in wanted:
-        if case.run != "graph":
+        if case.run != "graph":  # one way of running is enough for a layer
             continue
         for what, node in layers_of(case.model, case.batch, case.resolution):
             own = NetworkCase(**{**asdict(case), "model": what})

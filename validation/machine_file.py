@@ -28,10 +28,10 @@ def slug_of(name: str) -> str:
 
 
 def with_measured(device: str, measured: Sequence[Measured], *, keep: bool = False) -> str:
-    """The text of the device's file with one [[measured]] table for each figure; what was measured before is left out, unless `keep`:
-    then only figures that were measured anew replace it.
+    """The text of the device's file with one [[measured]] table for each figure.
 
-    Raises PerfmodelError for an unknown device, and for figures that the schema refuses.
+    What was measured before is left out, or with `keep` only what was measured anew. Raises PerfmodelError for an unknown device, and for
+    figures that the schema refuses.
     """
     spec = load(device)
     path = Path(device)

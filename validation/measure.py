@@ -164,7 +164,9 @@ def main(argv: list[str] | None = None) -> int:
         slug = cast("str", where["device"]).lower().removeprefix("nvidia ").replace(" ", "-")
         folder = options.output or RESULTS / slug
         wanted: dict[str, list[Problem]] = {
-            family.name: [p for p in family.cases() if (options.batch is None or p.N in options.batch) and options.channels in (None, p.C)]
+            family.name: [
+                p for p in family.cases() if (options.batch is None or p.N in options.batch) and options.channels in (None, p.C)
+            ]
             for family in families
         }
         everything = [problem for problems in wanted.values() for problem in problems]

@@ -65,7 +65,7 @@ def samples(torch: Any) -> Iterator[Sample]:
             sizes,
             1 / CHANNELS,
         )
-        del sizes, other
+        del sizes
         stems = pair(64, 112, (64, 256))
         pools: tuple[tuple[int, Callable[[Any], Any]], ...] = (
             (2, lambda x: functional.max_pool2d(x, 2, 2)),
@@ -156,5 +156,10 @@ def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sam
             chain = compiler(Chain(after).cuda().half().eval())
             times = _graph_seconds(torch, lambda chain=chain: chain(x), LAUNCHES)  # type: ignore[misc]
             rates = tuple(x.numel() / took for took in times)
-            yield Sample(quantity=quantity, kernel=f"torch.compile: {said}, fp16, from DRAM", values=rates, detail="×".join(map(str, x.shape)))
+            yield Sample(
+                quantity=quantity,
+                kernel=f"torch.compile: {said}, fp16, from DRAM",
+                values=rates,
+                detail="×".join(map(str, x.shape)),
+            )
     torch.cuda.empty_cache()

@@ -32,8 +32,7 @@ LAUNCHES: Final = 1000
 CHAINS: Final = 8 * 32
 """Operations of a thread per turn in the throughput kernels."""
 PARTS: Final = ("bandwidth", "throughput", "launch", "phases", "matrix", "rates", "memory", "compiled", "host")
-"""What a run consists of, in this order. The last five are of PyTorch, `compiled` of what torch.compile makes; it also adds compiled code to
-`host`."""
+"""What a run consists of, in this order. The last five are of PyTorch, `compiled` of what torch.compile makes (`host` then, too)."""
 
 
 class MachineRun(BaseModel):
@@ -100,7 +99,9 @@ def run(say: Callable[[str], None] = lambda _: None, only: Collection[str] = PAR
     if device.compute_capability == (9, 0):
         from perfmodel.validation.phase_times import samples as phase_samples
 
-        add("phases", lambda: phase_samples(cupy, device.multiprocessors, float(cupy.cuda.Device().attributes["ClockRate"]) * 1e3))
+        add(
+            "phases", lambda: phase_samples(cupy, device.multiprocessors, float(cupy.cuda.Device().attributes["ClockRate"]) * 1e3)
+        )
     if torch is None:
         add("matrix", lambda: _matrix_cupy(cupy, timer))
     else:

@@ -71,11 +71,15 @@ class NetworkComparison(BaseModel):
 
 
 def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
-    """The device with the host that was looked at beside a case: the mean of each quantity. Where none was, the device as its file has it."""
-    looks = line.get("host", ())
-    if not looks:
+    """The device with the host that was looked at beside a case; where none was, the device as its file has it.
+
+    Before and after the case every kind of call was looked at, between its steps the chain of blocks alone: a kind's seconds are the
+    median of these blocks, times what the kind took of a block in the two looks.
+    """
+    if not line.get("host"):
         return device
-    found = {quantity: statistics.fmean(look[quantity] for look in looks) for quantity in looks[0]}
+    looks, block_s = line["host"]["looks"], statistics.median(line["host"]["blocks_s"])
+    found = {kind: block_s * statistics.fmean(look[kind] / look["host_block_s"] for look in looks) for kind in looks[0]}
     rest = tuple(entry for entry in device.measured if not entry.quantity.startswith("host_"))
     own = tuple(
         Measured(

@@ -264,7 +264,7 @@ class _Worker:
                 return self._near.recv()
             self._process.kill()
             return f"did not answer within {LONGEST_COMPILE_S} s"
-        except EOFError:
+        except (EOFError, OSError):
             return "its process ended without an answer"
 
     def lines(self) -> Iterator[tuple[NetworkCase, dict[str, Any] | str]]:
@@ -292,7 +292,7 @@ class _Worker:
             self._process.kill()
 
 
-class _NotNow(Exception):  # noqa: N818 - no error: compiled code that does not get its turn
+class _NotNow(Exception):
     """Compiled code was not to run."""
 
 
@@ -400,11 +400,15 @@ def _measured(
         torch.cuda.synchronize()
         prepared_s = time.perf_counter() - began
         repeated: Callable[[], Any] = step if case.run in IN_STREAM else _captured(torch, step).replay
-        looks = [probe.medians()] if probe is not None and case.run in IN_STREAM else []
+        host: dict[str, Any] = {}
         before = state()
-        times = _times(torch, repeated)
+        if probe is not None and case.run in IN_STREAM:
+            looks, blocks = [probe.medians()], []
+            times = _times(torch, repeated, lambda: blocks.append(probe.block_s()))
+            host = {"host": {"looks": [*looks, probe.medians()], "blocks_s": [float(f"{value:.4g}") for value in blocks]}}
+        else:
+            times = _times(torch, repeated)
         after = state()
-        looks += [probe.medians()] if probe is not None and looks else []
         asked = (profile or traces is not None) and case.run in IN_STREAM
         kernels = _kernels(torch, repeated, case.trace(traces)) if asked else None
     return {
@@ -419,7 +423,7 @@ def _measured(
         "prepared_s": round(prepared_s, 2),
         "before": asdict(before) if before else None,
         "after": asdict(after) if after else None,
-        **({"host": looks} if looks else {}),
+        **host,
         **({"kernels": kernels} if kernels is not None else {}),
     }
 
@@ -435,8 +439,11 @@ def _captured(torch: Any, step: Callable[[], Any]) -> Any:
     return graph
 
 
-def _times(torch: Any, step: Callable[[], Any]) -> list[float]:
-    """Seconds of each step on the host's clock, with one synchronisation per step, as timm's benchmark does it."""
+def _times(torch: Any, step: Callable[[], Any], between: Callable[[], Any] = lambda: None) -> list[float]:
+    """Seconds of each step on the host's clock, with one synchronisation per step, as timm's benchmark does it.
+
+    `between` runs after each step, outside its time: a host's speed changes from one tenth of a second to the next.
+    """
     step()
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -449,6 +456,7 @@ def _times(torch: Any, step: Callable[[], Any]) -> list[float]:
         step()
         torch.cuda.synchronize()
         found.append(time.perf_counter() - start)
+        between()
     return found
 
 

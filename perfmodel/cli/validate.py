@@ -364,6 +364,10 @@ def validate_run(
     if what == "layers":
         from perfmodel.validation.layer_run import measure_layers
 
+        if any(case.autocast for case in wanted):
+            raise PerfmodelError(
+                "single layers are measured in one type, and no autocast chooses it; give --precisions fp16 or bf16"
+            )
         count = measure_layers(wanted, output, seconds=seconds, say=_say)
     else:
         compiled = [case for case in wanted if case.run in COMPILED]
@@ -374,7 +378,7 @@ def validate_run(
             count += measure_compiled(
                 compiled, path, jobs=jobs or compilers(), seconds=seconds, profile=profile, traces=traces, say=_say
             )
-    print(f"{count} measured, in {output}", file=sys.stderr)
+    print(f"{count} compiled" if prepare else f"{count} measured, in {output}", file=sys.stderr)
 
 
 MEASURED_BY_DEFAULT = ("resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv2_100")
@@ -419,3 +423,20 @@ def validate_networks(
         emit(comparison.model_dump_json(indent=2) + "\n", output)
     else:
         emit_tables([networks_table(comparison)], fmt, output)
+
+
+@validate_app.command("layers")
+def validate_layers(
+    file: Annotated[Path, typer.Argument(metavar="JSONL", help="What `perfmodel validate run --what layers` wrote.")],
+    hardware: Hardware,
+    fmt: OutputFormat = Format.TABLE,
+    output: Output = None,
+) -> None:
+    """Single layers measured by `validate run` beside tier expected."""
+    from perfmodel.validation.layer_comparison import compare_layers, layers_table
+
+    comparison = compare_layers(file, hardware)
+    if fmt is Format.JSON:
+        emit(comparison.model_dump_json(indent=2) + "\n", output)
+    else:
+        emit_tables([layers_table(comparison)], fmt, output)
