@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from perfmodel.errors import PerfmodelError
 from perfmodel.expected import calibration as cal
 from perfmodel.expected.constants import NAMES, CalibrationError, Constants, calibration_of
-from perfmodel.expected.features import Features
+from perfmodel.expected.features import HOST_CONVOLUTION, HOST_MATRIX, HOST_NORM, RATES, Features
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.paths import RULES, Path, convolution_rule, diagnosis_of, path_of
 from perfmodel.expected.terms import (
@@ -24,16 +26,19 @@ from perfmodel.expected.terms import (
     LARGE_INDEX_FACTOR,
     RESAMPLE_BANDWIDTH,
     TERMS,
+    THREADS,
     UNALIGNED_SLOWER,
     kernel_seconds,
     matrix_ops_per_s,
 )
 from perfmodel.hardware.catalog import load
+from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import GraphBuilder
 from perfmodel.layers.group_norm import GroupNorm
 from perfmodel.layers.layer_norm import LayerNorm
+from perfmodel.layers.pooling import MaxPool
 from perfmodel.layers.upsample import Upsample
 from perfmodel.lowering import COMPILED, EAGER, lower, stays_in_nchw
 from perfmodel.networks.catalog import build
@@ -437,3 +442,103 @@ def test_paths_of_kernels_that_are_no_convolutions() -> None:
     assert work["multiply"] is Path.BROADCAST
     assert work["global_average_pool"] is Path.BROADCAST
     assert work["linear"] is Path.MATRIX
+
+
+def measured_machine(**figures: object) -> Machine:
+    """An H200 without the figures of kernels on data from DRAM, but for those given."""
+    plain: dict[str, object] = {
+        "dram_rates": (math.inf,) * len(RATES),
+        "dram_rows_per_s": None,
+        "pool_outputs_per_s": (),
+        "product_bytes_per_s": None,
+        "narrow_outputs_per_s": math.inf,
+        "convolution_widths": (),
+        "chains": (),
+        "host_compiled_s": None,
+    }
+    return replace(machine("h200"), **{**plain, **figures})  # type: ignore[arg-type]
+
+
+def of_norm(*, size: int, batch: int = 64, channels: int = 256) -> Features:
+    g = GraphBuilder()
+    g.add(BatchNorm(channels=channels), g.input(Shape(batch, channels, size, size)), name="bn")
+    return Features.of(kernels(g.graph(), HALF, "eager"))
+
+
+def test_elements_from_dram_go_at_their_own_rate() -> None:
+    """e·(s/r_L2 + (1 − s)/r_DRAM), with the share s of the bytes that L2 still has."""
+    far = tuple(2e11 if kind == "norm" else math.inf for kind in RATES)
+    m, f = measured_machine(dram_rates=far), of_norm(size=56)
+    near = m.element_rates[RATES.index("norm")]
+    share = PRIORS.l2_share * m.l2_bytes / f.dram_bytes[-1]
+    rate_s = kernel_seconds(f, m, PRIORS).rate_s[-1]
+    assert rate_s == pytest.approx(f.elements[-1] * (share / near + (1 - share) / 2e11))
+    without = kernel_seconds(f, m, PRIORS, ALL - {"l2"}).rate_s[-1]
+    assert without == pytest.approx(f.elements[-1] / 2e11)
+    small = of_norm(size=7, batch=2)
+    assert kernel_seconds(small, m, PRIORS).rate_s[-1] < 2 * small.elements[-1] / near / min(
+        1, small.norm_threads[-1] / (m.multiprocessors * THREADS)
+    ), "what stays in L2 goes at the rate from L2"
+
+
+def test_a_pools_results_lie_on_the_line_through_two_windows() -> None:
+    m = measured_machine(pool_outputs_per_s=((4, 1e11), (9, 5e10)))
+    for taps, kernel in ((4, 2), (9, 3), (25, 5)):
+        g = GraphBuilder()
+        g.add(MaxPool(kernel=(kernel, kernel), stride=(2, 2)), g.input(Shape(64, 64, 112, 112)), name="pool")
+        f = Features.of(kernels(g.graph(), HALF, "eager"))
+        assert f.taps[0] == taps
+        each = 1e-11 + (taps - 4) / 5 * 1e-11
+        assert kernel_seconds(f, m, PRIORS).rate_s[0] == pytest.approx(f.m[0] * f.n[0] * each)
+
+
+def test_a_convolution_of_an_image_is_held_by_its_results() -> None:
+    m = measured_machine(narrow_outputs_per_s=1e10)
+    f = of_convolution(3, 32, kernel=3)
+    assert kernel_seconds(f, m, PRIORS).rate_s[0] == pytest.approx(f.m[0] * 32 / 1e10)
+    assert kernel_seconds(of_convolution(12, 36, kernel=3), m, PRIORS).rate_s[0] == 0, "12 channels are another kernel's"
+
+
+def test_convolutions_sustain_what_their_width_does() -> None:
+    m = measured_machine(convolution_widths=((64, 4e14), (256, 8e14)))
+    terms = ALL - {"tail", "startup", "launch", "padding"}
+    for width, rate in ((32, 4e14), (64, 4e14), (128, 6e14), (256, 8e14), (1024, 8e14)):
+        f = of_convolution(width, width, kernel=3)
+        assert kernel_seconds(f, m, PRIORS, terms).arithmetic_s[0] == pytest.approx(f.ops[0] / rate)
+
+
+def test_products_move_what_products_moved() -> None:
+    m = measured_machine(product_bytes_per_s=1e12)
+    f = of_convolution(64, 128)
+    assert kernel_seconds(f, m, PRIORS, ALL - {"l2"}).memory_s[0] == pytest.approx(f.dram_bytes[0] / 1e12)
+
+
+def test_a_compiler_writes_its_own_kernels() -> None:
+    """None of the framework's rates and starts holds compiled code; its chains' rates do."""
+    work = kernels(build("mobilenetv2_100", batch=64).graph, HALF, "pointwise")
+    f, m = Features.of(work), measured_machine(chains=(("chain", 1e11), ("chain_special", 1e10)))
+    times = kernel_seconds(f, m, PRIORS, ALL - {"l2"}, graph=True, compiled=True)
+    own = np.isin(f.path, (Path.POINTWISE, Path.BROADCAST))
+    assert own.any()
+    assert times.rate_s[own] == pytest.approx(f.elements[own] / 1e11)
+    assert not times.exposed_s[own].any()
+    g = GraphBuilder()
+    g.activation(g.conv(g.input(Shape(64, 64, 56, 56)), 64), "silu")
+    special = Features.of(kernels(g.graph(), HALF, "pointwise"))
+    assert kernel_seconds(special, m, PRIORS, compiled=True).rate_s[-1] == pytest.approx(special.elements[-1] / 1e10)
+
+
+def test_compiled_code_is_waited_for_as_it_was_measured() -> None:
+    f = Features.of(kernels(build("resnet18", batch=1).graph, HALF, "pointwise"))
+    m = measured_machine(host_compiled_s=(1e-3, 1e-4, 1e-5))
+    times = kernel_seconds(f, m, PRIORS, compiled=True)
+    library = np.isin(f.host, (HOST_CONVOLUTION, HOST_MATRIX))
+    issued = 1e-3 + np.where(library, 1e-4, 1e-5).sum()
+    assert times.latency_s.sum() == pytest.approx(issued + times.kernel_s[-1], rel=1e-6)
+
+
+def test_a_norms_helpers_are_part_of_its_call() -> None:
+    f, m = of_norm(size=4, batch=1), machine("h200")
+    assert len(f.host) == 3
+    assert m.host_s is not None
+    assert np.array(m.host_s)[f.host].sum() == m.host_s[HOST_NORM]

@@ -294,7 +294,8 @@ def _chain_s(f: Features, path: Integers, share: Floats, machine: Machine) -> Fl
     ours = np.isin(path, (Path.POINTWISE, Path.BROADCAST, Path.MOVE))
     plain = f.elements * (1 - share) / rates.get("chain", np.inf)
     special = f.elements / rates.get("chain_special", np.inf)
-    return np.where(ours, np.where(f.special_ops > 0, np.maximum(plain, special), plain), 0.0)
+    # a norm evaluates one root for each channel; a chain of special functions one or more for each element
+    return np.where(ours, np.where(2 * f.special_ops > f.elements, np.maximum(plain, special), plain), 0.0)
 
 
 def _depth_s(f: Features, path: Integers, machine: Machine) -> Floats:
