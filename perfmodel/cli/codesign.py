@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from perfmodel.cli.options import Dtype, Format, Output, OutputFormat, Sets, emit, emit_tables, named_device
+from perfmodel.cli.options import Dtype, Format, Output, OutputFormat, Sets, emit, emit_tables, is_given, named_device
 from perfmodel.errors import PerfmodelError, shown
 
 _COUNT: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kMGT]?)")
@@ -49,7 +49,7 @@ def convfirst_net(
 
     if member is not None or family:
         ours = ("member", "family", "fmt", "output")
-        given = [name for name in ctx.params if name not in ours and _is_given(ctx, name)]
+        given = [name for name in ctx.params if name not in ours and is_given(ctx, name)]
         if given:
             raise PerfmodelError(
                 "--member and --family are questions of their own; leave out "
@@ -87,11 +87,6 @@ def convfirst_net(
         emit_tables([design_table(answer)], fmt, output)
     else:
         emit_tables([design_table(answer), stage_table(answer)], fmt, output)
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _progress(done: int, all_of: int) -> None:

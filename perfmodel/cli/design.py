@@ -22,6 +22,7 @@ from perfmodel.cli.options import (
     Sets,
     emit,
     emit_tables,
+    is_given,
     named_device,
 )
 from perfmodel.errors import PerfmodelError, shown
@@ -75,7 +76,7 @@ def _subject(
         raise PerfmodelError("ask about one thing: give either --model MODEL or --block KIND")
     other, needed = ((*choices,), "--block") if model is not None else ((*network,), "--model")
     for name in other:
-        if _is_given(ctx, name):
+        if is_given(ctx, name):
             raise PerfmodelError(f"--{name.replace('_', '-')} is for {needed}; leave it out")
     device = named_device(hardware, sets)
     if model is not None:
@@ -158,7 +159,7 @@ def design_solve(
     )
     name = unknown.lower().replace("-", "_")
     name = _ALIASES["model" if model is not None else "block"].get(name, name)
-    if _is_given(ctx, name):
+    if is_given(ctx, name):
         raise PerfmodelError(f"--{name.replace('_', '-')} is what is asked for; leave it out")
     budgets = _budgets({"latency": latency, "memory": memory, "traffic": traffic, "macs": macs, "params": params})
     if (budgets and (fused_gain is not None or (compute_bound and name not in HARDWARE))) or (
@@ -271,12 +272,6 @@ def design_lift(
         layout=layout,
     )
     emit_tables([lift_table(subject, lift(subject))], fmt, output)
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    """Whether an option of that name was written on the command line."""
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _of_the_catalogue(model: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -137,6 +138,24 @@ def named_network(model: str, batch: int | None, resolution: int | None, classes
 
 _IMPORTED: dict[tuple[str, int | None, int | None, int], Network] = {}
 """Networks of this run of the command: a comparison asks for each under every schedule and on every machine."""
+
+
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option of that name was written on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def require_place(output: Path) -> None:
+    """Raise, before anything that takes long, where a file could not be written: its folder is missing, or it is one itself."""
+    if str(output) == "-":
+        return
+    if output.is_dir():
+        raise PerfmodelError(f"cannot write {output}: it is a folder; name a file")
+    if not output.parent.is_dir():
+        raise PerfmodelError(f"cannot write {output}: there is no folder {output.parent}")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise PerfmodelError(f"cannot write {output}: permission denied; choose another file")
 
 
 def emit(text: str, output: Path | None) -> None:
