@@ -77,18 +77,36 @@ class MachineRun(BaseModel):
         )
 
 
-def run(say: Callable[[str], None] = lambda _: None, only: Collection[str] = PARTS) -> MachineRun:
-    """Measure the current GPU, or some PARTS of it; all take about a minute. Raises GpuError where there is none."""
+def run(
+    say: Callable[[str], None] = lambda _: None,
+    only: Collection[str] = PARTS,
+    keep: Callable[[MachineRun], None] = lambda _: None,
+) -> MachineRun:
+    """Measure the current GPU, or some PARTS of it; all take about a minute. `keep` is given all there is after every figure.
+
+    Raises GpuError where there is no GPU.
+    """
     cupy = cupy_with_gpu()
     device = this_device()
     torch = _torch()
     samples: list[Sample] = []
+
+    def found_so_far() -> MachineRun:
+        return MachineRun(
+            device=device.name,
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            driver=driver_version(),
+            cupy=cupy.__version__,
+            torch=torch.__version__ if torch is not None else None,
+            samples=tuple(samples),
+        )
 
     def add(part: str, found: Callable[[], Iterator[Sample]]) -> None:
         for sample in found() if part in only else ():
             samples.append(sample)
             size = f" ({sample.detail})" if sample.detail else ""
             say(f"{sample.quantity}{size}: {sample.median:.4g}")
+            keep(found_so_far())
 
     source = (resources.files("perfmodel.validation") / "microbenchmarks.cu").read_text(encoding="utf-8")
     module = cupy.RawModule(code=source, options=("-std=c++17",))
@@ -113,14 +131,7 @@ def run(say: Callable[[str], None] = lambda _: None, only: Collection[str] = PAR
         add("memory", lambda: memory_rates.samples(torch))
         add("compiled", lambda: memory_rates.compiled_samples(torch, torch.compile))
         add("host", lambda: HostProbe(torch, torch.compile if "compiled" in only else None).samples())
-    return MachineRun(
-        device=device.name,
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        driver=driver_version(),
-        cupy=cupy.__version__,
-        torch=torch.__version__ if torch is not None else None,
-        samples=tuple(samples),
-    )
+    return found_so_far()
 
 
 def _torch() -> Any | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_tables, listed
+from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_tables, listed, require_place
 from perfmodel.errors import PerfmodelError
 
 hardware_app = typer.Typer(
@@ -61,7 +61,10 @@ def hardware_measure(
         Path | None,
         typer.Option(metavar="FILE.toml", help="The device's file with what was measured; default: DEV-measured.toml."),
     ] = None,
-    samples: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write every raw sample.")] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Also write every raw sample, as it comes: a run that is stopped keeps them."),
+    ] = None,
     where: Annotated[str, typer.Option(help="Where it was measured, for the record.")] = "this machine",
     only: Annotated[
         str | None,
@@ -74,16 +77,24 @@ def hardware_measure(
 ) -> None:
     """Measure this machine's GPU (about a minute): bandwidths, throughputs, launch gaps, PyTorch's own rates, clocks under load."""
     from perfmodel.hardware.catalog import load
+    from perfmodel.validation.gpu import this_device
     from perfmodel.validation.machine_file import slug_of, with_measured
-    from perfmodel.validation.microbenchmarks import PARTS, run
+    from perfmodel.validation.microbenchmarks import PARTS, MachineRun, run
 
     parts = PARTS if only is None else listed("--only", only)
     if unknown := [part for part in parts if part not in PARTS]:
         raise PerfmodelError(f"--only takes {', '.join(PARTS)}, not {unknown[0]!r}")
-    found = run(lambda line: print(line, file=sys.stderr, flush=True), parts)
-    name = device or slug_of(found.device)
-    target = output or Path(f"{load(name).slug}-measured.toml")
-    if samples is not None:
-        emit(found.model_dump_json(indent=1) + "\n", samples)
+    name = device or slug_of(this_device().name)
+    slug = load(name).slug
+    target = output or Path(f"{slug}-measured.toml")
+    for place in (target, samples):
+        if place is not None:
+            require_place(place)
+
+    def keep(found: MachineRun) -> None:
+        if samples is not None:
+            emit(found.model_dump_json(indent=1) + "\n", samples)
+
+    found = run(lambda line: print(line, file=sys.stderr, flush=True), parts, keep)
     emit(with_measured(name, found.measured(where), keep=only is not None), target)
     print(f"wrote {target}; predict with --hardware {target}", file=sys.stderr)
