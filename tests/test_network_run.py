@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,19 @@ from perfmodel.prediction import predict
 from perfmodel.validation import network_run
 from perfmodel.validation.host_times import LEAST_S, _less
 from perfmodel.validation.layer_comparison import compare_layers
+from perfmodel.validation.microbenchmarks import MachineRun
 from perfmodel.validation.network_comparison import compare_networks, with_host
-from perfmodel.validation.network_run import NetworkCase, _Gate, _NotNow, cases, measure_compiled, read_results
+from perfmodel.validation.network_run import (
+    Counts,
+    NetworkCase,
+    _Gate,
+    _NotNow,
+    cases,
+    measure_all,
+    measure_compiled,
+    read_results,
+)
+from perfmodel.validation.samples import Sample
 from perfmodel.validation.timm import MeasurementFileError
 
 LOOK = {
@@ -59,9 +71,26 @@ class _Cuda:
     def get_device_name(_: int) -> str:
         return "GPU"
 
+    @staticmethod
+    def empty_cache() -> None:
+        pass
+
 
 class _Torch:
     cuda = _Cuda
+    backends = SimpleNamespace(cudnn=SimpleNamespace(benchmark=False))
+
+
+class _Timm:
+    """It has every model but `nonesuch…`."""
+
+    @staticmethod
+    def is_model(name: str) -> bool:
+        return not name.startswith("nonesuch")
+
+    @staticmethod
+    def list_models() -> list[str]:
+        return ["nonsuch50", "resnet50"]
 
 
 @pytest.fixture
@@ -92,7 +121,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         pipe.close()
 
     monkeypatch.setattr(network_run, "_torch", lambda: _Torch)
-    monkeypatch.setattr(network_run, "_timm", lambda: None)
+    monkeypatch.setattr(network_run, "_timm", lambda: _Timm)
     monkeypatch.setattr(network_run, "_compiled", worker)
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: _Context)
     return done
@@ -101,13 +130,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_networks_compile_together_and_are_timed_alone(steps: list[str], tmp_path: Path) -> None:
     wanted = cases(("a", "broken", "b"), (1,), runs=("compile", "compile-graph"))
     said: list[str] = []
-    assert measure_compiled(wanted, tmp_path / "r.jsonl", jobs=3, say=said.append) == 4
+    assert measure_compiled(wanted, tmp_path / "r.jsonl", jobs=3, say=said.append) == Counts(4, 2)
     assert sorted(steps[:2]) == ["compile a/1", "compile b/1"], "once for both ways of running"
     assert steps[2:] == ["time a/1 compile", "time a/1 compile-graph", "time b/1 compile", "time b/1 compile-graph"]
     assert any("does not compile" in line for line in said)
     assert {line["run"] for line in read_results(tmp_path / "r.jsonl")} == {"compile", "compile-graph"}
     before = len(steps)
-    assert measure_compiled(wanted, tmp_path / "r.jsonl", jobs=3) == 0, "what is recorded is not measured again"
+    assert measure_compiled(wanted, tmp_path / "r.jsonl", jobs=3) == Counts(0, 2), "what is recorded is not measured again"
     assert len(steps) == before
 
 
@@ -117,16 +146,14 @@ def test_at_most_so_many_compile_at_once(steps: list[str], tmp_path: Path) -> No
 
 
 def test_preparing_runs_nothing(steps: list[str]) -> None:
-    assert measure_compiled(cases(("a", "b"), (1,), runs=("compile", "compile-graph")), None, jobs=2) == 4
+    assert measure_compiled(cases(("a", "b"), (1,), runs=("compile", "compile-graph")), None, jobs=2) == Counts(4, 0)
     assert sorted(steps) == ["compile a/1", "compile b/1"]
 
 
 def test_no_turn_begins_after_its_time(steps: list[str], tmp_path: Path) -> None:
     said: list[str] = []
-    assert (
-        measure_compiled(cases(("a", "b"), (1,), runs=("compile",)), tmp_path / "r.jsonl", jobs=2, seconds=0, say=said.append)
-        == 0
-    )
+    wanted = cases(("a", "b"), (1,), runs=("compile",))
+    assert measure_compiled(wanted, tmp_path / "r.jsonl", jobs=2, seconds=0, say=said.append) == Counts(0, 0)
     assert not [step for step in steps if step.startswith("time")]
     assert "stopped after 0 s" in said[-1]
 
@@ -183,7 +210,9 @@ def test_layers_beside_their_networks_kernels(tmp_path: Path) -> None:
         "batch": 8,
         "resolution": 224,
         "dtype": "fp16",
+        "autocast": None,
         "layout": "nhwc",
+        "run": "graph",
         "device": "GPU",
         "times_s": [1e-5],
         "median_s": 1e-5,
@@ -226,7 +255,21 @@ def test_layers_beside_their_networks_kernels(tmp_path: Path) -> None:
         (["validate", "run", "--what", "fused", "--output", "r", "--models", "convfrist"], "--models takes convfirst"),
         (["validate", "run", "--what", "fused", "--output", "r", "--stages", "look"], "--stages takes check, time, count"),
         (["validate", "run", "--what", "layers", "--output", "r", "--precisions", "autocast-fp16"], "no autocast"),
+        (["validate", "run", "--output", "r", "--layout", "zz"], "--layout takes nhwc or nchw"),
+        (["validate", "run", "--output", "r", "--precisions", "fp16,zz"], "--precisions takes fp16, bf16"),
+        (["validate", "run", "--output", "r", "--runs", "zz"], "--runs takes eager, graph"),
+        (["validate", "run", "--output", "r", "--batches", "1,²"], "a whole number from 1 to 1048576, not '²'"),
+        (["validate", "run", "--output", "r", "--batches", "9" * 5000], "a whole number from 1"),
+        (["validate", "run", "--output", "r", "--stages", "time"], "--stages says nothing about --what networks"),
+        (["validate", "run", "--output", "r", "--prepare"], "--prepare is about runs compile"),
+        (["validate", "run", "--what", "layers", "--output", "r", "--runs", "eager"], "--runs says nothing about --what layers"),
+        (["validate", "run", "--what", "layers", "--output", "r", "--precisions", "tf32"], "--precisions takes"),
+        (["validate", "run", "--what", "layers", "--output", "r", "--models", "nonesuch"], "unknown model 'nonesuch'"),
+        (["validate", "run", "--what", "fused", "--output", "r", "--jobs", "2"], "--jobs says nothing about --what fused"),
         (["hardware", "measure", "--only", "memory,everything"], "not 'everything'"),
+        (["hardware", "measure", "--hardware", "nonesuch", "--output", "r.toml"], "unknown device 'nonesuch'"),
+        (["hardware", "measure", "--hardware", "h200", "--output", "."], "it is a folder"),
+        (["hardware", "measure", "--hardware", "h200", "--samples", "absent/s.json"], "there is no folder absent"),
         (["validate", "layers", "absent.jsonl", "--hardware", "h200"], "cannot read"),
     ],
 )
@@ -250,3 +293,99 @@ def test_fused_kernels_are_measured_as_asked(monkeypatch: pytest.MonkeyPatch) ->
     assert command(["validate", "run", "--what", "fused", "--output", "folder"]) == 0
     wanted = "--output folder --block convfirst --block mbconv --stage time --batch 1 --batch 16"
     assert asked == [wanted.split(), ["--output", "folder"]]
+
+
+def test_a_case_that_fails_costs_no_other(steps: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever a model raises, with or without a word; and the command's exit code says that something is missing."""
+    raised = {"silent": AssertionError(), "vit": AssertionError("image size"), "odd": AttributeError("no such\nmore")}
+
+    def module(torch: Any, timm: Any, case: NetworkCase) -> str:
+        if case.model in raised:
+            raise raised[case.model]
+        return case.model
+
+    monkeypatch.setattr(network_run, "_module", module)
+    monkeypatch.setattr(network_run, "_measured", lambda torch, module, case, **_: {"times_s": [1.0], "median_s": 1.0})
+    said: list[str] = []
+    wanted = cases(("silent", "vit", "odd", "good"), (1,), runs=("graph",))
+    assert measure_all(wanted, tmp_path / "r.jsonl", say=said.append) == Counts(1, 3)
+    assert [line.split(": ", 1)[1] for line in said[:3]] == [
+        "AssertionError",
+        "AssertionError: image size",
+        "AttributeError: no such",
+    ]
+    arguments = ["validate", "run", "--batches", "1", "--runs", "graph", "--output", str(tmp_path / "r.jsonl"), "--models"]
+    assert command([*arguments, "good,vit"]) == 5
+    assert command([*arguments, "good"]) == 0
+
+
+def test_models_and_the_place_are_looked_at_before_anything_is_measured(
+    steps: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(network_run, "_module", lambda *_: pytest.fail("measured"))
+    for runs in ("eager", "compile"):
+        options = ["--runs", runs, "--batches", "1"]
+        assert command(["validate", "run", *options, "--output", str(tmp_path / "r"), "--models", "a,nonesuch50"]) == 2
+        assert "nonsuch50" in capsys.readouterr().err
+        assert command(["validate", "run", *options, "--output", str(tmp_path), "--models", "a"]) == 2
+        assert str(tmp_path) in capsys.readouterr().err
+    assert not steps
+
+
+def _recorded(**fields: object) -> dict[str, object]:
+    case = cases(("resnet18",), (1,), runs=("graph",))[0]
+    line = {field: getattr(case, field) for field in ("model", "batch", "resolution", "dtype", "autocast", "layout", "run")}
+    line |= {"key": case.key, "device": "NVIDIA H200", "times_s": [1e-3], "median_s": 1e-3, **fields}
+    return {field: value for field, value in line.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"median_s": ...}, "median_s"),
+        *(({"median_s": value}, "median_s") for value in (0, -1.0, "x", None, float("nan"))),
+        *(({field: "zz"}, field) for field in ("dtype", "layout", "run", "autocast", "times_s", "batch")),
+        ({"model": 3}, "model"),
+        ({"host": {"looks": [], "blocks_s": [1.0]}}, "host.looks"),
+        ({"host": {"looks": [{"host_norm_s": 1.0}], "blocks_s": [1.0]}}, "host_block_s"),
+    ],
+)
+def test_a_damaged_line_is_named(
+    fields: dict[str, object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(f"{json.dumps(_recorded())}\n{json.dumps(_recorded(**fields))}\n", encoding="utf-8")
+    assert command(["validate", "networks", str(path), "--hardware", "h200"]) == 2
+    error = capsys.readouterr().err
+    assert "line 2" in error
+    assert said in error
+
+
+def test_what_cannot_be_compared_is_listed_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    lines = [_recorded(batch=batch) for batch in (16, 17, 63, 64)]
+    lines += [_recorded(device="NVIDIA GeForce RTX 4090", key="other"), _recorded(dtype="fp32", layout="nchw", key="slow")]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    found = compare_networks(path, "h200")
+    assert {name: one.n for name, one in found.by_run.items()} == {
+        "graph, batch 17 to 63": 2, "graph, batch ≤ 16": 1, "graph, batch ≥ 64": 1,
+    }  # fmt: skip
+    assert {one.rows: one.reason for one in found.skipped}["other",] == "measured on NVIDIA GeForce RTX 4090"
+    with pytest.raises(MeasurementFileError, match="measured on NVIDIA H200: 5"):
+        compare_networks(path, "rtx4090")
+
+
+def test_samples_of_a_machine_are_written_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run that dies keeps what it had."""
+    sample = Sample(quantity="launch_stream_s", kernel="nothing", values=(1e-6,))
+    found = MachineRun(device="NVIDIA H200", date="2026-11-30", driver="1", cupy="14", torch=None, samples=(sample,))
+
+    def measured(say: object, only: object, keep: Callable[[MachineRun], None]) -> MachineRun:
+        keep(found)
+        raise MemoryError
+
+    monkeypatch.setattr("perfmodel.validation.microbenchmarks.run", measured)
+    path = tmp_path / "samples.json"
+    with pytest.raises(MemoryError):
+        command(["hardware", "measure", "--hardware", "h200", "--samples", str(path), "--output", str(tmp_path / "x.toml")])
+    assert MachineRun.model_validate_json(path.read_text(encoding="utf-8")) == found

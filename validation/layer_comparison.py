@@ -7,10 +7,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from perfmodel.errors import PerfmodelError
+from perfmodel.hardware.catalog import load
 from perfmodel.prediction import Prediction, predict
 from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped
+from perfmodel.validation.network_comparison import MOST_SAID, of_another, too_few
 from perfmodel.validation.network_run import read_results
 from perfmodel.validation.statistics import Summary
 from perfmodel.validation.timm import MeasurementFileError
@@ -60,16 +63,19 @@ class LayerComparison(BaseModel):
 
 
 def compare_layers(path: Path, hardware: str) -> LayerComparison:
-    """Predict every layer of a file of results, as one of its network's; lines of whole networks are listed.
+    """Predict every layer of a file of results, as one of its network's.
+
+    Listed are lines of whole networks, of another device, and of what the tier does not predict.
 
     Raises MeasurementFileError where fewer than 2 can be compared.
     """
+    device = load(hardware)
 
     @cache
     def predicted(network: str, batch: int, resolution: int, dtype: str, layout: str) -> Prediction:
         return predict(
             network,
-            hardware,
+            device,
             batch=batch,
             resolution=resolution,
             dtype=dtype,
@@ -85,6 +91,9 @@ def compare_layers(path: Path, hardware: str) -> LayerComparison:
         if line.get("kind") != "layer":
             skipped.setdefault("a whole network", []).append(str(line["key"])[:80])
             continue
+        if reason := of_another(line, device):
+            skipped.setdefault(reason, []).append(str(line["key"])[:80])
+            continue
         try:
             prediction = predicted(line["network"], line["batch"], line["resolution"], line["dtype"], line["layout"])
             own = [time for time in prediction.times if line["node"] in time.kernel.layers]
@@ -92,6 +101,9 @@ def compare_layers(path: Path, hardware: str) -> LayerComparison:
             raise MeasurementFileError(
                 f"{path} lacks the field {error} in a line; it must be a file that `validate run` wrote"
             ) from None
+        except PerfmodelError as error:  # a type without a rate, an image that the network does not take: this line only
+            skipped.setdefault(str(error)[:MOST_SAID], []).append(str(line["key"])[:80])
+            continue
         if not own:
             skipped.setdefault("no kernel of its own", []).append(str(line["key"])[:80])
             continue
@@ -110,14 +122,14 @@ def compare_layers(path: Path, hardware: str) -> LayerComparison:
             )
         )
     if len(rows) < 2:
-        raise MeasurementFileError(f"{path} has {len(rows)} layers that can be compared; at least 2 are needed")
+        raise too_few(path, len(rows), "layers", skipped)
     groups: dict[str, list[LayerRow]] = {}
     for row in rows:
         groups.setdefault(row.path, []).append(row)
     whole = _summary(rows)
     return LayerComparison(
         file=path.name,
-        hardware=prediction.device.slug,
+        hardware=device.slug,
         n=whole.n,
         mape=whole.mape,
         median_ape=whole.median_ape,

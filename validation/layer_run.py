@@ -19,9 +19,9 @@ from perfmodel.layers.graph import Node
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.linear import Linear
 from perfmodel.layers.pooling import GlobalAveragePool, MaxPool
-from perfmodel.networks.catalog import build
+from perfmodel.networks.catalog import build, find
 from perfmodel.validation.gpu import driver_version
-from perfmodel.validation.network_run import NetworkCase, NetworkResults, _torch
+from perfmodel.validation.network_run import Counts, NetworkCase, NetworkResults, _torch, sentence
 
 LAUNCHES: Final = 10
 REPEATS: Final = 15
@@ -42,34 +42,37 @@ def layers_of(model: str, batch: int, resolution: int) -> tuple[tuple[str, Node]
 
 def measure_layers(
     wanted: Iterable[NetworkCase], path: Path, *, seconds: float | None = None, say: Callable[[str], None] = lambda _: None
-) -> int:
-    """Measure the layers of each case's network, at its batch and image size, until `seconds` have passed; returns how many.
+) -> Counts:
+    """Measure the layers of each case's network, at its batch and image size, until `seconds` have passed.
 
-    Layers that PyTorch has no single call for are said and left out. Raises GpuError without torch or GPU, UnknownNameError for a network
-    that the catalogue lacks.
+    Layers that PyTorch has no single call for are said and left out, and so are those that fail. Raises GpuError without torch or GPU,
+    UnknownNameError for a network that the catalogue lacks.
     """
+    wanted = tuple(wanted)
+    for case in wanted:
+        find(case.model)
     torch = _torch()
     results = NetworkResults(path, torch.cuda.get_device_name(0))
     torch.backends.cudnn.benchmark = True
-    began, count = time.perf_counter(), 0
+    began, count, failed = time.perf_counter(), 0, 0
     for case in wanted:
-        if case.run != "graph":  # one way of running is enough for a layer
-            continue
         for what, node in layers_of(case.model, case.batch, case.resolution):
             own = NetworkCase(**{**asdict(case), "model": what})
             if results.has(own):
                 continue
             if seconds is not None and time.perf_counter() - began > seconds:
                 say(f"stopped after {seconds:.0f} s")
-                return count
-            call = _call(torch, node, case.dtype)
-            if call is None:
-                say(f"{what}: no single call of PyTorch")
-                continue
+                return Counts(count, failed)
             try:
-                times = _times(torch, call)
-            except RuntimeError as error:  # CUDA's: this layer only
-                say(f"{what}: {str(error).splitlines()[0][:200]}")
+                call = _call(torch, node, case.dtype)
+                times = None if call is None else _times(torch, call)
+            except Exception as error:  # of CUDA, of torch, memory: this layer only
+                say(f"{what}: {sentence(error)}")
+                failed += 1
+                torch.cuda.empty_cache()
+                continue
+            if times is None:
+                say(f"{what}: no single call of PyTorch")
                 continue
             results.add(
                 own,
@@ -87,7 +90,7 @@ def measure_layers(
             )
             count += 1
             say(f"{what}: {statistics.median(times) * 1e6:.1f} µs")
-    return count
+    return Counts(count, failed)
 
 
 def _call(torch: Any, node: Node, dtype: str) -> Callable[[], Any] | None:

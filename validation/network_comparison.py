@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from perfmodel.errors import UnknownNameError
-from perfmodel.hardware.catalog import load
+from perfmodel.errors import PerfmodelError, UnknownNameError, shown
+from perfmodel.hardware.catalog import load, names
 from perfmodel.hardware.spec import DeviceSpec, Measured
 from perfmodel.importers.model import TIMM
 from perfmodel.importers.program import MissingExtraError
@@ -19,11 +19,14 @@ from perfmodel.prediction import predict
 from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped, diagnosed
+from perfmodel.validation.machine_file import slug_of
 from perfmodel.validation.network_run import IN_STREAM, read_results
 from perfmodel.validation.statistics import Summary
 from perfmodel.validation.timm import MeasurementFileError
 
 SCHEDULE_OF = {"eager": "eager", "graph": "eager", "compile": "pointwise", "compile-graph": "pointwise"}
+MOST_SAID = 160
+"""Characters of an error, as a reason that a line is left out."""
 
 
 class NetworkRow(BaseModel):
@@ -86,8 +89,8 @@ def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
             quantity=quantity,
             value=value,
             kernel="chains of modules, beside the case",
-            date=line["date"],
-            driver=line["driver"],
+            date=str(line.get("date", "unknown")),
+            driver=str(line.get("driver", "unknown")),
             where="the host of the case",
         )
         for quantity, value in found.items()
@@ -104,10 +107,28 @@ def _named(model: str) -> str:
     return model
 
 
-def compare_networks(path: Path, hardware: str) -> NetworkComparison:
-    """Predict every network of a file of results; lines of single layers, and of networks that are not known, are listed.
+def of_another(line: Mapping[str, Any], device: DeviceSpec) -> str | None:
+    """Why a line says nothing about the device, as far as the catalogue knows both; a TOML file of one's own is taken at its word."""
+    try:
+        measured = slug_of(line["device"])
+    except PerfmodelError:
+        return None
+    return f"measured on {shown(line['device'])}" if measured != device.slug and device.slug in names() else None
 
-    Raises MeasurementFileError where fewer than 2 can be compared.
+
+def too_few(path: Path, count: int, what: str, skipped: Mapping[str, list[str]]) -> MeasurementFileError:
+    """Nothing to compare, and why."""
+    why = "; ".join(f"{reason}: {len(left)}" for reason, left in skipped.items())
+    return MeasurementFileError(
+        f"{path} has {count} {what} that can be compared; at least 2 are needed{f' (left out: {why})' if why else ''}"
+    )
+
+
+def compare_networks(path: Path, hardware: str) -> NetworkComparison:
+    """Predict every network of a file of results.
+
+    Listed are lines of single layers, of another device, of networks that are not known, and of what the tier does not predict. Raises
+    MeasurementFileError where fewer than 2 can be compared.
     """
     device = load(hardware)
     replay_s = next((entry.value for entry in device.measured if entry.quantity == "graph_replay_s"), 0.0)
@@ -117,6 +138,9 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     for line in read_results(path):
         if line.get("kind") == "layer":
             skipped.setdefault("a single layer", []).append(str(line["key"])[:80])
+            continue
+        if reason := of_another(line, device):
+            skipped.setdefault(reason, []).append(str(line["key"]))
             continue
         try:
             prediction = predict(
@@ -137,10 +161,9 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
         except MissingExtraError:
             skipped.setdefault("not in the catalogue, and PyTorch and timm are not installed", []).append(str(line["key"]))
             continue
-        except KeyError as error:
-            raise MeasurementFileError(
-                f"{path} lacks the field {error} in a line; it must be a file that `validate run` wrote"
-            ) from None
+        except PerfmodelError as error:  # a type without a rate, an image that the network does not take: this line only
+            skipped.setdefault(str(error)[:MOST_SAID], []).append(str(line["key"]))
+            continue
         bound = prediction.bound_latency_s
         rows.append(
             NetworkRow(
@@ -159,11 +182,11 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
             )
         )
     if len(rows) < 2:
-        raise MeasurementFileError(f"{path} has {len(rows)} networks that can be compared; at least 2 are needed")
+        raise too_few(path, len(rows), "networks", skipped)
     whole = _summary(rows)
     groups: dict[str, list[NetworkRow]] = {}
     for row in rows:
-        size = "batch ≥ 64" if row.batch >= 64 else "batch ≤ 16"
+        size = "batch ≥ 64" if row.batch >= 64 else "batch ≤ 16" if row.batch <= 16 else "batch 17 to 63"
         groups.setdefault(f"{row.run}, {size}", []).append(row)
     return NetworkComparison(
         file=path.name,

@@ -19,18 +19,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, Self
 
-from perfmodel.errors import PerfmodelError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+
+from perfmodel.errors import UnknownNameError, shown
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
 from perfmodel.validation.host_times import HostProbe
+from perfmodel.validation.timm import MeasurementFileError
 
 Run = Literal["eager", "graph", "compile", "compile-graph"]
 RUNS: Final = ("eager", "graph", "compile", "compile-graph")
 COMPILED: Final = ("compile", "compile-graph")
 IN_STREAM: Final = ("eager", "compile")
 """Runs in which every call waits for the host."""
+PRECISIONS: Final = ("fp16", "bf16", "fp32", "autocast-fp16", "autocast-bf16")
+LAYOUTS: Final = ("nhwc", "nchw")
 BATCHES: Final = (256, 1, 64, 16)
 NETWORKS: Final = (
     "resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv2_100", "regnety_032", "vgg16", "mobilenetv3_large_100", "resnext50_32x4d",
@@ -97,12 +102,26 @@ def cases(
     )
 
 
+class Counts(NamedTuple):
+    """How many cases were measured, and how many could not be."""
+
+    measured: int
+    failed: int
+
+    def __add__(self, other: object) -> Counts:
+        if not isinstance(other, Counts):
+            return NotImplemented
+        return Counts(self.measured + other.measured, self.failed + other.failed)
+
+
 class NetworkResults:
-    """A file of results: what is in it, and what comes."""
+    """A file of results: what is in it, and what comes. Raises OSError, before anything is measured, where it cannot be written."""
 
     def __init__(self, path: Path, device: str) -> None:
         self._path, self._device = path, device
-        self._known = {line["key"] for line in read_results(path) if line["device"] == device} if path.is_file() else set()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a", encoding="utf-8").close()
+        self._known = {line["key"] for line in read_results(path) if line["device"] == device}
 
     def has(self, case: NetworkCase) -> bool:
         """Whether the case is recorded for this device."""
@@ -110,31 +129,66 @@ class NetworkResults:
 
     def add(self, case: NetworkCase, line: dict[str, Any]) -> None:
         """Append and flush."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": case.key, "device": self._device, **asdict(case), **line}) + "\n")
             file.flush()
         self._known.add(case.key)
 
 
+class _Host(BaseModel):
+    looks: list[dict[str, PositiveFloat]] = Field(min_length=1)
+    blocks_s: list[PositiveFloat] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _looks_agree(self) -> Self:
+        if any(look.keys() != self.looks[0].keys() or "host_block_s" not in look for look in self.looks):
+            raise ValueError("every look must have host_block_s and the same quantities as the others")
+        return self
+
+
+class _Line(BaseModel):
+    """What every reader of a line relies on."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    key: str
+    device: str
+    model: str = Field(min_length=1)
+    batch: int = Field(gt=0)
+    resolution: int = Field(gt=0)
+    dtype: Literal["fp16", "bf16", "fp32"]
+    autocast: Literal["fp16", "bf16"] | None
+    layout: Literal["nhwc", "nchw"]
+    run: Run
+    median_s: PositiveFloat
+    times_s: list[PositiveFloat] = Field(min_length=1)
+    host: _Host | None = None
+
+
 def read_results(path: Path) -> tuple[dict[str, Any], ...]:
-    """Every line of a file of results; a last line that was cut off is left out. Raises PerfmodelError for a file that is not one."""
+    """Every line of a file of results; a last line that was cut off is left out. Raises MeasurementFileError for what is not one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PerfmodelError(f"cannot read the results {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise MeasurementFileError(f"cannot read the results {path}: {getattr(error, 'strerror', None) or error}") from None
     found = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # a number may have too many digits
             if number == len(lines):
                 break
-            raise PerfmodelError(
+            raise MeasurementFileError(
                 f"{path}, line {number} is no JSON; it must be a file that `perfmodel validate run` wrote"
             ) from None
-        if not isinstance(entry, dict) or not {"key", "device", "times_s", "model"} <= set(entry):
-            raise PerfmodelError(f"{path}, line {number} is no result of `perfmodel validate run`: it lacks the measured times")
+        try:
+            _Line.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise MeasurementFileError(
+                f"{path}, line {number} is no result of `perfmodel validate run`: {f'{shown(field)}: ' if field else ''}{first['msg']}"
+            ) from None
         found.append(entry)
     return tuple(found)
 
@@ -147,16 +201,18 @@ def measure_all(
     profile: bool = False,
     traces: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> int:
-    """Measure what is not recorded yet, until `seconds` have passed; returns how many cases were measured.
+) -> Counts:
+    """Measure what is not recorded yet, until `seconds` have passed.
 
-    A case that fails (memory, a model that does not exist) is said and left out. Cases of one module come one after the other, so that it
-    is built once. Raises GpuError where there is no torch, timm or GPU.
+    A case that fails (memory, another image size than a model takes) is said and left out. Cases of one module come one after the other,
+    so that it is built once. Raises GpuError where there is no torch, timm or GPU, UnknownNameError for a model that timm lacks.
     """
     torch, timm = _torch(), _timm()
+    wanted = tuple(wanted)
+    _require_known(timm, wanted)
     results = NetworkResults(path, torch.cuda.get_device_name(0))
     torch.backends.cudnn.benchmark = True
-    began, count = time.perf_counter(), 0
+    began, count, failed = time.perf_counter(), 0, 0
     module: Any = None
     built: tuple[str, str, str] | None = None
     probe: HostProbe | None = None
@@ -168,20 +224,33 @@ def measure_all(
             break
         try:
             if built != (case.model, case.dtype, case.layout):
-                module = None
+                module = built = None
                 torch.cuda.empty_cache()
                 module, built = _module(torch, timm, case), (case.model, case.dtype, case.layout)
             if probe is None and case.run in IN_STREAM:
                 probe = HostProbe(torch)
             line = _measured(torch, module, case, probe=probe, profile=profile, traces=traces)
-        except (RuntimeError, ValueError, KeyError) as error:  # CUDA's, torch's and timm's errors: this case only
-            say(f"{case.key}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        except Exception as error:  # of CUDA, of torch, or whatever a model of timm raises: this case only
+            say(f"{case.key}: {sentence(error)}")
+            failed += 1
             torch.cuda.empty_cache()
             continue
         results.add(case, line)
         count += 1
         say(f"{time.perf_counter() - began:6.1f} s {case.key}: {line['median_s'] * 1e3:.3f} ms")
-    return count
+    return Counts(count, failed)
+
+
+def sentence(error: Exception) -> str:
+    """Which error, and the first line of what it says, if it says something."""
+    said = str(error).strip()
+    return f"{type(error).__name__}: {said.splitlines()[0][:200]}" if said else type(error).__name__
+
+
+def _require_known(timm: Any, wanted: Iterable[NetworkCase]) -> None:
+    for model in dict.fromkeys(case.model for case in wanted):
+        if not timm.is_model(model):
+            raise UnknownNameError("timm network", model, timm.list_models())
 
 
 def compilers() -> int:
@@ -198,23 +267,23 @@ def measure_compiled(
     profile: bool = False,
     traces: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> int:
-    """Measure compiled networks that are not recorded yet, each in a process of its own; returns how many cases.
+) -> Counts:
+    """Measure compiled networks that are not recorded yet, each in a process of its own.
 
     `torch.compile` takes tens of seconds on one core: up to `jobs` processes compile at the same time, and once all of them are done they
     are timed one after the other, alone on the GPU. What compiled code first does on a GPU is to choose between variants of its kernels by
     their times, and to keep the choice on disk: therefore it first runs in its turn, not while others compile. Cases that differ in
     how they run alone (in a stream, as a graph) share a process. Without a `path` nothing runs: the compiler's cache on disk is filled.
-    No turn begins after `seconds`. Raises GpuError where there is no torch, timm or GPU.
+    No turn begins after `seconds`. Raises GpuError where there is no torch, timm or GPU, UnknownNameError for a model that timm lacks.
     """
     torch = _torch()
-    _timm()
+    _require_known(_timm(), wanted)
     results = None if path is None else NetworkResults(path, torch.cuda.get_device_name(0))
     groups: dict[str, list[NetworkCase]] = {}
     for case in wanted:
         if results is None or not results.has(case):
             groups.setdefault(replace(case, run="compile").key, []).append(case)
-    left, began, count = list(groups.values()), time.perf_counter(), 0
+    left, began, count, failed = list(groups.values()), time.perf_counter(), 0, 0
 
     def late() -> bool:
         return seconds is not None and time.perf_counter() - began > seconds
@@ -226,24 +295,27 @@ def measure_compiled(
         for worker, answer in zip(workers, ready, strict=True):
             if answer is not True:
                 say(f"{worker.cases[0].key}: {answer}")
+                failed += len(worker.cases)
             elif results is None:
                 count += len(worker.cases)
                 say(f"{time.perf_counter() - began:6.1f} s {worker.cases[0].key}: compiled")
             elif late():
                 worker.stop()
             else:
+                failed += len(worker.cases)
                 for case, line in worker.lines():
                     if isinstance(line, str):
                         say(f"{case.key}: {line}")
                         continue
                     results.add(case, line)
                     count += 1
+                    failed -= 1
                     said = f"{line['median_s'] * 1e3:.3f} ms, compiled in {line['prepared_s']:.0f} s"
                     say(f"{time.perf_counter() - began:6.1f} s {case.key}: {said}")
             worker.end()
     if late():
         say(f"stopped after {seconds:.0f} s")
-    return count
+    return Counts(count, failed)
 
 
 class _Worker:
@@ -340,8 +412,8 @@ def _compiled(cases_: Sequence[NetworkCase], pipe: Any, timed: bool, profile: bo
             pipe.send(_measured(torch, module, case, call=call, probe=probe, profile=profile, traces=traces))
     except _NotNow:
         return
-    except (RuntimeError, ValueError, KeyError, ImportError) as error:  # CUDA's, torch's, its compilers' and timm's
-        pipe.send(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+    except Exception as error:  # of CUDA, of torch, of its compilers, or whatever a model of timm raises
+        pipe.send(sentence(error))
 
 
 def _torch() -> Any:

@@ -21,10 +21,11 @@ from perfmodel.cli.options import (
     Resolution,
     emit,
     emit_tables,
+    is_given,
     listed,
     predicted,
 )
-from perfmodel.errors import PerfmodelError
+from perfmodel.errors import PerfmodelError, shown
 
 if TYPE_CHECKING:
     from perfmodel.validation.dataset import Dataset
@@ -291,6 +292,7 @@ def _fused_factors(files: list[str], description: str, source: str) -> str:
 
 @validate_app.command("run")
 def validate_run(
+    ctx: typer.Context,
     output: Annotated[
         Path,
         typer.Option(metavar="JSONL", help="Results, one line each; a run that was stopped goes on. With --what fused a folder."),
@@ -340,23 +342,26 @@ def validate_run(
     ] = False,
 ) -> None:
     """Measure fused kernels, single layers, and whole networks (PyTorch eager, torch.compile, graph replay) on this machine's GPU."""
-    from perfmodel.validation.network_run import COMPILED, RUNS, cases, compilers, measure_all, measure_compiled
+    from perfmodel.validation.network_run import COMPILED, IN_STREAM, LAYOUTS, PRECISIONS, RUNS, Counts, cases, compilers
 
-    if what not in ("networks", "layers", "fused"):
-        raise PerfmodelError(f"what must be networks, layers or fused, not {what!r}")
+    if what not in NOT_TAKEN:
+        raise PerfmodelError(f"what must be {', '.join(NOT_TAKEN)}, not {what!r}")
+    if taken := [name for name in NOT_TAKEN[what] if is_given(ctx, name)]:
+        raise PerfmodelError(f"--{taken[0]} says nothing about --what {what}; leave it out")
     sizes = None if batches is None else [_whole(text) for text in listed("--batches", batches)]
     if what == "fused":
         raise typer.Exit(_measure_fused(output, models, sizes, stages))
-    wanted_runs: list[Run] = []
-    for name in listed("--runs", runs):
-        if name not in RUNS:
-            raise PerfmodelError(f"a run must be one of {', '.join(RUNS)}, not {name!r}")
-        wanted_runs.append(cast("Run", name))
+    if layout not in LAYOUTS:
+        raise PerfmodelError(f"--layout takes {' or '.join(LAYOUTS)}, not {layout!r}")
+    wanted_runs = cast("list[Run]", _chosen("--runs", runs, RUNS) if what == "networks" else ["graph"])
+    for option, its_runs in (("prepare", COMPILED), ("jobs", COMPILED), ("profile", IN_STREAM), ("traces", IN_STREAM)):
+        if is_given(ctx, option) and not set(its_runs) & set(wanted_runs):
+            raise PerfmodelError(f"--{option} is about runs {' and '.join(its_runs)}; give --runs, too")
     sizes = sizes or [1, 16, 64, 256]
     wanted = cases(
         MEASURED_BY_DEFAULT if models is None else listed("--models", models),
         sizes,
-        listed("--precisions", precisions),
+        _chosen("--precisions", precisions, PRECISIONS),
         wanted_runs,
         resolution=resolution,
         layout=layout,
@@ -368,19 +373,34 @@ def validate_run(
             raise PerfmodelError(
                 "single layers are measured in one type, and no autocast chooses it; give --precisions fp16 or bf16"
             )
-        count = measure_layers(wanted, output, seconds=seconds, say=_say)
+        counts = measure_layers(wanted, output, seconds=seconds, say=_say)
     else:
+        from perfmodel.validation.network_run import measure_all, measure_compiled
+
         compiled = [case for case in wanted if case.run in COMPILED]
         others = [case for case in wanted if case.run not in COMPILED]
-        count = 0 if prepare else measure_all(others, output, seconds=seconds, profile=profile, traces=traces, say=_say)
+        counts = Counts(0, 0)
+        if others and not prepare:
+            counts += measure_all(others, output, seconds=seconds, profile=profile, traces=traces, say=_say)
         path = None if prepare else output
         if compiled:
-            count += measure_compiled(
+            counts += measure_compiled(
                 compiled, path, jobs=jobs or compilers(), seconds=seconds, profile=profile, traces=traces, say=_say
             )
-    print(f"{count} compiled" if prepare else f"{count} measured, in {output}", file=sys.stderr)
+    print(f"{counts.measured} compiled" if prepare else f"{counts.measured} measured, in {output}", file=sys.stderr)
+    if counts.failed:
+        from perfmodel.validation.fused.problem import GpuError
+
+        raise GpuError(f"{counts.failed} could not be {'compiled' if prepare else 'measured'}, as said above")
 
 
+_OF_NETWORKS = ("runs", "layout", "profile", "traces", "jobs", "prepare")
+NOT_TAKEN = {
+    "networks": ("stages",),
+    "layers": ("stages", *_OF_NETWORKS),
+    "fused": ("precisions", "resolution", "seconds", *_OF_NETWORKS),
+}
+"""What is measured, and the options that have nothing to say about it."""
 MEASURED_BY_DEFAULT = ("resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv2_100")
 
 
@@ -389,22 +409,27 @@ def _measure_fused(output: Path, models: str | None, batches: list[int] | None, 
     from perfmodel.validation.measure import STAGES
     from perfmodel.validation.measure import main as measure_fused
 
-    def chosen(option: str, text: str | None, known: Iterable[str]) -> list[str]:
-        names = [] if text is None else listed(option, text)
-        if unknown := [name for name in names if name not in known]:
-            raise PerfmodelError(f"with --what fused {option} takes {', '.join(known)}, not {unknown[0]!r}")
-        return names
-
     arguments = ["--output", str(output)]
-    arguments += [part for name in chosen("--models", models, FAMILIES) for part in ("--block", name)]
-    arguments += [part for name in chosen("--stages", stages, STAGES) for part in ("--stage", name)]
+    arguments += [part for name in _chosen("--models", models, FAMILIES) for part in ("--block", name)]
+    arguments += [part for name in _chosen("--stages", stages, STAGES) for part in ("--stage", name)]
     arguments += [part for batch in batches or () for part in ("--batch", str(batch))]
     return measure_fused(arguments)
 
 
+def _chosen(option: str, text: str | None, known: Iterable[str]) -> list[str]:
+    names = [] if text is None else listed(option, text)
+    if unknown := [name for name in names if name not in known]:
+        raise PerfmodelError(f"{option} takes {', '.join(known)}, not '{shown(unknown[0])}'")
+    return names
+
+
+MOST_IMAGES = 2**20
+"""In a batch."""
+
+
 def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise PerfmodelError(f"a batch size must be a whole number from 1, not {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MOST_IMAGES)) and 1 <= int(text) <= MOST_IMAGES):
+        raise PerfmodelError(f"a batch size must be a whole number from 1 to {MOST_IMAGES}, not '{shown(text)}'")
     return int(text)
 
 
