@@ -90,12 +90,13 @@ def run(
     device = this_device()
     torch = _torch()
     samples: list[Sample] = []
+    driver, date = driver_version(), datetime.datetime.now(datetime.UTC).date().isoformat()  # once: it asks another program
 
     def found_so_far() -> MachineRun:
         return MachineRun(
             device=device.name,
-            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-            driver=driver_version(),
+            date=date,
+            driver=driver,
             cupy=cupy.__version__,
             torch=torch.__version__ if torch is not None else None,
             samples=tuple(samples),
