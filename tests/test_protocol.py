@@ -264,7 +264,7 @@ def test_layers_of_a_network_count_once() -> None:
         (["validate", "report", "absent.csv"], "FILE=DEVICE"),
         (["validate", "timm", "absent-nhwc.csv", "--hardware", "rtx4090"], "cannot read"),
         (["validate", "timm", "absent.csv", "--hardware", "rtx4090"], "give --layout"),
-        (["validate", "run", "--output", "r.jsonl", "--runs", "fast"], "a run must be one of"),
+        (["validate", "run", "--output", "r.jsonl", "--runs", "fast"], "--runs takes eager, graph"),
         (["validate", "run", "--output", "r.jsonl", "--batches", "many"], "whole number"),
         (["validate", "run", "--output", "r.jsonl", "--what", "all"], "networks, layers or fused"),
         (["validate", "networks", "absent.jsonl", "--hardware", "h200"], "cannot read"),

@@ -345,14 +345,14 @@ def validate_run(
     from perfmodel.validation.network_run import COMPILED, IN_STREAM, LAYOUTS, PRECISIONS, RUNS, Counts, cases, compilers
 
     if what not in NOT_TAKEN:
-        raise PerfmodelError(f"what must be {', '.join(NOT_TAKEN)}, not {what!r}")
+        raise PerfmodelError(f"what must be networks, layers or fused, not '{shown(what)}'")
     if taken := [name for name in NOT_TAKEN[what] if is_given(ctx, name)]:
         raise PerfmodelError(f"--{taken[0]} says nothing about --what {what}; leave it out")
     sizes = None if batches is None else [_whole(text) for text in listed("--batches", batches)]
     if what == "fused":
         raise typer.Exit(_measure_fused(output, models, sizes, stages))
     if layout not in LAYOUTS:
-        raise PerfmodelError(f"--layout takes {' or '.join(LAYOUTS)}, not {layout!r}")
+        raise PerfmodelError(f"--layout takes {' or '.join(LAYOUTS)}, not '{shown(layout)}'")
     wanted_runs = cast("list[Run]", _chosen("--runs", runs, RUNS) if what == "networks" else ["graph"])
     for option, its_runs in (("prepare", COMPILED), ("jobs", COMPILED), ("profile", IN_STREAM), ("traces", IN_STREAM)):
         if is_given(ctx, option) and not set(its_runs) & set(wanted_runs):
