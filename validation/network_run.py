@@ -455,7 +455,7 @@ def _measured(
     dtype = next(module.parameters()).dtype
     x = torch.randn(case.batch, 3, case.resolution, case.resolution, device="cuda", dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last) if case.layout == "nhwc" else x
-    call = call or module
+    call = module if call is None else call
 
     def step() -> Any:
         if case.autocast is None:
