@@ -32,7 +32,9 @@ from perfmodel.expected.terms import (
     matrix_ops_per_s,
 )
 from perfmodel.hardware.catalog import load
+from perfmodel.layers.arithmetic import Add
 from perfmodel.layers.batch_norm import BatchNorm
+from perfmodel.layers.concat import Concat
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import GraphBuilder
@@ -238,7 +240,7 @@ def test_the_hosts_queue_by_brute_force() -> None:
         issued = end = 0.0
         for index, kernel_s in enumerate(times.kernel_s):
             issued += m.host_s[f.host[index]]
-            end = max(issued, end + m.gap_s) + kernel_s
+            end = max(issued, end + m.gap_s + m.stream_gap_s) + kernel_s
             assert times.latency_s[: index + 1].sum() == pytest.approx(end)
         replayed = kernel_seconds(f, m, PRIORS, graph=True)
         assert replayed.gap_s == pytest.approx(m.gap_s)
@@ -454,6 +456,10 @@ def measured_machine(**figures: object) -> Machine:
         "narrow_outputs_per_s": math.inf,
         "convolution_widths": (),
         "chains": (),
+        "near_chain": math.inf,
+        "chain_startup_s": 0.0,
+        "concat_tensor_s": 0.0,
+        "stream_gap_s": 0.0,
         "host_compiled_s": None,
     }
     return replace(machine("h200"), **{**plain, **figures})  # type: ignore[arg-type]
@@ -516,16 +522,59 @@ def test_products_move_what_products_moved() -> None:
 def test_a_compiler_writes_its_own_kernels() -> None:
     """None of the framework's rates and starts holds compiled code; its chains' rates do."""
     work = kernels(build("mobilenetv2_100", batch=64).graph, HALF, "pointwise")
-    f, m = Features.of(work), measured_machine(chains=(("chain", 1e11), ("chain_special", 1e10)))
+    f, m = Features.of(work), measured_machine(chains=(("chain", 1e11), ("chain_special", 1e10)), chain_startup_s=3e-6)
     times = kernel_seconds(f, m, PRIORS, ALL - {"l2"}, graph=True, compiled=True)
     own = np.isin(f.path, (Path.POINTWISE, Path.BROADCAST))
     assert own.any()
-    assert times.rate_s[own] == pytest.approx(f.elements[own] / 1e11)
-    assert not times.exposed_s[own].any()
+    assert times.rate_s[own] == pytest.approx(f.elements[own] / 1e11), "each with one norm"
+    assert times.exposed_s[own] == pytest.approx(3e-6)
     g = GraphBuilder()
     g.activation(g.conv(g.input(Shape(64, 64, 56, 56)), 64), "silu")
     special = Features.of(kernels(g.graph(), HALF, "pointwise"))
     assert kernel_seconds(special, m, PRIORS, compiled=True).rate_s[-1] == pytest.approx(special.elements[-1] / 1e10)
+
+
+def test_a_compiled_chain_takes_as_long_as_it_has_norms() -> None:
+    """Two norms that are added take twice one; what comes from L2 goes at the rate from there; without a norm memory alone holds it."""
+    g = GraphBuilder()
+    x = g.input(Shape(64, 64, 28, 28))
+    one, two = (g.add(BatchNorm(channels=256), g.conv(x, 256, name=name), name=f"{name}.bn") for name in ("a", "b"))
+    g.activation(g.add(Add(), one, two, name="sum"), "relu")
+    f = Features.of(kernels(g.graph(), HALF, "pointwise"))
+    (own,) = np.flatnonzero((f.path == Path.POINTWISE) & (f.groups == 2))
+    m = measured_machine(chains=(("chain", 1e11),), near_chain=1e10)
+    share = min(PRIORS.l2_share * m.l2_bytes / f.dram_bytes[own], 0.9)
+    expected = 2 * f.elements[own] * (share / 1e10 + (1 - share) / 1e11)
+    assert kernel_seconds(f, m, PRIORS, compiled=True).rate_s[own] == pytest.approx(expected)
+    assert kernel_seconds(replace(f, groups=0 * f.groups), m, PRIORS, compiled=True).rate_s[own] < 1e-9
+
+
+def test_a_stream_has_longer_gaps_than_a_graph() -> None:
+    f = Features.of(kernels(build("vgg16", batch=64).graph, HALF, "eager"))
+    m = measured_machine(host_s=None, gap_s=1e-6, stream_gap_s=2e-6)
+    assert kernel_seconds(f, m, PRIORS).gap_s == pytest.approx(3e-6)
+    assert kernel_seconds(f, m, PRIORS, graph=True).gap_s == pytest.approx(1e-6)
+
+
+def test_each_small_tensor_of_a_concatenation_costs() -> None:
+    g = GraphBuilder()
+    x = g.input(Shape(1, 32, 7, 7))
+    g.add(Concat(inputs=16), *(g.activation(x, "relu", name=f"part{index}") for index in range(16)), name="cat")
+    f = Features.of(kernels(g.graph(), HALF, "eager"))
+    times = kernel_seconds(f, measured_machine(concat_tensor_s=2e-6), PRIORS)
+    assert times.rate_s[-1] == pytest.approx(32e-6)
+
+
+def test_a_narrow_convolution_takes_what_the_narrowest_tile_takes() -> None:
+    def seconds(width: int) -> float:
+        g = GraphBuilder()
+        g.conv(g.input(Shape(64, 64, 56, 56)), width, kernel=3)
+        f = Features.of(kernels(g.graph(), HALF, "eager"))
+        m = measured_machine(convolution_ops_per_s=5e14, convolution_widths=((64, 4e14), (128, 5e14)))
+        return float(kernel_seconds(f, m, PRIORS, ALL - {"startup"}).arithmetic_s[0])
+
+    assert seconds(32) == pytest.approx(seconds(64))
+    assert seconds(16) == pytest.approx(seconds(64))
 
 
 def test_compiled_code_is_waited_for_as_it_was_measured() -> None:

@@ -346,8 +346,9 @@ def test_every_number_has_a_document_and_every_document_a_number(name: str) -> N
 
 
 def _recorded_quantities(name: str) -> set[str]:
-    path = FOLDER.parent.parent / "validation" / "results" / name / "machine.json"
-    return {sample["quantity"] for sample in json.loads(path.read_text("utf-8"))["samples"]} if path.is_file() else set()
+    folder = FOLDER.parent.parent / "validation" / "results" / name
+    runs = [json.loads(path.read_text("utf-8")) for path in folder.glob("machine*.json")]
+    return {sample["quantity"] for run in runs for sample in run["samples"]}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,6 +16,8 @@ from perfmodel.validation.samples import Sample
 
 CHAIN: Final = 32
 """Different modules in a chain, so that the host's caches see what they see in a network."""
+STEPS: Final = ("block", "compiled call", "compiled convolutions", "compiled pairs")
+"""Chains that are timed as a network's steps are: each from an idle GPU to an idle GPU."""
 REPEATS: Final = 7
 ROUNDS: Final = 20
 
@@ -46,8 +48,12 @@ class HostProbe:
         for name, make, given in makers:
             chain = chained(*(make() for _ in range(CHAIN)))
             self._chains[name] = lambda chain=chain, given=given: chain(given)  # type: ignore[misc]
-        blocks = chained(*(m for _ in range(CHAIN) for m in (convolution(), nn.BatchNorm2d(64), nn.ReLU())))
-        self._chains["block"] = lambda: blocks(image)
+        # as in a network no convolution is like the one before: every library call finds another plan, every norm other parameters
+        unlike = chained(
+            *(m for index in range(CHAIN) for m in (_unlike(nn, index), nn.BatchNorm2d(_width(index + 1)), nn.ReLU()))
+        )
+        start = torch.randn(1, _width(0), 4, 4, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+        self._chains["block"] = lambda: unlike(start)
         terms = [torch.randn_like(image) for _ in range(CHAIN)]
 
         def operators() -> Any:
@@ -59,15 +65,15 @@ class HostProbe:
         self._chains["operator"] = operators
         if compiler is not None:
             # a call of one kernel; of CHAIN convolutions; of CHAIN convolutions, each with a kernel after it
-            convolutions = chained(*(convolution() for _ in range(CHAIN)))
-            for name, chain in (("call", chained(nn.ReLU())), ("convolutions", convolutions), ("pairs", blocks)):
+            convolutions = chained(*(_unlike(nn, index) for index in range(CHAIN)))
+            for name, chain in (("call", chained(nn.ReLU())), ("convolutions", convolutions), ("pairs", unlike)):
                 compiled = compiler(chain)
-                self._chains[f"compiled {name}"] = lambda compiled=compiled: compiled(image)  # type: ignore[misc]
+                self._chains[f"compiled {name}"] = lambda compiled=compiled: compiled(start)  # type: ignore[misc]
 
     def samples(self, repeats: int = REPEATS, rounds: int = ROUNDS) -> Iterator[Sample]:
         """Host seconds per call, by kind of call."""
         with self._torch.inference_mode():
-            found = {name: self._seconds(chain, repeats, rounds) for name, chain in self._chains.items()}
+            found = {name: self._seconds(name, repeats, rounds) for name in self._chains}
         each = {name: tuple(seconds / CHAIN for seconds in values) for name, values in found.items()}
         for name in ("convolution", "matrix", "norm", "other"):
             said = f"torch, {CHAIN} different modules of {name} in a chain"
@@ -110,7 +116,8 @@ class HostProbe:
         """A short look: each quantity's median."""
         return {one.quantity: float(f"{one.median:.5g}") for one in self.samples(repeats, rounds)}
 
-    def _seconds(self, chain: Callable[[], Any], repeats: int, rounds: int) -> tuple[float, ...]:
+    def _seconds(self, name: str, repeats: int, rounds: int) -> tuple[float, ...]:
+        chain, alone = self._chains[name], name in STEPS
         for _ in range(3):
             chain()
         found = []
@@ -119,9 +126,25 @@ class HostProbe:
             start = time.perf_counter()
             for _ in range(rounds):
                 chain()
+                if alone:
+                    self._torch.cuda.synchronize()
             self._torch.cuda.synchronize()
             found.append((time.perf_counter() - start) / rounds)
         return tuple(found)
+
+
+def _width(index: int) -> int:
+    """Channels between two convolutions: 16 to 120 in an order without a pattern; equal on both sides of a depthwise one."""
+    return 16 + 8 * ((index - index // 3) * 5 % 14)
+
+
+def _unlike(nn: Any, index: int) -> Any:
+    """The convolution at a place of a chain: by turns 3×3, 1×1 and depthwise."""
+    inputs, outputs = _width(index), _width(index + 1)
+    if index % 3 == 2:
+        return nn.Conv2d(inputs, outputs, 3, padding=1, groups=inputs, bias=False)
+    size = 3 if index % 3 == 0 else 1
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
 
 
 LEAST_S: Final = 1e-7

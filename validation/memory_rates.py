@@ -7,6 +7,7 @@ kernels likewise. Shapes are round ones; none is taken from a network.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -17,6 +18,10 @@ SIZE: Final = 28
 IMAGES: Final = (256, 1024)
 """Of CHANNELS×SIZE×SIZE in fp16: 103 and 411 MB."""
 LAUNCHES: Final = 4
+SMALL: Final = 20
+"""Launches in a graph of kernels whose data stays in L2."""
+NEAR_IMAGES: Final = 24
+"""Of the same shape: 10 MB read and 10 MB written."""
 PRODUCTS: Final = ((64, 256), (256, 64), (24, 144), (144, 24), (128, 128), (512, 128))
 """Channels in and out of 1×1 convolutions, the pairs of bottlenecks and inverted bottlenecks."""
 CONVOLUTION_WIDTHS: Final = (64, 128, 256, 512)
@@ -87,6 +92,8 @@ def samples(torch: Any) -> Iterator[Sample]:
         )
         del images
         yield from _convolutions(torch)
+        yield _stream_gap(torch)
+        yield _concat_tensor(torch)
     torch.backends.cudnn.benchmark = before
     torch.cuda.empty_cache()
 
@@ -127,8 +134,58 @@ def _convolutions(torch: Any) -> Iterator[Sample]:
         )
 
 
+AHEAD: Final = 400
+"""Kernels in a stream, issued while the GPU is busy with products that take it longer than the host needs to issue them."""
+
+
+def _stream_gap(torch: Any) -> Sample:
+    """What a kernel adds to a stream whose host is ahead, less what the same kernel adds to a replayed graph."""
+    from perfmodel.validation.microbenchmarks import REPEATS, _graph_seconds
+
+    x = torch.randn(2**20, device="cuda", dtype=torch.float16)
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
+    in_graph = statistics.median(_graph_seconds(torch, x.relu_, 200))
+    found = []
+    for _ in range(REPEATS):
+        for _ in range(16):  # 1.1e12 operations each
+            a @ a
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(AHEAD):
+            x.relu_()
+        end.record()
+        torch.cuda.synchronize()
+        found.append(begin.elapsed_time(end) / 1e3 / AHEAD - in_graph)
+    return Sample(
+        quantity="stream_gap_s",
+        kernel="torch relu, in a stream behind products, less in a replayed graph",
+        values=tuple(found),
+        detail=f"of {2**20} elements",
+    )
+
+
+def _concat_tensor(torch: Any) -> Sample:
+    """What one more small tensor costs a concatenation with channels last."""
+    from perfmodel.validation.microbenchmarks import _graph_seconds
+
+    parts = [
+        torch.randn(64, 32, 7, 7, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last) for _ in range(16)
+    ]
+    few, many = (_graph_seconds(torch, lambda count=count: torch.cat(parts[:count], 1)) for count in (4, 16))  # type: ignore[misc]
+    return Sample(
+        quantity="concat_tensor_s",
+        kernel="torch cat of 16 tensors less of 4, fp16",
+        values=tuple((long - short) / 12 for short, long in zip(few, many, strict=True)),
+        detail=_shape_of(parts[0]),
+    )
+
+
+def _shape_of(x: Any) -> str:
+    return "×".join(map(str, x.shape))
+
+
 def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sample]:
-    """What torch.compile's own kernels attain from DRAM: a norm with relu, with a term and relu, with SiLU, and a mean."""
+    """What torch.compile's own kernels attain from DRAM: a norm with relu, with relu6, with SiLU, with a mean; the first from L2, too."""
     from perfmodel.validation.microbenchmarks import _graph_seconds
 
     functional, nn = torch.nn.functional, torch.nn
@@ -144,6 +201,11 @@ def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sam
         def forward(self, x: Any) -> Any:
             return self.after(self.norm(x))
 
+    def seconds(after: Callable[[Any], Any], given: Any, launches: int) -> tuple[float, ...]:
+        torch.compiler.reset()  # each shape compiled by itself, as a network's are
+        chain = compiler(Chain(after).cuda().half().eval())
+        return _graph_seconds(torch, lambda: chain(given), launches)
+
     chains: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
         ("chain_dram_elements_per_s", "batch_norm and relu", functional.relu),
         ("chain_clamp_dram_elements_per_s", "batch_norm and relu6", functional.relu6),
@@ -152,14 +214,26 @@ def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sam
     )
     with torch.inference_mode():
         for quantity, said, after in chains:
-            torch.compiler.reset()
-            chain = compiler(Chain(after).cuda().half().eval())
-            times = _graph_seconds(torch, lambda chain=chain: chain(x), LAUNCHES)  # type: ignore[misc]
-            rates = tuple(x.numel() / took for took in times)
+            rates = tuple(x.numel() / took for took in seconds(after, x, LAUNCHES))
             yield Sample(
                 quantity=quantity,
                 kernel=f"torch.compile: {said}, fp16, from DRAM",
                 values=rates,
-                detail="×".join(map(str, x.shape)),
+                detail=_shape_of(x),
             )
+        near, least = x[:NEAR_IMAGES], x[:1, :, :1, :1].contiguous(memory_format=torch.channels_last)
+        start = seconds(functional.relu, least, SMALL)
+        yield Sample(
+            quantity="chain_startup_s",
+            kernel="torch.compile: batch_norm and relu, fp16, replayed in a graph",
+            values=start,
+            detail=_shape_of(least),
+        )
+        took = (one - statistics.median(start) for one in seconds(functional.relu, near, SMALL))
+        yield Sample(
+            quantity="chain_elements_per_s",
+            kernel="torch.compile: batch_norm and relu, fp16, without its start",
+            values=tuple(near.numel() / one for one in took),
+            detail=_shape_of(near),
+        )
     torch.cuda.empty_cache()

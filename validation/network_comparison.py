@@ -39,6 +39,8 @@ class NetworkRow(BaseModel):
     resolution: int
     precision: str
     run: str
+    host_seen: bool
+    """Whether the host was looked at beside the case; where it was not, it is predicted at the speed that the device's file has."""
     measured_latency_s: float
     predicted_latency_s: float
     latency_low_s: float | None
@@ -172,6 +174,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 resolution=line["resolution"],
                 precision=str(prediction.precision),
                 run=line["run"],
+                host_seen=bool(line.get("host")),
                 measured_latency_s=line["median_s"],
                 predicted_latency_s=prediction.latency_s + (0.0 if line["run"] in IN_STREAM else replay_s),
                 latency_low_s=prediction.latency_low_s,
@@ -187,7 +190,8 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     groups: dict[str, list[NetworkRow]] = {}
     for row in rows:
         size = "batch ≥ 64" if row.batch >= 64 else "batch ≤ 16" if row.batch <= 16 else "batch 17 to 63"
-        groups.setdefault(f"{row.run}, {size}", []).append(row)
+        unseen = ", host unseen" if row.run in IN_STREAM and not row.host_seen else ""
+        groups.setdefault(f"{row.run}, {size}{unseen}", []).append(row)
     return NetworkComparison(
         file=path.name,
         hardware=device.slug,

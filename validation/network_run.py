@@ -43,6 +43,8 @@ NETWORKS: Final = (
 )  # fmt: skip
 WARM_UP: Final = 3
 SECONDS_PER_CASE: Final = 0.25
+STEPS_BETWEEN: Final = 4
+"""Timed steps from one look at the host to the next."""
 FEWEST, MOST = 5, 40
 """Steps that are timed."""
 KERNEL_NAME_LENGTH: Final = 160
@@ -511,10 +513,11 @@ def _captured(torch: Any, step: Callable[[], Any]) -> Any:
     return graph
 
 
-def _times(torch: Any, step: Callable[[], Any], between: Callable[[], Any] = lambda: None) -> list[float]:
+def _times(torch: Any, step: Callable[[], Any], between: Callable[[], Any] | None = None) -> list[float]:
     """Seconds of each step on the host's clock, with one synchronisation per step, as timm's benchmark does it.
 
-    `between` runs after each step, outside its time: a host's speed changes from one tenth of a second to the next.
+    `between` runs after every few steps, outside their time: a host's speed changes from one tenth of a second to the next. The step
+    after it is not timed, either: it finds the host's caches full of another's code and data.
     """
     step()
     torch.cuda.synchronize()
@@ -523,12 +526,15 @@ def _times(torch: Any, step: Callable[[], Any], between: Callable[[], Any] = lam
     torch.cuda.synchronize()
     steps = max(FEWEST, min(MOST, round(SECONDS_PER_CASE / (time.perf_counter() - start))))
     found = []
-    for _ in range(steps):
+    for index in range(steps):
+        if between is not None and index % STEPS_BETWEEN == 0:
+            between()
+            step()
+            torch.cuda.synchronize()
         start = time.perf_counter()
         step()
         torch.cuda.synchronize()
         found.append(time.perf_counter() - start)
-        between()
     return found
 
 

@@ -219,7 +219,9 @@ def plot(file: FileProtocol, target: Path) -> None:
     left.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured, ms per image", ylabel="predicted, ms per image")
     left.legend(frameon=False, loc="upper left")
     named = sorted(file.worst[:NAMED], key=lambda row: row.expected_latency_s / row.batch)
-    for line, row in enumerate(named):  # in the corner that no mark reaches, in the order of their marks, so that leaders do not cross
+    for line, row in enumerate(
+        named
+    ):  # in the corner that no mark reaches, in the order of their marks, so that leaders do not cross
         left.annotate(
             row.model,
             (1e3 * row.measured_latency_s / row.batch, 1e3 * row.expected_latency_s / row.batch),

@@ -69,6 +69,7 @@ class Features:
     k: Floats
     """Depth of one group: input channels per group × kernel taps."""
     groups: Floats
+    """Of a product; of a concatenation the tensors that it joins, of a chain of pointwise steps the norms in it."""
     taps: Floats
     """Kernel taps, R·S; of a pooling window likewise."""
     dram_bytes: Floats
@@ -174,6 +175,8 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
         m, n = lead.shape.N * lead.shape.H * lead.shape.W, lead.shape.C
         taps = lead.layer.kernel[0] * lead.layer.kernel[1]
     norm_threads = 0
+    if lead is not None and lead.role != "matrix":
+        groups = len(lead.reads) if lead.kind == "concat" else sum(operation.role == "norm" for operation in kernel.operations)
     for operation in kernel.operations:
         if operation.role == "norm":
             norm_threads = _norm_threads(operation.shape.N * operation.shape.H * operation.shape.W, operation.shape.C)

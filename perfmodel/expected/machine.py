@@ -17,7 +17,7 @@ STARTUPS: tuple[str, ...] = (
 )  # fmt: skip
 """Kinds of library kernels whose start `perfmodel hardware measure` takes: `STARTUPS[i]`_startup_s."""
 CHAINS: tuple[str, ...] = ("chain", "chain_clamp", "chain_special", "chain_reduce")
-"""Kinds of kernels that a compiler writes, whose elements per second `perfmodel hardware measure` takes."""
+"""Kinds of kernels that a compiler writes, whose elements per second from DRAM `perfmodel hardware measure` takes."""
 WIDTHS: tuple[int, ...] = (64, 128, 256, 512)
 """Channels at which it takes convolutions."""
 STEP_DEPTH: float = 64
@@ -52,6 +52,8 @@ class Machine:
     special_per_s: float
     gap_s: float | None
     """Measured: the least that a kernel adds to a replayed graph, from the end of the one before to its own."""
+    stream_gap_s: float
+    """Measured: what it adds beyond that in a stream whose host is ahead; 0 where it was not measured."""
     host_s: tuple[float, ...] | None
     """Measured: host seconds per call of each kind of features.HOST_…, in their order."""
     host_compiled_s: tuple[float, float, float] | None
@@ -72,6 +74,12 @@ class Machine:
     """Measured: results of a convolution of an image's three channels; infinite where it was not measured."""
     chains: tuple[tuple[str, float], ...]
     """Measured: (kind of CHAINS, elements per second of the compiler's own kernels)."""
+    near_chain: float
+    """Measured: the same of a norm and relu on data in L2; infinite where it was not measured."""
+    chain_startup_s: float
+    """Measured: seconds that a compiler's kernel takes beyond the gap where it has next to nothing to do."""
+    concat_tensor_s: float
+    """Measured: what one more tensor costs a concatenation at least; 0 where it was not measured."""
     depthwise_ops_per_s: tuple[tuple[int, float], ...]
     """Measured: (kernel size, operations per second) of depthwise convolutions on data in L2."""
     convolution_ops_per_s: float | None
@@ -107,6 +115,7 @@ class Machine:
             vector_ops_per_s=device.vector_peak("fp32").ops_per_s,
             special_per_s=device.special_peak("fp32").ops_per_s,
             gap_s=measured.get("kernel_floor_s"),
+            stream_gap_s=measured.get("stream_gap_s", 0.0),
             host_s=host,
             host_compiled_s=_host_compiled_s(measured),
             element_rates=tuple(measured.get(f"{kind}_elements_per_s", math.inf) for kind in RATES),
@@ -119,22 +128,25 @@ class Machine:
             product_bytes_per_s=measured.get("product_dram_bytes_per_s"),
             narrow_outputs_per_s=measured.get("narrow_input_outputs_per_s", math.inf),
             chains=tuple((kind, measured[key]) for kind in CHAINS if (key := f"{kind}_dram_elements_per_s") in measured),
+            near_chain=measured.get("chain_elements_per_s", math.inf),
+            chain_startup_s=_beyond_gap(measured, "chain"),
+            concat_tensor_s=measured.get("concat_tensor_s", 0.0),
             depthwise_ops_per_s=depthwise,
             convolution_ops_per_s=measured.get(f"convolution_{peak.dtype}_ops_per_s"),
             convolution_widths=tuple(
                 (width, measured[key]) for width in WIDTHS if (key := f"convolution_{width}_{peak.dtype}_ops_per_s") in measured
             ),
-            startup_s=tuple(
-                (kind, max(0.0, measured[key] - measured.get("kernel_floor_s", 0.0)))
-                for kind in STARTUPS
-                if (key := f"{kind}_startup_s") in measured
-            ),
+            startup_s=tuple((kind, _beyond_gap(measured, kind)) for kind in STARTUPS if f"{kind}_startup_s" in measured),
             step_s=(measured.get("product_step_s", 0.0), measured.get("convolution_step_s", 0.0)),
             grouped_elements_per_s=(
                 measured.get("grouped_elements_per_s", math.inf),
                 measured.get("grouped_padded_elements_per_s", math.inf),
             ),
         )
+
+
+def _beyond_gap(measured: Mapping[str, float], kind: str) -> float:
+    return max(0.0, measured.get(f"{kind}_startup_s", 0.0) - measured.get("kernel_floor_s", 0.0))
 
 
 def _host_s(measured: Mapping[str, float]) -> tuple[float, ...] | None:

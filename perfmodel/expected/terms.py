@@ -147,6 +147,11 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
         deep, wide = GROUP_PADDED_TO
         k = np.where(path == Path.GROUPED_PADDED, _up(f.k / np.maximum(f.taps, 1), deep) * f.taps, k)
         n = np.where(path == Path.GROUPED_PADDED, _up(f.n, wide), n)
+        if (
+            machine.convolution_widths
+        ):  # the rate at the narrowest width is that of its tile, which narrower ones leave empty in part
+            narrowest = machine.convolution_widths[0][0]
+            n = np.where((path == Path.MATRIX) & (f.taps > 1) & (f.n < narrowest), narrowest, n)
         k, n = np.where(path == Path.GROUPED, f.k, k), np.where(path == Path.GROUPED, f.n, n)
     ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
     seconds = ops / matrix_ops_per_s(machine, c, terms)
@@ -236,6 +241,8 @@ THREADS = 2048
 """That a multiprocessor of the measured parts holds."""
 NARROW = 8
 """Input channels below which a convolution has no operand of 16 bytes: that of an image's three."""
+COMPILED_PATHS: Final = (Path.POINTWISE, Path.BROADCAST, Path.MOVE, Path.ROW_NORM, Path.RESAMPLE, Path.REORDER)
+"""Of kernels that a compiler writes itself."""
 _FRAMEWORK_KINDS: Final = ("pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "concat")
 """Of RATES: kernels that a compiler writes itself."""
 
@@ -256,6 +263,8 @@ def _rate_s(
         filled = np.where(f.norm_threads > 0, np.minimum(f.norm_threads / (machine.multiprocessors * THREADS), 1.0), 1.0)
         near, far = (np.array(rates)[f.rate] for rates in (machine.element_rates, machine.dram_rates))
         framework = np.maximum(f.elements / (near * filled), f.elements * (share / near + (1 - share) / far))
+        # the framework's concatenation gives every tensor as many blocks as the largest: what they cost, a small one costs, too
+        framework = np.where(kinds == "concat", np.maximum(framework, f.groups * machine.concat_tensor_s), framework)
         if compiled:
             framework = np.where(np.isin(kinds, _FRAMEWORK_KINDS) | (kinds == "window"), 0.0, framework)
             seconds = np.maximum(seconds, _chain_s(f, path, share, machine))
@@ -289,10 +298,14 @@ def _pool_s(f: Features, machine: Machine) -> Floats:
 
 
 def _chain_s(f: Features, path: Integers, share: Floats, machine: Machine) -> Floats:
-    """Kernels that a compiler wrote: elements from DRAM ÷ the measured rate; with special functions, elements from wherever."""
+    """Kernels that a compiler wrote: for each norm, elements ÷ the rates measured with one norm; special functions at a rate of their own.
+
+    The compiler computes a norm's factor, a root and a division, anew for each element: a chain with two norms takes twice as long as one
+    with one, and one without any is held by memory alone. Elements from L2 go at the rate from L2, the others at that from DRAM.
+    """
     rates = dict(machine.chains)
     ours = np.isin(path, (Path.POINTWISE, Path.BROADCAST, Path.MOVE))
-    plain = f.elements * (1 - share) / rates.get("chain", np.inf)
+    plain = f.groups * f.elements * (share / machine.near_chain + (1 - share) / rates.get("chain", np.inf))
     special = f.elements / rates.get("chain_special", np.inf)
     # a norm evaluates one root for each channel; a chain of special functions one or more for each element
     return np.where(ours, np.where(2 * f.special_ops > f.elements, np.maximum(plain, special), plain), 0.0)
@@ -309,7 +322,7 @@ def _depth_s(f: Features, path: Integers, machine: Machine) -> Floats:
 def _startup_s(f: Features, path: Integers, machine: Machine, *, compiled: bool = False) -> Floats:
     """Beyond the gap: what the kernel of each kind takes with next to nothing to do; nothing where it was not measured.
 
-    A compiler's kernels start at once: they look nothing up.
+    Kernels that a compiler wrote all take the same.
     """
     found = np.zeros_like(f.dram_bytes)
     kinds = np.array(RATES)[f.rate]
@@ -334,6 +347,8 @@ def _startup_s(f: Features, path: Integers, machine: Machine, *, compiled: bool 
         if compiled and kind in (*_FRAMEWORK_KINDS, "window", "row_norm"):
             continue
         found = np.where(where[kind], seconds, found)
+    if compiled:
+        return np.where(np.isin(path, COMPILED_PATHS), machine.chain_startup_s, found)
     return found
 
 
@@ -352,7 +367,7 @@ def _gap_s(
     With issue times Iᵢ (sums of the host's seconds per call) a kernel starts at sᵢ = max(Iᵢ, eᵢ₋₁ + g) and ends at eᵢ = sᵢ + tᵢ. Its
     share of the network's latency is eᵢ − eᵢ₋₁, of which tᵢ is its own and the rest passed before it.
     """
-    gap = np.full_like(kernel_s, machine.gap_s or c.gap_s)
+    gap = np.full_like(kernel_s, machine.gap_s + (0.0 if graph else machine.stream_gap_s) if machine.gap_s else c.gap_s)
     if "extra" not in terms:
         gap = np.where(f.extra, 0.0, gap)
     host = None if graph else _host_s(f, machine, compiled=compiled)
