@@ -458,7 +458,7 @@ def measured_machine(**figures: object) -> Machine:
         "chains": (),
         "near_chain": math.inf,
         "chain_startup_s": 0.0,
-        "concat_tensor_s": 0.0,
+        "concat_block_s": 0.0,
         "stream_gap_s": 0.0,
         "host_compiled_s": None,
     }
@@ -558,11 +558,13 @@ def test_a_stream_has_longer_gaps_than_a_graph() -> None:
 
 def test_each_small_tensor_of_a_concatenation_costs() -> None:
     g = GraphBuilder()
-    x = g.input(Shape(1, 32, 7, 7))
+    x = g.input(Shape(1, 32, 8, 8))
     g.add(Concat(inputs=16), *(g.activation(x, "relu", name=f"part{index}") for index in range(16)), name="cat")
     f = Features.of(kernels(g.graph(), HALF, "eager"))
-    times = kernel_seconds(f, measured_machine(concat_tensor_s=2e-6), PRIORS)
-    assert times.rate_s[-1] == pytest.approx(32e-6)
+    times = kernel_seconds(f, measured_machine(concat_block_s=2e-6), PRIORS)
+    assert times.rate_s[-1] == pytest.approx(16 * (32 * 8 * 8 / 512) * 2e-6)
+    many = replace(f, n=1e9 + 0 * f.n)
+    assert kernel_seconds(many, measured_machine(concat_block_s=2e-6), PRIORS).rate_s[-1] == pytest.approx(16 * 32 * 132 * 2e-6)
 
 
 def test_a_narrow_convolution_takes_what_the_narrowest_tile_takes() -> None:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from perfmodel.expected.terms import CONCAT_ELEMENTS
 from perfmodel.validation.samples import Sample
 
 CHANNELS: Final = 256
@@ -93,7 +94,7 @@ def samples(torch: Any) -> Iterator[Sample]:
         del images
         yield from _convolutions(torch)
         yield _stream_gap(torch)
-        yield _concat_tensor(torch)
+        yield _concat_block(torch)
     torch.backends.cudnn.benchmark = before
     torch.cuda.empty_cache()
 
@@ -164,19 +165,20 @@ def _stream_gap(torch: Any) -> Sample:
     )
 
 
-def _concat_tensor(torch: Any) -> Sample:
-    """What one more small tensor costs a concatenation with channels last."""
+def _concat_block(torch: Any) -> Sample:
+    """What one more block of threads costs a concatenation with channels last: small tensors get as many as the largest has."""
     from perfmodel.validation.microbenchmarks import _graph_seconds
 
+    widths = (512, *(32,) * 15)
     parts = [
-        torch.randn(64, 32, 7, 7, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last) for _ in range(16)
+        torch.randn(64, width, 7, 7, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last) for width in widths
     ]
     few, many = (_graph_seconds(torch, lambda count=count: torch.cat(parts[:count], 1)) for count in (4, 16))  # type: ignore[misc]
     return Sample(
-        quantity="concat_tensor_s",
+        quantity="concat_block_s",
         kernel="torch cat of 16 tensors less of 4, fp16",
-        values=tuple((long - short) / 12 for short, long in zip(few, many, strict=True)),
-        detail=_shape_of(parts[0]),
+        values=tuple((long - short) / 12 / (parts[0].numel() / CONCAT_ELEMENTS) for short, long in zip(few, many, strict=True)),
+        detail=f"{_shape_of(parts[0])} and {_shape_of(parts[1])}",
     )
 
 

@@ -65,7 +65,8 @@ class Features:
     m: Floats
     """Rows of the product: images × output pixels; of a pooling window likewise."""
     n: Floats
-    """Columns of one group: output channels per group; of a pooling window the channels."""
+    """Columns of one group: output channels per group; of a pooling window the channels; of a concatenation the elements of the largest
+    tensor that it joins."""
     k: Floats
     """Depth of one group: input channels per group × kernel taps."""
     groups: Floats
@@ -176,7 +177,9 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
         taps = lead.layer.kernel[0] * lead.layer.kernel[1]
     norm_threads = 0
     if lead is not None and lead.role != "matrix":
-        groups = len(lead.reads) if lead.kind == "concat" else sum(operation.role == "norm" for operation in kernel.operations)
+        groups = sum(operation.role == "norm" for operation in kernel.operations)
+    if lead is not None and lead.kind == "concat":
+        groups, n = len(lead.reads), max(int(access.elements) for access in lead.reads)
     for operation in kernel.operations:
         if operation.role == "norm":
             norm_threads = _norm_threads(operation.shape.N * operation.shape.H * operation.shape.W, operation.shape.C)

@@ -78,8 +78,8 @@ class Machine:
     """Measured: the same of a norm and relu on data in L2; infinite where it was not measured."""
     chain_startup_s: float
     """Measured: seconds that a compiler's kernel takes beyond the gap where it has next to nothing to do."""
-    concat_tensor_s: float
-    """Measured: what one more tensor costs a concatenation at least; 0 where it was not measured."""
+    concat_block_s: float
+    """Measured: what one more block of threads costs a concatenation, if it has nothing to do; 0 where it was not measured."""
     depthwise_ops_per_s: tuple[tuple[int, float], ...]
     """Measured: (kernel size, operations per second) of depthwise convolutions on data in L2."""
     convolution_ops_per_s: float | None
@@ -130,7 +130,7 @@ class Machine:
             chains=tuple((kind, measured[key]) for kind in CHAINS if (key := f"{kind}_dram_elements_per_s") in measured),
             near_chain=measured.get("chain_elements_per_s", math.inf),
             chain_startup_s=_beyond_gap(measured, "chain"),
-            concat_tensor_s=measured.get("concat_tensor_s", 0.0),
+            concat_block_s=measured.get("concat_block_s", 0.0),
             depthwise_ops_per_s=depthwise,
             convolution_ops_per_s=measured.get(f"convolution_{peak.dtype}_ops_per_s"),
             convolution_widths=tuple(

@@ -241,6 +241,9 @@ THREADS = 2048
 """That a multiprocessor of the measured parts holds."""
 NARROW = 8
 """Input channels below which a convolution has no operand of 16 bytes: that of an image's three."""
+CONCAT_ELEMENTS: Final = 512
+"""Elements of a block of PyTorch's CatArrayBatchedCopy; and its blocks per multiprocessor and tensor at most."""
+CONCAT_BLOCKS: Final = 32
 COMPILED_PATHS: Final = (Path.POINTWISE, Path.BROADCAST, Path.MOVE, Path.ROW_NORM, Path.RESAMPLE, Path.REORDER)
 """Of kernels that a compiler writes itself."""
 _FRAMEWORK_KINDS: Final = ("pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "concat")
@@ -263,8 +266,9 @@ def _rate_s(
         filled = np.where(f.norm_threads > 0, np.minimum(f.norm_threads / (machine.multiprocessors * THREADS), 1.0), 1.0)
         near, far = (np.array(rates)[f.rate] for rates in (machine.element_rates, machine.dram_rates))
         framework = np.maximum(f.elements / (near * filled), f.elements * (share / near + (1 - share) / far))
-        # the framework's concatenation gives every tensor as many blocks as the largest: what they cost, a small one costs, too
-        framework = np.where(kinds == "concat", np.maximum(framework, f.groups * machine.concat_tensor_s), framework)
+        # the framework's concatenation gives every tensor as many blocks of threads as the largest: a small one's have nothing to do
+        blocks = f.groups * np.minimum(np.ceil(f.n / CONCAT_ELEMENTS), CONCAT_BLOCKS * machine.multiprocessors)
+        framework = np.where(kinds == "concat", np.maximum(framework, blocks * machine.concat_block_s), framework)
         if compiled:
             framework = np.where(np.isin(kinds, _FRAMEWORK_KINDS) | (kinds == "window"), 0.0, framework)
             seconds = np.maximum(seconds, _chain_s(f, path, share, machine))
