@@ -248,6 +248,8 @@ COMPILED_PATHS: Final = (Path.POINTWISE, Path.BROADCAST, Path.MOVE, Path.ROW_NOR
 """Of kernels that a compiler writes itself."""
 _FRAMEWORK_KINDS: Final = ("pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "concat")
 """Of RATES: kernels that a compiler writes itself."""
+_ARITHMETIC_KINDS: Final = ("gelu",)
+"""Of these, those that their arithmetic holds, whoever wrote them."""
 
 
 def _rate_s(
@@ -270,7 +272,8 @@ def _rate_s(
         blocks = f.groups * np.minimum(np.ceil(f.n / CONCAT_ELEMENTS), CONCAT_BLOCKS * machine.multiprocessors)
         framework = np.where(kinds == "concat", np.maximum(framework, blocks * machine.concat_block_s), framework)
         if compiled:
-            framework = np.where(np.isin(kinds, _FRAMEWORK_KINDS) | (kinds == "window"), 0.0, framework)
+            theirs = np.isin(kinds, _FRAMEWORK_KINDS) & ~np.isin(kinds, _ARITHMETIC_KINDS)
+            framework = np.where(theirs | (kinds == "window"), 0.0, framework)
             seconds = np.maximum(seconds, _chain_s(f, path, share, machine))
         seconds = np.maximum(seconds, framework)
         if not compiled and machine.pool_outputs_per_s:
@@ -302,17 +305,19 @@ def _pool_s(f: Features, machine: Machine) -> Floats:
 
 
 def _chain_s(f: Features, path: Integers, share: Floats, machine: Machine) -> Floats:
-    """Kernels that a compiler wrote: for each norm, elements ÷ the rates measured with one norm; special functions at a rate of their own.
+    """Kernels that a compiler wrote: for each norm, elements ÷ the rates measured with one norm; for each special function what it added.
 
     The compiler computes a norm's factor, a root and a division, anew for each element: a chain with two norms takes twice as long as one
     with one, and one without any is held by memory alone. Elements from L2 go at the rate from L2, the others at that from DRAM.
     """
     rates = dict(machine.chains)
+    far = rates.get("chain", np.inf)
     ours = np.isin(path, (Path.POINTWISE, Path.BROADCAST, Path.MOVE))
-    plain = f.groups * f.elements * (share / machine.near_chain + (1 - share) / rates.get("chain", np.inf))
-    special = f.elements / rates.get("chain_special", np.inf)
-    # a norm evaluates one root for each channel; a chain of special functions one or more for each element
-    return np.where(ours, np.where(2 * f.special_ops > f.elements, np.maximum(plain, special), plain), 0.0)
+    norms = f.groups * f.elements * (share / machine.near_chain + (1 - share) / far)
+    # measured with a norm and SiLU; a norm itself evaluates one root for each channel, a chain of special functions one or more per element
+    each = max(0.0, 1 / rates.get("chain_special", np.inf) - 1 / far)
+    special = np.where(2 * f.special_ops > f.elements, f.special_ops * each, 0.0)
+    return np.where(ours, norms + special, 0.0)
 
 
 def _depth_s(f: Features, path: Integers, machine: Machine) -> Floats:
