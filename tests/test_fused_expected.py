@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,8 @@ from perfmodel.hardware.spec import HardwareError
 from perfmodel.prediction import predict
 from perfmodel.validation.fused.catalog import FAMILIES
 from perfmodel.validation.fused.forms import expected_kernel, work_of
+from perfmodel.validation.fused.problem import Problem
+from perfmodel.validation.fused_protocol import run_fused
 from perfmodel.validation.fused_tables import decisions_table, recorded_fused, wrong_decisions
 from tests.gpus import H200
 
@@ -258,6 +262,30 @@ def test_recorded_fused_kernels_are_expected_well_enough_to_decide() -> None:
     assert len(protocol.layouts()) >= 150
     assert decisions_table(protocol)[1]
     assert all(row.decided_rightly is False for row in wrong_decisions(protocol))
+
+
+def test_of_several_runs_the_newest_of_each_case_counts(tmp_path: Path) -> None:
+    """Whatever the order of lines; a case whose newest run has another kernel than the code chooses now is skipped, and said."""
+    run = {"kind": "run", "device": "NVIDIA H200", "limits": {**asdict(H200), "compute_capability": [9, 0]}, "revision": "old"}
+    problems = FAMILIES["mbconv"].selections["depthwise"]()[:2]
+    names = [FAMILIES["mbconv"].choose(problem, H200).name for problem in problems]  # type: ignore[arg-type]
+
+    def time(problem: Problem, kernel: str, when: str, median_s: float) -> dict[str, object]:
+        common = {"kind": "time", "what": "fused", "mode": "burst", "device": "NVIDIA H200", "run": when}
+        return {**common, "case": problem.name, "kernel": kernel, "median_s": median_s}
+
+    lines = [
+        {**run, "run": "2026-11-30T08:00:00", "revision": "new"},
+        time(problems[0], names[0], "2026-11-30T08:00:00", 2e-4),
+        {**run, "run": "2026-11-30T04:00:00"},
+        time(problems[0], names[0], "2026-11-30T04:00:00", 3e-4),
+        time(problems[1], "another", "2026-11-30T04:00:00", 3e-4),
+    ]
+    (tmp_path / "mbconv.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    protocol = run_fused(tmp_path)
+    (row,) = protocol.rows
+    assert (row.case, row.measured_s, row.revision) == (problems[0].name, 2e-4, "new")
+    assert protocol.skipped == (f"{problems[1].name} (another)",)
 
 
 def test_block_schedule_has_a_tier_expected_with_an_interval() -> None:

@@ -48,6 +48,7 @@ def hopper_cases():
     others = [(64, 56, e) for e in (1, 6, 8)] + [(128, 28, 1), (128, 31, 4), (96, 56, 6)]
     asked = [ConvFirstProblem(N=8, H=size, W=size, C=C, expansion=e) for C, size, e in others]
     asked += [problem for family in FAMILIES.values() for problem in family.cases()]
+    asked += [problem for family in FAMILIES.values() for more in family.selections.values() for problem in more()]
     found = {}
     for problem in asked:
         family = family_of(problem)

@@ -236,7 +236,7 @@ def test_count_is_the_textbooks():
 def test_counts_follow_from_the_layers(name):
     """MACs and compulsory bytes of every case, by formulas written out here."""
     family = FAMILIES[name]
-    for asked in family.cases():
+    for asked in (*family.cases(), *(one for more in family.selections.values() for one in more())):
         C, K, out = asked.C, asked.hidden, asked.output_shape[-1]
         pixels, hidden_pixels = asked.pixels, asked.pixels
         if name == "mbconv":

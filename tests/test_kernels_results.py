@@ -13,11 +13,11 @@ import pytest
 
 from perfmodel.validation import checks, driver, gpu, launch, measure
 from perfmodel.validation.dram import problem_of, worth_counting
-from perfmodel.validation.fused.catalog import FAMILIES
+from perfmodel.validation.fused.catalog import FAMILIES, problem_named
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import as_cupy, in_memory
 from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, files, kernels_table, measured
-from perfmodel.validation.measure import LARGE_BATCH, main
+from perfmodel.validation.measure import LARGE_BATCH, asked_for, main
 from perfmodel.validation.ncu import counted, parse
 from perfmodel.validation.recorder import RESULTS, Recorder, read_lines
 from tests.gpus import H200
@@ -315,6 +315,74 @@ def test_a_problem_survives_the_command_line():
         problem = family.cases()[-1]
         record = json.loads(json.dumps({"family": problem.family, **dataclasses.asdict(problem)}))
         assert problem_of(record) == problem
+
+
+def every_case():
+    """Of the catalogue, of its selections, and what is odd."""
+    for family in FAMILIES.values():
+        yield from family.cases()
+        for more in family.selections.values():
+            yield from more()
+        yield from (problem for problem, _ in family.odd_cases())
+
+
+def test_a_problem_is_found_by_its_name():
+    for problem in every_case():
+        assert problem_named(problem.name) == problem
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mbconv", "no name of a case, such as convfirst_e4"),
+        ("other_e4_fp16_n1_c64_h56_w56", "no name of a case"),
+        ("convfirst_e4_fp16_n1_c64_h56_w56_k3", "convfirst has no 'k'"),
+        ("mbconv_e4_fp16_n1_c64_h56_w56_k3_g1_q2", "mbconv has no 'q'; what its names may add is k, g, s, se, o"),
+        ("mbconv_e4_fp16_n1_c64_h56_w56_g1_k3", "is written mbconv_e4_fp16_n1_c64_h56_w56_k3_g1"),
+        ("mbconv_e4_fp16_n1_c63_h56_w56_k3_g1", "C is 63, not a multiple of 8"),
+        ("mbconv_e4_fp16_n1_c64_h56_w56_k7_g1", "the kernels serve"),
+    ],
+)
+def test_names_of_no_problem_are_refused(name, words):
+    with pytest.raises(GpuError, match=words):
+        problem_named(name)
+
+
+def test_cases_are_asked_for_by_selection_and_by_name():
+    families = tuple(FAMILIES.values())
+    assert asked_for(families) == {family.name: family.cases() for family in families}
+    (mbconv,) = asked_for(families, selections=["depthwise"]).items()
+    assert mbconv == ("mbconv", FAMILIES["mbconv"].selections["depthwise"]())
+    name = "convnext_e4_fp16_n3_c96_h7_w7"
+    both = asked_for(families, selections=["depthwise"], names=[name, name])
+    assert both["convnext"] == (problem_named(name),)
+    assert both["mbconv"] == mbconv[1]
+    with pytest.raises(GpuError, match="convfirst have no selection depthwise; there is depthwise"):
+        asked_for([FAMILIES["convfirst"]], selections=["depthwise"])
+
+
+def test_the_depthwise_selection_leaves_out_what_the_cases_have():
+    """Other channels and images than the one that the tables of kernels have, all by the kernel of depthwise blocks."""
+    family = FAMILIES["mbconv"]
+    more = family.selections["depthwise"]()
+    known = {(problem.C, problem.H) for problem in family.cases() if problem.group_width == 1}
+    assert len({(problem.C, problem.H) for problem in more} - known) >= 8
+    assert not {(problem.C, problem.H) for problem in more} & known
+    assert {family.choose(problem, LIMITS).kernel for problem in more} == {"mbconv_depthwise"}
+
+
+def test_what_is_timed_can_be_narrowed(tmp_path, monkeypatch):
+    (problem,) = FAMILIES["convfirst"].cases()[:1]
+    timed = []
+    monkeypatch.setattr(measure, "time_fused", lambda p, modes: timed.append("fused") or ())
+    monkeypatch.setattr(measure, "time_baseline", lambda p, what, modes: timed.append(what) or ())
+    monkeypatch.setattr(measure, "torch_or_none", lambda: True)
+    monkeypatch.setattr(measure, "_release", lambda: None)
+    recorder = Recorder(tmp_path / "convfirst.jsonl", {"kind": "run", "run": "now", "device": "NVIDIA H200"})
+    measure.run(recorder, [problem], stages=("time",), again=False, timed=("fused",))
+    assert timed == ["fused"]
+    measure.run(recorder, [problem], stages=("time",), again=False)
+    assert timed == ["fused", *measure.TIMED]
 
 
 def test_only_what_exceeds_the_cache_is_counted():

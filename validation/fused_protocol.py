@@ -23,7 +23,7 @@ from perfmodel.layers.graph import Graph
 from perfmodel.network import Network
 from perfmodel.prediction import predict
 from perfmodel.validation.dram import problem_of
-from perfmodel.validation.fused.catalog import FAMILIES
+from perfmodel.validation.fused.catalog import FAMILIES, problem_named
 from perfmodel.validation.fused.choice import graph_of
 from perfmodel.validation.fused.family import Family
 from perfmodel.validation.fused.forms import expected_kernel, layout_kernel, work_of
@@ -166,15 +166,19 @@ def _limits(lines: Iterable[dict[str, Any]]) -> DeviceLimits:
 def _of_family(
     name: str, lines: Sequence[dict[str, Any]], figures: Figures, baselines: dict[str, float]
 ) -> tuple[list[tuple[FusedRow, Problem]], list[str]]:
-    """Rows of the cases of a family; the last line of a kind counts."""
+    """Rows of every case that is recorded, in the order of their names; of several lines of a kind the newest run's counts.
+
+    The kernels have changed between runs: what was measured of a case before its newest run says nothing of it.
+    """
     family: Family[Any, Any] = FAMILIES[name]
     limits = _limits(lines)
-    times = {(line["case"], line["what"], line["mode"]): line for line in lines if line["kind"] == "time"}
-    counts = {line["case"]: line for line in lines if line["kind"] == "count"}
+    measured = sorted((line for line in lines if "run" in line and "refused" not in line), key=lambda line: str(line["run"]))
+    times = {(line["case"], line["what"], line["mode"]): line for line in measured if line["kind"] == "time"}
+    counts = {line["case"]: line for line in measured if line["kind"] == "count"}
     revisions = {line["run"]: line.get("revision") for line in lines if line["kind"] == "run"}
     found: list[tuple[FusedRow, Problem]] = []
     skipped: list[str] = []
-    for problem in family.cases():
+    for problem in sorted({problem_named(case) for case, what, _ in times if what == "fused"}, key=lambda one: one.name):
         regimes: tuple[Regime, ...] = ("burst", "sustained")
         for regime in regimes:
             line = times.get((problem.name, "fused", regime))

@@ -6,16 +6,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.units import percent
-from perfmodel.validation.fused.catalog import FAMILIES
+from perfmodel.validation.fused.catalog import CASE, FAMILIES
 from perfmodel.validation.recorder import RESULTS, read_lines
-
-CASE: Final = re.compile(
-    r"(?P<block>[a-z_]+)_e(?P<e>\d+)_(?P<dtype>[a-z0-9]+)_n(?P<N>\d+)_c(?P<C>\d+)_h(?P<H>\d+)_w(?P<W>\d+)(?P<form>(_[a-z]+\d+)*)"
-)
 
 Line = dict[str, Any]
 

@@ -18,7 +18,7 @@ from perfmodel.validation.baselines import Baseline, torch_or_none
 from perfmodel.validation.benchmarks import time_baseline, time_fused
 from perfmodel.validation.checks import SEEDS, check
 from perfmodel.validation.dram import count_dram, problem_of, profiled, worth_counting
-from perfmodel.validation.fused.catalog import FAMILIES, family_of
+from perfmodel.validation.fused.catalog import FAMILIES, family_of, problem_named
 from perfmodel.validation.fused.family import Family
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
@@ -27,12 +27,21 @@ from perfmodel.validation.recorder import RESULTS, Recorder, run_record, say
 from perfmodel.validation.timing import Mode
 
 STAGES: Final = ("check", "time", "count")
+TIMED: Final = ("fused", "eager", "compile")
+"""Kernels of ours, and PyTorch's block in its two forms."""
 LARGE_BATCH: Final = 64
 """From here on PyTorch eager and the sustained mode are timed, too; below, launches are so short that both say little."""
 
 
 def run(
-    recorder: Recorder, chosen: Sequence[Problem], *, stages: Iterable[str], again: bool, seeds: int = len(SEEDS), every: int = 1
+    recorder: Recorder,
+    chosen: Sequence[Problem],
+    *,
+    stages: Iterable[str],
+    again: bool,
+    seeds: int = len(SEEDS),
+    every: int = 1,
+    timed: Sequence[str] = TIMED,
 ) -> int:
     """Measure what is not recorded yet; how many checks failed. A measurement that cannot be made is recorded with its reason."""
 
@@ -59,8 +68,9 @@ def run(
         failed += not unless_known(lambda p=problem, o=only: [check(p, o, SEEDS[:seeds])], [key])  # type: ignore[misc]
     for problem in chosen if "time" in stages else ():
         modes: tuple[Mode, ...] = ("burst", "sustained") if problem.N >= LARGE_BATCH else ("burst",)
-        unless_known(lambda p=problem, m=modes: time_fused(p, m), _time_keys(problem, "fused", modes))  # type: ignore[misc]
-        for what in _baselines(problem):
+        if "fused" in timed:
+            unless_known(lambda p=problem, m=modes: time_fused(p, m), _time_keys(problem, "fused", modes))  # type: ignore[misc]
+        for what in (one for one in _baselines(problem) if one in timed):
             times = modes if what == "compile" else modes[:1]
             unless_known(
                 lambda p=problem, w=what, m=times: time_baseline(p, w, m),  # type: ignore[misc]
@@ -91,10 +101,34 @@ def only_check(families: Iterable[Family[Any, Any]], every: int) -> bool:
 
 
 def _checked(chosen: Sequence[Problem], every: int) -> Iterator[tuple[Problem, str | None]]:
-    """The cases, then what is odd about their families."""
+    """The cases, then what is odd about their families; nothing of that where `every` is 0."""
     yield from ((problem, None) for problem in chosen)
-    for name in dict.fromkeys(problem.family for problem in chosen):
+    for name in dict.fromkeys(problem.family for problem in chosen) if every else ():
         yield from FAMILIES[name].odd_cases()[::every]
+
+
+def asked_for(
+    families: Iterable[Family[Any, Any]], *, selections: Sequence[str] = (), names: Sequence[str] = ()
+) -> dict[str, tuple[Problem, ...]]:
+    """Cases by family: those named, with those of the selections named; where nothing is named, what a family's `cases` are.
+
+    Raises GpuError for a name that is no case's, and for a selection that none of the families has.
+    """
+    families = tuple(families)
+    named = tuple(problem_named(name) for name in names)
+    if unknown := set(selections) - {name for family in families for name in family.selections}:
+        offered = ", ".join(sorted({name for family in FAMILIES.values() for name in family.selections}))
+        raise GpuError(
+            f"{' and '.join(family.name for family in families)} have no selection {sorted(unknown)[0]}; there is {offered}"
+        )
+    if not names and not selections:
+        return {family.name: family.cases() for family in families}
+    found: dict[str, tuple[Problem, ...]] = {}
+    for family in FAMILIES.values():
+        chosen = [problem for name in selections if family in families for problem in family.selections.get(name, tuple)()]
+        if wanted := (*(problem for problem in named if problem.family == family.name), *chosen):
+            found[family.name] = tuple(dict.fromkeys(wanted))
+    return found
 
 
 def _baselines(problem: Problem) -> tuple[Baseline, ...]:
@@ -135,11 +169,16 @@ def _parser() -> argparse.ArgumentParser:
         "--block", choices=(*FAMILIES, "all"), action="append", help="which families of fused blocks (default: all)"
     )
     parser.add_argument("--stage", choices=STAGES, action="append", help="which measurements (default: all of them)")
+    parser.add_argument(
+        "--case", action="append", default=[], help="a case by its name, such as mbconv_e4_fp16_n16_c96_h28_w28_k3_g1"
+    )
+    parser.add_argument("--select", action="append", default=[], help="a family's further cases by their name, such as depthwise")
+    parser.add_argument("--what", choices=TIMED, action="append", help="what is timed (default: all of them)")
     parser.add_argument("--batch", type=int, action="append", help="only cases of this batch size; may be given several times")
     parser.add_argument("--channels", type=int, help="only cases of this many channels")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many random inputs each check draws")
     parser.add_argument("--only-check", action="store_true", help="check all kernels on odd sizes, and record nothing")
-    parser.add_argument("--every", type=int, default=1, help="check only every so many-th of the odd sizes")
+    parser.add_argument("--every", type=int, default=1, help="check only every so many-th of the odd sizes; 0: none")
     parser.add_argument("--again", action="store_true", help="measure what is recorded once more")
     parser.add_argument("--output", type=Path, help="folder; default: validation/results/DEVICE")
     parser.add_argument("--revision", help="of the source, where it is not a git checkout")
@@ -164,21 +203,22 @@ def main(argv: list[str] | None = None) -> int:
         slug = cast("str", where["device"]).lower().removeprefix("nvidia ").replace(" ", "-")
         folder = options.output or RESULTS / slug
         wanted: dict[str, list[Problem]] = {
-            family.name: [
-                p for p in family.cases() if (options.batch is None or p.N in options.batch) and options.channels in (None, p.C)
-            ]
-            for family in families
+            name: [p for p in problems if (options.batch is None or p.N in options.batch) and options.channels in (None, p.C)]
+            for name, problems in asked_for(families, selections=options.select, names=options.case).items()
         }
         everything = [problem for problems in wanted.values() for problem in problems]
         prepare_kernels(
             _checked(everything, options.every) if "check" in stages else [(p, None) for p in everything], this_device()
         )
-        if "time" in stages and torch_or_none():
+        timed = tuple(options.what or TIMED)
+        if "time" in stages and "compile" in timed and torch_or_none():
             prepare_baselines(everything)
         failed = 0
         for name, problems in wanted.items():
             recorder = Recorder(folder / f"{name}.jsonl", where)
-            failed += run(recorder, problems, stages=stages, again=options.again, seeds=options.seeds, every=options.every)
+            failed += run(
+                recorder, problems, stages=stages, again=options.again, seeds=options.seeds, every=options.every, timed=timed
+            )
         return int(failed > 0)
     except PerfmodelError as error:
         sys.stderr.write(f"error: {error}\n")

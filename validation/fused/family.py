@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -74,6 +74,8 @@ class Family(Generic[P, Q]):
     """What is timed and counted."""
     odd_cases: Callable[[], tuple[tuple[P, str | None], ...]]
     """What is checked beside them, by the kernel named or the one chosen."""
+    selections: Mapping[str, Callable[[], tuple[P, ...]]] = field(default_factory=dict)
+    """More cases, by a name under which they can be asked for: not in the tables of kernels, but in what tier expected answers to."""
 
     def choose(self, problem: P, device: DeviceLimits, *, only: str | None = None) -> Config:
         """The first kernel that serves. `only` names one. Raises GpuError, with every kernel's reason, where none does."""

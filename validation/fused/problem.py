@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.layers.blocks.block import Block
@@ -104,6 +105,13 @@ class Problem:
     def suffix(self) -> str:
         """What a family adds to the name."""
         return ""
+
+    @classmethod
+    def fields_of_suffix(cls, words: Mapping[str, int]) -> Mapping[str, Any]:
+        """What a family adds to the name, read back: letters and number of each word; raises GpuError for one that it does not add."""
+        for word in words:
+            raise GpuError(f"{cls.family} has no '{word}'")
+        return {}
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any, Final
 
 from perfmodel.validation.fused.family import Family, Kernel
@@ -30,6 +31,25 @@ def cases() -> tuple[MBConvProblem, ...]:
         {"group_width": 1, "squeeze": 16},
     )
     return (*plain, *(MBConvProblem(N=N, H=56, W=56, C=64, expansion=4, **other) for other in others for N in BATCHES))
+
+
+def depthwise_cases() -> tuple[MBConvProblem, ...]:
+    """Depthwise blocks of other channels, images and expansions than `cases`, whose sizes have just one: large batches first."""
+    forms: tuple[dict[str, Any], ...] = (
+        {"C": 32, "H": 112, "expansion": 4},
+        {"C": 96, "H": 28, "expansion": 4},
+        {"C": 128, "H": 28, "expansion": 4},
+        {"C": 24, "H": 56, "expansion": 6},
+        {"C": 32, "H": 56, "expansion": 4, "kernel": 5},
+        {"C": 128, "H": 14, "expansion": 4, "kernel": 5},
+        {"C": 96, "H": 56, "expansion": 4, "stride": 2, "out_channels": 128},
+        {"C": 40, "H": 28, "expansion": 6, "kernel": 5, "squeeze": 10},
+        {"C": 80, "H": 14, "expansion": 6},
+        {"C": 32, "H": 112, "expansion": 4, "kernel": 5, "stride": 2, "out_channels": 64},
+        {"C": 128, "H": 28, "expansion": 4, "squeeze": 32},
+        {"C": 80, "H": 28, "expansion": 6, "kernel": 5, "stride": 2, "out_channels": 112, "squeeze": 20},
+    )
+    return tuple(MBConvProblem(N=N, W=form["H"], group_width=1, **form) for N in BATCHES for form in forms)
 
 
 def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
@@ -96,4 +116,5 @@ FAMILY: Final = Family(
     torch_block=torch_block,
     cases=cases,
     odd_cases=odd_cases,
+    selections=MappingProxyType({"depthwise": depthwise_cases}),
 )

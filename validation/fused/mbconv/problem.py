@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from perfmodel.layers.blocks.mbconv import MBConv
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, GpuError, Problem
@@ -11,6 +12,8 @@ from perfmodel.validation.fused.problem import ELEMENT_BYTES, GpuError, Problem
 SPATIAL: Final = ((3, 8), (3, 1), (5, 1))
 """(kernel, group width) that the kernels serve."""
 STRIDES: Final = (1, 2)
+SUFFIX: Final = {"k": "kernel", "g": "group_width", "s": "stride", "se": "squeeze", "o": "out_channels"}
+"""Words of a name, by the field that each tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,13 @@ class MBConvProblem(Problem):
         words += [f"_se{self.squeeze}"] if self.squeeze is not None else []
         words += [f"_o{self.outputs}"] if self.outputs != self.C else []
         return "".join(words)
+
+    @classmethod
+    def fields_of_suffix(cls, words: Mapping[str, int]) -> Mapping[str, Any]:
+        """Kernel, group width, and where they differ from the plain block stride, squeeze and output channels."""
+        if unknown := [word for word in words if word not in SUFFIX]:
+            raise GpuError(f"{cls.family} has no '{unknown[0]}'; what its names may add is {', '.join(SUFFIX)}")
+        return {SUFFIX[word]: number for word, number in words.items()}
 
     def layers_block(self) -> MBConv:
         """In the model's terms."""
