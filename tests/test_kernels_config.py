@@ -350,6 +350,29 @@ def test_best_fills_the_device_and_wastes_no_rows():
     assert best(asked, [an_offer(4, 4, filled=0.5), an_offer(4, 4, filled=1.0)], H200) == an_offer(4, 4).config
 
 
+def test_an_offer_without_a_place_is_refused():
+    """As clusters on a device with fewer multiprocessors than theirs: a launch would have no block, and no result."""
+    asked = a_problem(N=1, H=32, W=32)
+    refused = best(asked, [an_offer(4, 4, multiprocessors=0)], H200)
+    assert refused == "its clusters of blocks have no place on 132 multiprocessors"
+    assert best(asked, [an_offer(4, 4, multiprocessors=0), an_offer(8, 8)], H200) == an_offer(8, 8).config
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("multiprocessors", [1, 2, 3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_few_multiprocessors_are_served(name, multiprocessors):
+    """Every launch has blocks, and none more in a cluster than there are multiprocessors; no estimate divides by zero."""
+    family, device = FAMILIES[name], dataclasses.replace(H200, multiprocessors=multiprocessors)
+    more = [one for selection in family.selections.values() for one in selection()]
+    for asked in (one for one in (*family.cases(), *more) if one.N == 1):
+        config = family.choose(asked, device)
+        assert config.defines.get("CLUSTER", 1) <= multiprocessors
+        assert config.defines.get("SPLIT", 1) <= multiprocessors
+        for launch in family.by_name[config.kernel].launches(asked, config, device):
+            assert min(launch.grid) >= 1
+
+
 # -- what each family refuses ----------------------------------------------------------------------------------------------
 
 SIZES = {"N": 1, "H": 8, "W": 8, "C": 64, "expansion": 4}

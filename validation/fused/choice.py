@@ -64,9 +64,14 @@ class Offer:
     """That blocks in clusters of its size can fill; None: all."""
 
 
-def best(problem: Problem, offers: Sequence[Offer], device: DeviceLimits) -> Config:
-    """The offer with the least estimated clocks; among equals the one whose instructions are filled best, then the first."""
+def best(problem: Problem, offers: Sequence[Offer], device: DeviceLimits) -> Config | str:
+    """The offer with the least estimated clocks; among equals the one whose instructions are filled best, then the first.
+
+    Where no offer's cluster has a place on the device, the sentence that refuses.
+    """
     clocks = estimated_clocks(problem, offers, device)
+    if not np.isfinite(clocks).any():
+        return f"its clusters of blocks have no place on {device.multiprocessors} multiprocessors"
     filled = np.array([offer.filled for offer in offers])
     order = np.lexsort((-filled, clocks))  # stable: the first among equals
     return offers[int(order[0])].config

@@ -152,6 +152,7 @@ def offer(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> Off
         filled=problem.H * problem.W / covered,
         operand_bytes=convolution_bytes(problem.C, v["ROWS"]) + product_bytes(problem.C, problem.hidden, patches),
         loaded_share=streamed_share(problem, (*tile, v["CHUNK"]), share),
+        multiprocessors=device.multiprocessors // v["CLUSTER"] * v["CLUSTER"],
     )
 
 

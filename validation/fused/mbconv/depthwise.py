@@ -157,7 +157,8 @@ def rows_of_block(problem: MBConvProblem, strips: Strips, blocks: int) -> int:
 
 def offer(problem: MBConvProblem, device: DeviceLimits, strips: Strips, split: int, rows: tuple[int, int], folded: bool) -> Offer:
     """One width of strip."""
-    of_block = rows_of_block(problem, strips, resident_blocks(device.multiprocessors, split) // split)
+    resident = resident_blocks(device.multiprocessors, split)
+    of_block = rows_of_block(problem, strips, max(1, resident // split))
     groups, needed = groups_of(problem, split), shared_bytes(problem, strips, split, rows, folded)
     registers = registers_of(problem, strips, groups)
     config = Config(
@@ -196,6 +197,7 @@ def offer(problem: MBConvProblem, device: DeviceLimits, strips: Strips, split: i
         operand_bytes=steps(problem, strips, of_block) * row_operand_bytes(problem, strips, groups, folded),
         blocks_per_tile=split,
         macs_share=1 / split,
+        multiprocessors=resident,
     )
 
 
