@@ -13,9 +13,10 @@ from perfmodel.errors import PerfmodelError
 from perfmodel.expected.constants import calibration_of
 from perfmodel.hardware.catalog import load, load_text
 from perfmodel.validation.dataset import Dataset, gather, layout_of, schedule_of
+from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.layer_run import layers_of
 from perfmodel.validation.machine_file import slug_of, with_measured
-from perfmodel.validation.microbenchmarks import MachineRun, Sample
+from perfmodel.validation.microbenchmarks import MachineRun, Sample, recorded_run
 from perfmodel.validation.network_comparison import compare_networks
 from perfmodel.validation.network_run import NetworkResults, cases, read_results
 from perfmodel.validation.protocol import EXPECTED, Protocol, as_toml, calibrated, run
@@ -227,6 +228,30 @@ def test_measured_figures_replace_those_before() -> None:
     assert [(entry.quantity, entry.value) for entry in device.measured] == [("launch_graph_s", 2e-6)]
     with pytest.raises(PerfmodelError, match="no device that"):
         slug_of("Voodoo 2")
+
+
+def test_a_part_measured_anew_leaves_the_other_figures(tmp_path: Path) -> None:
+    def of(date: str, **values: float) -> MachineRun:
+        samples = tuple(Sample(quantity=quantity, kernel="k", values=(value,)) for quantity, value in values.items())
+        return MachineRun(device="NVIDIA H200", date=date, driver="1", cupy="1", torch=None, samples=samples)
+
+    older, newer = (
+        of("2026-11-22", barrier_latency_s=1e-8, l2_latency_s=2e-7),
+        of("2026-11-30", l2_latency_s=3e-7, meeting_s=1e-6),
+    )
+    path = tmp_path / "machine.json"
+    path.write_text(older.model_dump_json(), encoding="utf-8")
+    entries = {entry.quantity: (entry.value, entry.date) for entry in newer.onto(recorded_run(path)).measured("a test")}
+    assert {name: (value, str(date)) for name, (value, date) in entries.items()} == {
+        "barrier_latency_s": (1e-8, "2026-11-22"),
+        "l2_latency_s": (3e-7, "2026-11-30"),
+        "meeting_s": (1e-6, "2026-11-30"),
+    }
+    with pytest.raises(GpuError, match="do not go together"):
+        newer.model_copy(update={"driver": "2"}).onto(older)
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(GpuError, match="no samples of `perfmodel hardware measure`"):
+        recorded_run(path)
 
 
 def test_measured_networks_beside_constants_fitted_elsewhere() -> None:

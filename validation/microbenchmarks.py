@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from perfmodel.hardware.spec import Measured
+from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timing import EventTimer
@@ -33,6 +35,7 @@ CHAINS: Final = 8 * 32
 """Operations of a thread per turn in the throughput kernels."""
 PARTS: Final = ("bandwidth", "throughput", "launch", "phases", "matrix", "rates", "memory", "compiled", "host")
 """What a run consists of, in this order. The last five are of PyTorch, `compiled` of what torch.compile makes (`host` then, too)."""
+OF_PYTORCH: Final = frozenset(PARTS[4:])
 
 
 class MachineRun(BaseModel):
@@ -68,13 +71,32 @@ class MachineRun(BaseModel):
                 quantity=sample.quantity,
                 value=float(f"{sample.without(floor_s):.5g}"),
                 kernel=sample.kernel if sample.detail is None else f"{sample.kernel}, {sample.detail}",
-                date=self.date,
+                date=sample.date or self.date,
                 driver=self.driver or "unknown",
                 where=where,
                 clock_hz=sample.clock_hz,
             )
             for sample in best.values()
         )
+
+    def require(self, device: str, driver: str) -> None:
+        """Raises GpuError where this ran on another device or driver."""
+        if (self.device, self.driver) != (device, driver):
+            raise GpuError(
+                f"figures of {self.device} under driver {self.driver} and of {device} under {driver} do not go together; "
+                "measure all parts anew"
+            )
+
+    def onto(self, older: MachineRun) -> MachineRun:
+        """With the samples of an older run that this one did not take. Raises GpuError where that ran on another device or driver."""
+        older.require(self.device, self.driver)
+        taken = {sample.quantity for sample in self.samples}
+        kept = [
+            sample if sample.date or older.date == self.date else sample.model_copy(update={"date": older.date})
+            for sample in older.samples
+            if sample.quantity not in taken
+        ]
+        return self.model_copy(update={"samples": (*kept, *self.samples), "torch": self.torch or older.torch})
 
 
 def run(
@@ -88,7 +110,7 @@ def run(
     """
     cupy = cupy_with_gpu()
     device = this_device()
-    torch = _torch()
+    torch = _torch() if OF_PYTORCH & set(only) else None
     samples: list[Sample] = []
     driver, date = driver_version(), datetime.datetime.now(datetime.UTC).date().isoformat()  # once: it asks another program
 
@@ -133,6 +155,15 @@ def run(
         add("compiled", lambda: memory_rates.compiled_samples(torch, torch.compile))
         add("host", lambda: HostProbe(torch, torch.compile if "compiled" in only else None).samples())
     return found_so_far()
+
+
+def recorded_run(path: Path) -> MachineRun:
+    """A run's samples as `--samples` wrote them; raises GpuError where they are not."""
+    try:
+        return MachineRun.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else getattr(error, "strerror", None) or error
+        raise GpuError(f"{path} has no samples of `perfmodel hardware measure`: {reason}") from None
 
 
 def _torch() -> Any | None:

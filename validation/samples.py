@@ -22,6 +22,8 @@ class Sample(BaseModel):
     """Size or shape, where one quantity is measured at several."""
     work: float | None = None
     """Of one launch, in the unit that the quantity counts per second, where a launch takes only microseconds."""
+    date: str | None = None
+    """Where it is not the day of the run that it is recorded with."""
 
     @property
     def median(self) -> float:

@@ -74,16 +74,21 @@ def hardware_measure(
             "of the device's file stay.",
         ),
     ] = None,
+    onto: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Samples of an older run on the same device, whose other samples stay."),
+    ] = None,
 ) -> None:
     """Measure this machine's GPU (about a minute): bandwidths, throughputs, launch gaps, PyTorch's own rates, clocks under load."""
     from perfmodel.hardware.catalog import load
-    from perfmodel.validation.gpu import this_device
+    from perfmodel.validation.gpu import driver_version, this_device
     from perfmodel.validation.machine_file import slug_of, with_measured
-    from perfmodel.validation.microbenchmarks import PARTS, MachineRun, run
+    from perfmodel.validation.microbenchmarks import PARTS, MachineRun, recorded_run, run
 
     parts = PARTS if only is None else listed("--only", only)
     if unknown := [part for part in parts if part not in PARTS]:
         raise PerfmodelError(f"--only takes {', '.join(PARTS)}, not {unknown[0]!r}")
+    older = recorded_run(onto) if onto is not None else None
     name = device or slug_of(this_device().name)
     slug = load(name).slug
     target = output or Path(f"{slug}-measured.toml")
@@ -91,10 +96,17 @@ def hardware_measure(
         if place is not None:
             require_place(place)
 
+    def whole(found: MachineRun) -> MachineRun:
+        return found if older is None else found.onto(older)
+
     def keep(found: MachineRun) -> None:
         if samples is not None:
-            emit(found.model_dump_json(indent=1) + "\n", samples)
+            emit(whole(found).model_dump_json(indent=1) + "\n", samples)
 
+    if older is not None:
+        older.require(this_device().name, driver_version())
     found = run(lambda line: print(line, file=sys.stderr, flush=True), parts, keep)
-    emit(with_measured(name, found.measured(where), keep=only is not None), target)
+    anew = {sample.quantity for sample in found.samples}
+    measured = [entry for entry in whole(found).measured(where) if entry.quantity in anew]
+    emit(with_measured(name, measured, keep=only is not None), target)
     print(f"wrote {target}; predict with --hardware {target}", file=sys.stderr)
