@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -197,9 +198,8 @@ def test_depthwise_on_threads_is_a_multiply_add_for_each_tap() -> None:
     three, five = of(work), of(replace(work, kernel=5))
     assert three.matrix_macs == 100 * 56 * 56 * 256 * 128
     assert three.rounds() == 1
-    # 64 channels of 56 pixels, 128 lanes; a filter's value for two channels of a lane; two columns more from its neighbours
-    more = (25 - 9) * (64 * 56 + 128) + (4 - 2) * 128
-    assert convolution(five).issue - convolution(three).issue == pytest.approx(more / 128)
+    # 64 channels of 56 pixels, 128 lanes
+    assert convolution(five).issue - convolution(three).issue == pytest.approx((25 - 9) * 64 * 56 / 128)
     # two evaluations for each hidden value
     assert sum(phase.demand.special for phase in three.phases) == 2 * 64 * 56 / 16
     gated = of(replace(work, squeeze=16))
@@ -252,8 +252,68 @@ def test_a_second_pass_reads_the_input_again_and_hands_sums_on() -> None:
     assert kernel.traffic.passed_bytes > 0
 
 
-def test_warps_without_the_matrix_units_latency_are_held_by_its_rate() -> None:
-    assert warps.M16 * warps.N8 * warps.STEP == 2048
+def test_chained_instructions_wait_for_each_other_and_others_only_for_their_warp() -> None:
+    """One actor: `issue_chained` clocks an instruction, or `issue_alone`; several fill each other's waits."""
+    chained, plain = (Phase(name="p", demand=Demand(issue=100), chained=chained) for chained in (True, False))
+    assert turn_clocks([chained], 1, issue_alone=2, issue_chained=3) == (300.0,)
+    assert turn_clocks([plain], 1, issue_alone=2, issue_chained=3) == (200.0,)
+    assert turn_clocks([chained], 50, issue_alone=2, issue_chained=3)[-1] == pytest.approx(5000)
+
+
+def a_warp_form(**changes: Any) -> warps.WarpForm:
+    given: dict[str, Any] = {
+        "kind": "k", "tiles": 256, "tile_rows": 8, "tile_columns": 8, "warps_m": 4, "warps_n": 1, "m16_per_warp": 1, "chunk": 64,
+        "chunks": 4, "split": 1, "parts": 1, "groups": 1, "input_buffers": 1, "slabs": 1, "slab_groups": 8, "ring": True, "steps": (4, 4),
+        "processors": 132,
+    }  # fmt: skip
+    return warps.WarpForm(**{**given, **changes})
+
+
+FIRST = FusedWork(N=4, H=64, W=64, C=64, hidden=256, outputs=64, kernel=3, stride=1, front="input", group_width=8)
+
+
+def named(kernel: FusedKernel, name: str) -> Phase:
+    return next(phase for phase in kernel.phases if phase.name == name)
+
+
+def test_operands_of_four_steps_are_read_ahead() -> None:
+    """A warp waits for shared memory once for every four steps, and at the start of every item."""
+    one, cut = (warps.kernel_of(FIRST, a_warp_form(steps=(steps, 4)), figures()) for steps in (4, 1))
+    assert named(one, "expansion, operands").latency == figures().shared_latency
+    assert named(cut, "expansion, operands").latency == 4 * figures().shared_latency
+    deep = warps.kernel_of(replace(FIRST, C=128), a_warp_form(steps=(8, 4)), figures())
+    assert named(deep, "expansion, operands").latency == 2 * figures().shared_latency
+
+
+def test_a_tile_of_eight_warps_is_one_actor_whose_schedulers_have_two() -> None:
+    """Twice the rows, the same for each warp: reading and multiplying take turns between barriers, neither in a row nor all at once."""
+    four = warps.kernel_of(FIRST, a_warp_form(), figures())
+    eight = warps.kernel_of(FIRST, a_warp_form(warps_m=8, tile_rows=16, tiles=128), figures())
+    assert (four.warps, eight.warps) == (1, 2)
+    assert (four.actors, eight.actors) == (1, 1)
+    read, multiplied, both = named(four, "expansion, operands"), named(four, "expansion"), named(eight, "expansion")
+    assert both.demand.shared == pytest.approx(2 * read.demand.shared)
+    assert both.demand.matrix == pytest.approx(2 * multiplied.demand.matrix)
+    taken = both.latency + max(both.demand.clocks)
+    alone = sum(phase.latency + max(phase.demand.clocks) for phase in (read, multiplied))
+    assert max(both.demand.shared, both.demand.matrix, alone) < taken < 2 * alone
+
+
+def test_weights_of_a_ring_are_asked_for_piece_by_piece_and_item_by_item() -> None:
+    kernel = warps.kernel_of(FIRST, a_warp_form(items=(2, 1)), figures())
+    pieces = 2 * 64 * (64 + 64) / warps.PIECE
+    asked = pieces * warps.STREAM_INSTRUCTIONS + 3 * 128 * warps.ITEM_INSTRUCTIONS
+    assert named(kernel, "weights asked for").demand.issue == pytest.approx(asked / 128)
+
+
+def test_the_last_block_reads_the_sums_of_all_one_after_the_other() -> None:
+    def exchanged(split: int) -> float:
+        return warps.kernel_of(FIRST, a_warp_form(split=split, chunks=4 / split), figures()).exchange_clocks
+
+    sums = 64 * 64 * 4  # fp32, of 64 pixels
+    each = figures().cache_latency + sums / figures().cache_bytes_per_clock_alone
+    assert exchanged(1) == 0
+    assert exchanged(4) - exchanged(2) == pytest.approx(2 * each)
 
 
 def test_recorded_fused_kernels_are_expected_well_enough_to_decide() -> None:

@@ -150,6 +150,8 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
     full = statistics.median(turn.clocks for turn in phases.turns("ordinary", grid=1, threads=1024, count=2000, more=place))
     ratios = tuple(turn.clocks / (full / 8) / clock_hz for turn in alone)
     yield sample("issue_alone_s", "addresses and packed halves", ratios, "one warp of a scheduler, over an eighth of eight")
+    apart = phases.turns("unrolled", grid=1, threads=128, count=2000)
+    yield sample("issue_unrolled_s", "fma of eight values side by side", seconds(apart, 1 / 64), "one warp of a scheduler")
     for name, blocks, launches in (("alone", 1, 1), ("burst", processors, 1), ("sustained", processors, SUSTAINED_LAUNCHES)):
         clocks = phases.clock_hz("bottleneck_64_64", blocks, threads=512, shared_bytes=132096, count=1000, launches=launches)
         yield Sample(

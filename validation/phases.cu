@@ -253,6 +253,23 @@ __global__ void __launch_bounds__(1024) ordinary(long long* out, float* sink, in
   report(out, begin, stamp());
   if (turns < 0) sink[threadIdx.x] = sum + v;
 }
+// multiply-adds of eight values side by side, which do not wait for each other
+__global__ void __launch_bounds__(1024) unrolled(long long* out, float* sink, int turns) {
+  float v[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = threadIdx.x + i;
+  __syncthreads();
+  const Stamp begin = stamp();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn)
+#pragma unroll
+    for (int i = 0; i < 64; ++i) asm volatile("fma.rn.f32 %0, %0, %0, %0;" : "+f"(v[i % 8]));
+  report(out, begin, stamp());
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum += v[i];
+  if (turns < 0) sink[threadIdx.x] = sum;
+}
 // a dependent chain of loads from L2, or from DRAM where nobody has read them: `words` holds at each step the index of the next
 __global__ void global_loads(long long* out, float* sink, int turns, const uint32_t* words, uint32_t first) {
   uint32_t at = first;

@@ -56,12 +56,18 @@ class Phase:
     """Whether one actor alone does it for all of them, so that two never do it at the same time."""
     times: float = 1.0
     """How often it comes in a turn."""
+    chained: bool = False
+    """Whether each instruction waits for what the one before it leaves (addresses by division, bounds, loops that are not unrolled), so
+    that an actor alone issues at the pace of their latencies. Many values of a thread at once fill each other's waits."""
 
 
-def turn_clocks(phases: Sequence[Phase], actors: int, *, issue_alone: float = 1.0) -> tuple[float, ...]:
+def turn_clocks(
+    phases: Sequence[Phase], actors: int, *, issue_alone: float = 1.0, issue_chained: float | None = None
+) -> tuple[float, ...]:
     """Clocks of a turn of each of 1, 2, … `actors` actors that work side by side.
 
-    `issue_alone`: clocks from one instruction of a warp to its next, which waits for what the first leaves; others may issue meanwhile.
+    `issue_alone`: clocks from one instruction of a warp to its next, however many may issue of others meanwhile; `issue_chained`: where
+    the next one waits for what the first leaves (None: the same).
     Raises ValueError where nothing takes any time, or for fewer than one actor.
 
     >>> product = Phase(name="product", demand=Demand(matrix=100))
@@ -72,7 +78,10 @@ def turn_clocks(phases: Sequence[Phase], actors: int, *, issue_alone: float = 1.
     if actors < 1:
         raise ValueError(f"there are {actors} actors; at least one must work")
     total = [sum(phase.demand.clocks[pipe] * phase.times for phase in phases) for pipe in range(len(PIPES))]
-    waited = [0.0 if phase.background else _waited(phase, issue_alone) for phase in phases]
+    waited = [
+        0.0 if phase.background else _waited(phase, issue_alone if issue_chained is None or not phase.chained else issue_chained)
+        for phase in phases
+    ]
     alone = sum(wait * phase.times for wait, phase in zip(waited, phases, strict=True))
     if max(total) <= 0 and alone <= 0:
         raise ValueError("no phase takes any time")

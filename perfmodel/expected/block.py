@@ -163,6 +163,7 @@ def _warp_kernels(work: FusedWork, figures: Figures, family: str) -> list[FusedK
                     slabs=-(-work.C // 64) if work.front == "input" else 1,
                     slab_groups=min(8, max(1, work.C // 8)),
                     ring=True,
+                    steps=(4, 4),
                     processors=figures.multiprocessors,
                 )
                 found.append(warps.kernel_of(work, form, figures))

@@ -7,13 +7,27 @@ warpgroup: expand, activate, a multiply-add in fp32 for each tap it reaches, act
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from perfmodel.expected.actors import Demand, Phase
 from perfmodel.expected.fused import Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
-from perfmodel.expected.warpgroups import LANES, OUTPUT_INSTRUCTIONS, ROWS, SILU_INSTRUCTIONS, STEP, WORD
+from perfmodel.expected.warpgroups import LANES, ROWS, STEP, WORD
 
-GATE_READINGS = 4
+SILU_INSTRUCTIONS: Final = 2.0
+"""Of a thread for one value: tanh and product; its half is in the weights, and it stays in fp32."""
+PACKED_INSTRUCTIONS: Final = 2.5
+"""The same of a value that goes to shared memory: half a conversion more."""
+ROW_INSTRUCTIONS: Final = 130.0
+"""Of a thread beside that, for a row: places in the rings and their barriers, filters and neighbour columns, loop."""
+FETCH_INSTRUCTIONS: Final = 100.0
+"""Of a thread of the warpgroup that fetches and projects, for a row of x: where it is, its barriers."""
+PROJECT_INSTRUCTIONS: Final = 250.0
+"""The same for a row of outputs: places, barriers, matrix instructions and their descriptors."""
+PIECE: Final = 16
+PIECE_INSTRUCTIONS: Final = 21.0
+"""Of a thread for 16 bytes that it fetches or stores: address, bounds, copy; sums to halves, residual."""
+GATE_READINGS: Final = 4
 """That wait for each other in the launch of gates: sums, two matrices, and the way of the gates to the next launch."""
 
 
@@ -98,11 +112,13 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
     complete = values / work.stride * form.completed
     parts = -(-work.outputs // ROWS)
     beside = work.kernel // 2 * 2 * ROWS * WORD  # columns of the neighbour lanes, of four lanes and 64 channels
-    activated = SILU_INSTRUCTIONS / WORD
     out = form.width / work.stride * form.completed * work.outputs / form.actors / form.split
     projected = _product(figures, form.places, parts * project * form.completed)
     row_bytes = ELEMENT_BYTES * work.C * form.width / form.actors
     stored = ELEMENT_BYTES * out
+    # of the warpgroup that serves the others, a part for each of them
+    served = LANES * (FETCH_INSTRUCTIONS + PROJECT_INSTRUCTIONS * form.completed) / form.actors
+    served += (row_bytes + stored) / PIECE * PIECE_INSTRUCTIONS
     return [
         Phase(
             name="input and output",
@@ -116,14 +132,14 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
         ),
         Phase(
             name="activation",
-            demand=Demand(special=figures.special(values), issue=figures.issue(values * activated)),
+            demand=Demand(special=figures.special(values), issue=figures.issue(values * SILU_INSTRUCTIONS)),
             latency=figures.special_latency,
         ),
         Phase(
             name="convolution",
             demand=Demand(
                 shared=figures.shared(4 * (work.taps * LANES + beside)),
-                issue=figures.issue(values / work.stride**2 * work.taps + work.taps * LANES + beside),
+                issue=figures.issue(values / work.stride**2 * work.taps + ROW_INSTRUCTIONS * LANES),
             ),
             latency=figures.shared_latency,
         ),
@@ -132,7 +148,7 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
             demand=Demand(
                 special=figures.special(complete),
                 shared=figures.shared(complete * ELEMENT_BYTES),
-                issue=figures.issue(complete * activated),
+                issue=figures.issue(complete * PACKED_INSTRUCTIONS),
             ),
             latency=(figures.special_latency + figures.barrier_latency + figures.shared_latency) * form.completed,
         ),
@@ -141,7 +157,7 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
             demand=Demand(
                 matrix=projected.matrix,
                 shared=projected.shared + figures.shared(out * 3 * ELEMENT_BYTES),
-                issue=projected.issue + figures.issue(out / WORD * OUTPUT_INSTRUCTIONS),
+                issue=projected.issue + figures.issue(served),
             ),
             latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency) / form.actors * form.completed,
             exclusive=True,

@@ -23,6 +23,7 @@ them fills both (NVIDIA A100 whitepaper, 2020; the Hopper tuning guide says no l
 
 MEASURED: Final = (
     "clock_fused_alone_hz", "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s",
+    "issue_unrolled_s",
     "small_product_ops_per_s", "small_product_latency_s", "special_latency_s", "shared_latency_s", "barrier_latency_s",
     "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "l2_latency_s", "dram_latency_s",
     "dram_copy_bytes_per_s", "meeting_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
@@ -56,8 +57,10 @@ class Figures:
     """Of one m64nNk16 at least, however few its columns: its A operand is the same size."""
     phase_latency: float
     """Between two phases of a warpgroup: from the last product to its sums, fences, the first operands of what comes next."""
+    issue_chained: float
+    """Clocks from one instruction of a warp to its next where that waits for what the first leaves: addresses by division, bounds."""
     issue_alone: float
-    """Clocks from one instruction of a warp to its next in ordinary code."""
+    """The same where it does not, in code on many values side by side."""
     small_macs_per_clock: float
     """By products of one warp (m16n8k16)."""
     small_product_latency: float
@@ -121,7 +124,8 @@ class Figures:
             sustained_ops_per_s=sustained,
             narrow_product_clocks=clocks("narrow_product_s"),
             phase_latency=clocks("phase_latency_s"),
-            issue_alone=measured["issue_alone_s"] * clock,
+            issue_chained=clocks("issue_alone_s"),
+            issue_alone=clocks("issue_unrolled_s"),
             small_macs_per_clock=per_clock("small_product_ops_per_s") / 2,
             small_product_latency=clocks("small_product_latency_s"),
             special_per_clock=device.special_peak("fp32").ops_per_clock_per_multiprocessor,
@@ -220,6 +224,8 @@ class FusedKernel:
     phases: tuple[Phase, ...]
     actors: int
     """That a multiprocessor can hold at the same time."""
+    warps: float = 1.0
+    """Of an actor, on each scheduler: they meet at every barrier, so that they are in the same phase, and issue in each other's waits."""
     turns: float
     """Of all actors, over the whole launch."""
     together: float
@@ -302,7 +308,12 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     """
     turns = kernel.most_turns()
     present = int(min(kernel.actors, turns))
-    clocks = turn_clocks(kernel.phases, present, issue_alone=figures.issue_alone)
+    clocks = turn_clocks(
+        kernel.phases,
+        present,
+        issue_alone=figures.issue_alone / kernel.warps,
+        issue_chained=figures.issue_chained / kernel.warps,
+    )
     rounds, left = divmod(turns, present)
     together = rounds * clocks[present - 1] + (clocks[int(left) - 1] if left else 0.0)
     burst = regime == "burst"

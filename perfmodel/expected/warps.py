@@ -7,10 +7,10 @@ scheduler: a product's operands come from shared memory into registers first, so
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from perfmodel.expected.actors import Demand, Phase
+from perfmodel.expected.actors import PIPES, Demand, Phase, turn_clocks
 from perfmodel.expected.fused import SCHEDULERS, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
@@ -27,15 +27,19 @@ GELU_INSTRUCTIONS: Final = 15.0
 """The same with a polynomial of eight terms, clamped, and no special function."""
 LOAD_INSTRUCTIONS: Final = 45.0
 """Of a thread for 16 bytes of the input: image, row and column by division, bounds, address, copy."""
-STREAM_INSTRUCTIONS: Final = 12.0
-"""Of a thread for 16 bytes of weights."""
+STREAM_INSTRUCTIONS: Final = 27 / 4
+"""Of a thread for 16 bytes of weights: a loop over four of them."""
+ITEM_INSTRUCTIONS: Final = 70.0
+"""Of a thread for an item of the ring: which one, where from, where to, how many bytes, and the last few of them."""
 SUM_INSTRUCTIONS: Final = 16.0
 """Of a thread for two channels of a result: bias, residual, conversions, address, bounds, store to shared memory."""
 STORE_INSTRUCTIONS: Final = 70.0
 """Of a thread for 16 bytes of output: place in the image, read back, residual, store."""
 NORM_INSTRUCTIONS: Final = 5.0
-CONVOLUTION_INSTRUCTIONS: Final = 28.0
-"""Of a warp beside products and loads, for 16 pixels × 8 channels: first taps, start values, conversions, stores."""
+CONVOLUTION_INSTRUCTIONS: Final = 20.0
+"""Of a warp beside products and loads, for 16 pixels × 8 channels: their place in the tile by division, conversions, stores."""
+JOB_INSTRUCTIONS: Final = 8.0
+"""Of a warp for a set of such pixels: which ones, start values, the filter's place."""
 IN_FLIGHT: Final = 4
 """Loads of a loop that the compiler lets run ahead."""
 L1_BYTES: Final = 20_000
@@ -71,6 +75,8 @@ class WarpForm:
     """Whether weights pass through a ring; else they stay."""
     items: tuple[int, int] = (1, 1)
     """Of the ring in a chunk: expansion and projection."""
+    steps: tuple[int, int]
+    """Of depth 16 in an item of the expansion and of the projection, whether they pass through a ring or stay."""
     again_bytes: float = 0.0
     again_between_bytes: float = 0.0
     processors: int
@@ -94,20 +100,16 @@ class WarpForm:
 def kernel_of(work: FusedWork, form: WarpForm, figures: Figures) -> FusedKernel:
     """The kernel's phases on a machine; of two passes around a global mean the one that projects, twice."""
     counted = _Count(work, form, figures)
-    share = min(1.0, SCHEDULERS / form.warps)
-    phases = tuple(
-        Phase(name=phase.name, demand=phase.demand * share, latency=phase.latency, background=phase.background, times=phase.times)
-        for phase in counted.phases()
-    )
     moved = work.input_bytes + work.output_bytes
     passes = 2 if work.squeeze else 1
     sums = 4.0 * work.hidden * form.tiles * 2 if work.squeeze else 0.0
     return FusedKernel(
         kind=form.kind,
-        phases=phases,
-        actors=max(1, round(form.groups * form.blocks / share)),
-        turns=form.jobs / share,
-        together=form.groups / share,
+        phases=tuple(counted.phases()),
+        actors=form.groups * form.blocks,
+        warps=max(1.0, form.warps / SCHEDULERS),
+        turns=form.jobs,
+        together=form.groups,
         processors=form.processors,
         lead_clocks=counted.lead(),
         trail_clocks=figures.cache_latency,
@@ -161,18 +163,38 @@ class _Count:
                 )
             )
         expanded = M16 * self.expanded_m16 * form.warps_m
-        found += self._product("expansion", self.depth, self.expanded_m16, self.expand_n8, reads_a=True, items=form.items[0])
+        found.extend(
+            self._product(
+                "expansion",
+                self.depth,
+                self.expanded_m16,
+                self.expand_n8,
+                reads_a=True,
+                items=form.items[0],
+                of_item=form.steps[0],
+            )
+        )
         found += self._activation(expanded, work.activation)
         if work.front == "hidden":
             found += self._convolution(form.chunk, form.chunks)
             found += self._activation(form.rows, "silu")
         steps = form.chunk / STEP
-        found += self._product(
-            "projection", steps, form.m16_per_warp, self.project_n8, reads_a=self.through_shared, items=form.items[1]
+        found.extend(
+            self._product(
+                "projection",
+                steps,
+                form.m16_per_warp,
+                self.project_n8,
+                reads_a=self.through_shared,
+                items=form.items[1],
+                of_item=form.steps[1],
+            )
         )
         if form.ring:  # every warp asks for its part of the next item; the copies themselves pass meanwhile
             streamed = self._chunk_bytes()
-            asked = Demand(issue=figures.issue(streamed / PIECE * STREAM_INSTRUCTIONS))
+            threads = WARP * form.warps
+            items = sum(form.items) + (work.front == "hidden")
+            asked = Demand(issue=figures.issue(streamed / PIECE * STREAM_INSTRUCTIONS + items * threads * ITEM_INSTRUCTIONS))
             copied = Demand(shared=figures.shared(streamed), cache=streamed / self.rate)
             found += [
                 Phase(name="weights asked for", demand=asked, times=form.chunks),
@@ -201,31 +223,48 @@ class _Count:
                 name="input",
                 demand=Demand(shared=figures.shared(pieces * PIECE), issue=figures.issue(pieces * LOAD_INSTRUCTIONS)),
                 latency=waits + figures.barrier_latency,
+                chained=True,
             ),
             Phase(name="input from cache", demand=Demand(cache=pieces * PIECE / self.rate)),
         ]
 
-    def _product(self, name: str, steps: float, m16: int, n8: int, *, reads_a: bool, items: int) -> list[Phase]:
-        """`steps` dependent rounds of m16 · n8 instructions of each warp, which reads their operands first."""
+    def _product(self, name: str, steps: float, m16: int, n8: int, *, reads_a: bool, items: int, of_item: int) -> list[Phase]:
+        """`steps` dependent rounds of m16 · n8 instructions of each warp.
+
+        Operands of the next steps are read while a step multiplies: the first of IN_FLIGHT steps, or of an item, waits for them.
+        """
         form, figures, warps = self.form, self.figures, self.form.warps
         read = A_BYTES * m16 * int(reads_a) + B_BYTES * n8
         multiplied = warps * steps * m16 * n8 * self.mma
         chain = steps * max(figures.small_product_latency, m16 * n8 * self.mma * SCHEDULERS)
+        waits = math.ceil(steps / of_item) * math.ceil(min(of_item, steps) / IN_FLIGHT)
         loads = warps * steps * read / A_BYTES
-        return [
-            Phase(
-                name=f"{name}, operands",
-                demand=Demand(shared=figures.shared(warps * steps * read), issue=loads / SCHEDULERS),
-                latency=steps * figures.shared_latency,
-                times=form.chunks,
-            ),
-            Phase(
-                name=name,
-                demand=Demand(matrix=multiplied, issue=warps * steps * (m16 * n8 + 1) / SCHEDULERS),
-                latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)) + figures.barrier_latency * items,
-                times=form.chunks,
-            ),
-        ]
+        return self._beside(
+            [
+                Phase(
+                    name=f"{name}, operands",
+                    demand=Demand(shared=figures.shared(warps * steps * read), issue=loads / SCHEDULERS),
+                    latency=waits * figures.shared_latency,
+                    times=form.chunks,
+                ),
+                Phase(
+                    name=name,
+                    demand=Demand(matrix=multiplied, issue=warps * steps * (m16 * n8 + 1) / SCHEDULERS),
+                    latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)) + figures.barrier_latency * items,
+                    times=form.chunks,
+                ),
+            ]
+        )
+
+    def _beside(self, phases: list[Phase]) -> list[Phase]:
+        """Reading operands and multiplying between two barriers: the warps of a scheduler take turns at it, as actors of their own do."""
+        beside = self.form.warps // SCHEDULERS
+        if beside < 2:
+            return phases
+        alone = [replace(phase, demand=phase.demand * (1 / beside), times=1.0) for phase in phases]
+        together = turn_clocks(alone, beside)[-1]
+        demand = Demand(**{pipe: sum(phase.demand.clocks[index] for phase in phases) for index, pipe in enumerate(PIPES)})
+        return [replace(phases[-1], demand=demand, latency=max(0.0, together - max(demand.clocks)))]
 
     def _activation(self, rows: float, function: str) -> list[Phase]:
         form, figures = self.form, self.figures
@@ -264,26 +303,31 @@ class _Count:
         chain = rounds * self.pairs * max(figures.small_product_latency, together * self.mma * SCHEDULERS)
         filter_bytes = self.work.taps // 2 * B_BYTES + B_BYTES / 2
         outside = self.work.front == "input" and channels / N8 * filter_bytes > L1_BYTES
-        return [
-            Phase(
-                name="convolution, operands",
-                demand=Demand(
-                    shared=figures.shared(jobs * self.pairs * (A_BYTES + B_BYTES / together)),
-                    cache=jobs / together * filter_bytes / self.rate if outside else 0.0,
+        return self._beside(
+            [
+                Phase(
+                    name="convolution, operands",
+                    demand=Demand(
+                        shared=figures.shared(jobs * self.pairs * (A_BYTES + B_BYTES / together)),
+                        cache=jobs / together * filter_bytes / self.rate if outside else 0.0,
+                    ),
+                    latency=rounds * 5 * figures.shared_latency,
+                    times=times,
                 ),
-                latency=rounds * 5 * figures.shared_latency,
-                times=times,
-            ),
-            Phase(
-                name="convolution",
-                demand=Demand(
-                    matrix=multiplied,
-                    issue=jobs * (self.pairs * (2 + 1 / together) + CONVOLUTION_INSTRUCTIONS / together) / SCHEDULERS,
+                Phase(
+                    name="convolution",
+                    demand=Demand(
+                        matrix=multiplied,
+                        issue=jobs
+                        * (self.pairs * (2 + 1 / together) + CONVOLUTION_INSTRUCTIONS + JOB_INSTRUCTIONS / together)
+                        / SCHEDULERS,
+                    ),
+                    latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)) + figures.barrier_latency,
+                    times=times,
+                    chained=True,
                 ),
-                latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)) + figures.barrier_latency,
-                times=times,
-            ),
-        ]
+            ]
+        )
 
     def _result(self) -> list[Phase]:
         work, form, figures = self.work, self.form, self.figures
@@ -295,12 +339,15 @@ class _Count:
             Phase(
                 name="result",
                 demand=Demand(
-                    shared=figures.shared(3 * ELEMENT_BYTES * values),
-                    issue=figures.issue(values / 2 * SUM_INSTRUCTIONS + pieces * STORE_INSTRUCTIONS),
+                    shared=figures.shared(2 * ELEMENT_BYTES * values), issue=figures.issue(values / 2 * SUM_INSTRUCTIONS)
                 ),
-                latency=(rounds * figures.cache_latency if again else 0.0)
-                + 2 * figures.barrier_latency
-                + 2 * figures.shared_latency,
+                latency=figures.barrier_latency + figures.shared_latency,
+            ),
+            Phase(
+                name="result stored",
+                demand=Demand(shared=figures.shared(ELEMENT_BYTES * values), issue=figures.issue(pieces * STORE_INSTRUCTIONS)),
+                latency=(rounds * figures.cache_latency if again else 0.0) + figures.barrier_latency + figures.shared_latency,
+                chained=True,
             ),
             Phase(name="output", demand=Demand(cache=pieces * PIECE * (2 if again else 1) / self.rate)),
         ]
@@ -326,4 +373,4 @@ class _Count:
             return 0.0
         sums = form.rows * self.work.outputs / form.parts * 4.0
         alone = figures.cache_bytes_per_clock_alone
-        return sums / self.rate + figures.meeting_latency + form.split * max(2 * figures.cache_latency, sums / alone)
+        return sums / self.rate + figures.meeting_latency + form.split * (figures.cache_latency + sums / alone)

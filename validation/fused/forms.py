@@ -74,6 +74,7 @@ def layout_kernel(problem: Problem, layout: Layout, device: DeviceLimits, figure
         slab_groups=groups,
         ring=layout.ring_slots > 0,
         items=(layout.expand_items, layout.project_items) if layout.ring_slots else (1, 1),
+        steps=(layout.expand_steps, layout.project_steps),
         again_bytes=max(0.0, float(halo)),
         again_between_bytes=_raster_between(problem, layout.tile_rows),
         processors=device.multiprocessors,
