@@ -79,10 +79,12 @@ def turn_clocks(
         raise ValueError(f"there are {actors} actors; at least one must work")
     total = [sum(phase.demand.clocks[pipe] * phase.times for phase in phases) for pipe in range(len(PIPES))]
     waited = [
-        0.0 if phase.background else _waited(phase, issue_alone if issue_chained is None or not phase.chained else issue_chained)
+        _waited(phase, issue_alone if issue_chained is None or not phase.chained else issue_chained)
+        if phase.exclusive or not phase.background
+        else 0.0
         for phase in phases
     ]
-    alone = sum(wait * phase.times for wait, phase in zip(waited, phases, strict=True))
+    alone = sum(wait * phase.times for wait, phase in zip(waited, phases, strict=True) if not phase.background)
     if max(total) <= 0 and alone <= 0:
         raise ValueError("no phase takes any time")
     apart = [(phase, wait) for phase, wait in zip(phases, waited, strict=True) if phase.exclusive]
@@ -90,14 +92,18 @@ def turn_clocks(
     queued = [0.0] * len(PIPES)
     found = []
     for present in range(1, actors + 1):
-        response, busy = alone, [0.0] * len(PIPES)
-        for phase in phases:
-            if phase.background:
+        response, served, busy = alone, 0.0, [0.0] * len(PIPES)
+        for phase, latency in zip(phases, waited, strict=True):
+            if phase.background and not phase.exclusive:
                 continue
             waits = [clocks * (1 + queue) for clocks, queue in zip(phase.demand.clocks, queued, strict=True)]
-            response += phase.times * max(waits)
+            if phase.background:
+                served += phase.times * (latency + max(waits))
+            else:
+                response += phase.times * max(waits)
             busy = [held + phase.times * wait for held, wait in zip(busy, waits, strict=True)]
-        rate = min(present / response if response else math.inf, 1 / slowest if slowest else math.inf)
+        longest = max(slowest, served)
+        rate = min(present / response if response else math.inf, 1 / longest if longest else math.inf)
         queued = [rate * held for held in busy]
         found.append(present / rate)
     return tuple(found)

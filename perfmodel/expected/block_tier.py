@@ -46,7 +46,7 @@ def expect_block(
     times: list[KernelTime | None] = [None] * len(kernels)
     plain = [kernel for kernel, own in zip(kernels, fused, strict=True) if not own]
     if plain:
-        seconds = kernel_seconds(Features.of(plain), machine, library.constants, graph=True)
+        seconds = kernel_seconds(Features.of(plain), machine, library.constants, graph=True, compiled=True)
         rows = zip(plain, seconds.arithmetic_s, seconds.memory_s, seconds.rate_s, seconds.exposed_s, seconds.gap_s, strict=True)
         made = iter(
             KernelTime(

@@ -74,7 +74,7 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
         together=form.rows * form.actors,
         processors=form.processors,
         lead_clocks=row_bytes / rate,  # asked for while weights come, which take longer than DRAM
-        prologue_clocks=figures.cache_latency + work.weight_bytes / form.split / rate,
+        prologue_clocks=figures.cache_latency + work.weight_bytes / form.split / figures.cache_bytes_per_clock_alone,
         dependent=True,
         trail_clocks=figures.cache_latency + form.places * work.outputs * ELEMENT_BYTES / rate,
         clustered=form.split > 1,
@@ -119,6 +119,9 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
     # of the warpgroup that serves the others, a part for each of them
     served = LANES * (FETCH_INSTRUCTIONS + PROJECT_INSTRUCTIONS * form.completed) / form.actors
     served += (row_bytes + stored) / PIECE * PIECE_INSTRUCTIONS
+    # sums for the other block's channels, there and back
+    sums = 4.0 * ROWS * form.places
+    handed = 2 * figures.cluster_latency + sums / figures.exchange_bytes_per_clock if form.split > 1 else 0.0
     return [
         Phase(
             name="input and output",
@@ -159,8 +162,10 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
                 shared=projected.shared + figures.shared(out * 3 * ELEMENT_BYTES),
                 issue=projected.issue + figures.issue(served),
             ),
-            latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency) / form.actors * form.completed,
+            latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency + handed) / form.actors * form.completed,
             exclusive=True,
+            background=True,
+            chained=True,
         ),
     ]
 

@@ -71,6 +71,7 @@ class Figures:
     cache_bytes_per_clock: float
     """From L2, of one multiprocessor when all of them read."""
     cache_bytes_per_clock_alone: float
+    """From L2, of one multiprocessor that reads alone, or of each of all that read the same bytes at the same time, such as weights."""
     cache_latency: float
     dram_latency: float
     dram_bytes_per_s: float

@@ -93,6 +93,21 @@ class WarpgroupForm:
     """Turns that fall on the same block at once; None: one for each actor."""
     blocks: float | None = None
     """That read at the same time; None: all multiprocessors' worth."""
+    spread: float = 1.0
+    """Lines that a warp touches when it reads the sums of another block, over those that its bytes fill (see `lines_touched`)."""
+
+
+def lines_touched(run_bytes: float, apart_bytes: float) -> float:
+    """Lines of 128 bytes that a warp's lanes touch, 16 bytes each, over the four that they would fill in a row.
+
+    Lanes are `apart_bytes` from each other in runs of `run_bytes`, which begin at any multiple of 32. What another block of the cluster
+    answers takes as long for a few bytes of a line as for the whole line.
+
+    >>> lines_touched(128, 32), lines_touched(1024, 32)
+    (3.5, 2.1875)
+    """
+    run = min(run_bytes, WARP * apart_bytes)
+    return WARP * apart_bytes / run * (run / 32 + 3) / 4 / 4
 
 
 def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKernel:
@@ -125,8 +140,8 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
     phases += _result(work, form, figures)
     streamed = 0.0 if form.resident else work.weight_bytes / form.split / form.actors / form.multicast
     if streamed:
-        demand = Demand(shared=figures.shared(streamed * form.multicast), cache=streamed)
-        phases.append(Phase(name="weights", demand=_cached(demand, form, figures), background=True))
+        demand = Demand(shared=figures.shared(streamed * form.multicast), cache=streamed / figures.cache_bytes_per_clock_alone)
+        phases.append(Phase(name="weights", demand=demand, background=True))
     apart = form.actors + int(form.convolves_apart)
     macs = form.turns * ROWS * (work.hidden / form.split) * (work.depth + work.outputs) / form.sharing
     moved = work.input_bytes + work.output_bytes
@@ -355,7 +370,7 @@ def _lead(form: WarpgroupForm, figures: Figures) -> float:
 
 def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     """Weights that the first tile cannot begin without: all of them, or the first item of a ring."""
-    return figures.cache_latency + (work.weight_bytes if form.resident else ITEM_BYTES) / _rate(form, figures)
+    return figures.cache_latency + (work.weight_bytes if form.resident else ITEM_BYTES) / figures.cache_bytes_per_clock_alone
 
 
 def _trail(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
@@ -370,5 +385,5 @@ def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     if form.split == 1:
         return 0.0
     sums = ROWS * form.actors / form.sharing * work.outputs * 4
-    read = sums * (form.split - 1) / form.split / figures.exchange_bytes_per_clock
+    read = sums * (form.split - 1) / form.split * form.spread / figures.exchange_bytes_per_clock
     return figures.shared(2 * sums) + 2 * figures.cluster_latency + read

@@ -33,6 +33,9 @@ ITEM_INSTRUCTIONS: Final = 70.0
 """Of a thread for an item of the ring: which one, where from, where to, how many bytes, and the last few of them."""
 SUM_INSTRUCTIONS: Final = 16.0
 """Of a thread for two channels of a result: bias, residual, conversions, address, bounds, store to shared memory."""
+ONE_BY_ONE: Final = 8
+"""Blocks of eight output channels of a warp from which on the compiler has each sum wait for its own bias: no registers are left to read the
+others' meanwhile."""
 STORE_INSTRUCTIONS: Final = 70.0
 """Of a thread for 16 bytes of output: place in the image, read back, residual, store."""
 NORM_INSTRUCTIONS: Final = 5.0
@@ -144,6 +147,7 @@ class _Count:
         self.through_shared = form.warps_n > 1 or work.front == "hidden"
         self.mma = M16 * N8 * STEP / figures.small_macs_per_clock
         self.pairs = work.taps // 2 + 1 if work.front != "taps" else 0
+        self.one_by_one = self.project_n8 >= ONE_BY_ONE
 
     def phases(self) -> list[Phase]:
         """In the order of a turn."""
@@ -195,7 +199,7 @@ class _Count:
             threads = WARP * form.warps
             items = sum(form.items) + (work.front == "hidden")
             asked = Demand(issue=figures.issue(streamed / PIECE * STREAM_INSTRUCTIONS + items * threads * ITEM_INSTRUCTIONS))
-            copied = Demand(shared=figures.shared(streamed), cache=streamed / self.rate)
+            copied = Demand(shared=figures.shared(streamed), cache=streamed / figures.cache_bytes_per_clock_alone)
             found += [
                 Phase(name="weights asked for", demand=asked, times=form.chunks),
                 Phase(name="weights", demand=copied, background=True, times=form.chunks),
@@ -316,13 +320,14 @@ class _Count:
                 ),
                 Phase(
                     name="convolution",
-                    demand=Demand(
-                        matrix=multiplied,
-                        issue=jobs
-                        * (self.pairs * (2 + 1 / together) + CONVOLUTION_INSTRUCTIONS + JOB_INSTRUCTIONS / together)
-                        / SCHEDULERS,
-                    ),
-                    latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)) + figures.barrier_latency,
+                    demand=Demand(matrix=multiplied, issue=jobs * self.pairs * (2 + 1 / together) / SCHEDULERS),
+                    latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)),
+                    times=times,
+                ),
+                Phase(
+                    name="convolution, places and results",
+                    demand=Demand(issue=jobs * (CONVOLUTION_INSTRUCTIONS + JOB_INSTRUCTIONS / together) / SCHEDULERS),
+                    latency=figures.barrier_latency,
                     times=times,
                     chained=True,
                 ),
@@ -332,21 +337,25 @@ class _Count:
     def _result(self) -> list[Phase]:
         work, form, figures = self.work, self.form, self.figures
         pieces = form.tile_rows * form.tile_columns * work.outputs / N8 / form.parts
-        values = pieces * N8
         again = work.residual and work.front == "input"
-        rounds = math.ceil(pieces / (WARP * form.warps) / IN_FLIGHT)
+        passes = math.ceil(pieces / (WARP * form.warps))
+        sums = 2 * form.m16_per_warp * self.project_n8
         return [
             Phase(
                 name="result",
                 demand=Demand(
-                    shared=figures.shared(2 * ELEMENT_BYTES * values), issue=figures.issue(values / 2 * SUM_INSTRUCTIONS)
+                    shared=figures.shared(2 * ELEMENT_BYTES * pieces * N8),
+                    issue=figures.issue(WARP * form.warps * sums * SUM_INSTRUCTIONS),
                 ),
-                latency=figures.barrier_latency + figures.shared_latency,
+                latency=figures.barrier_latency + figures.shared_latency * (sums if self.one_by_one else 1),
+                chained=True,
             ),
             Phase(
                 name="result stored",
-                demand=Demand(shared=figures.shared(ELEMENT_BYTES * values), issue=figures.issue(pieces * STORE_INSTRUCTIONS)),
-                latency=(rounds * figures.cache_latency if again else 0.0) + figures.barrier_latency + figures.shared_latency,
+                demand=Demand(shared=figures.shared(ELEMENT_BYTES * pieces * N8), issue=figures.issue(pieces * STORE_INSTRUCTIONS)),
+                latency=(sum(divmod(passes, IN_FLIGHT)) * figures.cache_latency if again else 0.0)
+                + figures.barrier_latency
+                + figures.shared_latency,
                 chained=True,
             ),
             Phase(name="output", demand=Demand(cache=pieces * PIECE * (2 if again else 1) / self.rate)),
@@ -361,10 +370,14 @@ class _Count:
         return form.chunks * of_chunk + convolved
 
     def lead(self) -> float:
-        """The first tile from DRAM, and resident weights."""
-        loaded = self.halo_pixels * self.steps_in * STEP * ELEMENT_BYTES
+        """The first tile's way from DRAM, resident weights, and biases, which the tiles that follow find in L1."""
         weights = self._chunk_bytes() * (min(1.0, self.form.chunks) if self.form.ring else self.form.chunks)
-        return self.figures.dram_latency + self.figures.cache_latency + (loaded + weights) / self.rate
+        biases = self.project_n8 if self.one_by_one and self.work.front != "hidden" else 1
+        return (
+            self.figures.dram_latency
+            + weights / self.figures.cache_bytes_per_clock_alone
+            + biases * self.figures.cache_latency
+        )
 
     def exchange(self) -> float:
         """Blocks that share a tile leave their sums in L2; the last to come reads them all, one block's after the other."""

@@ -115,6 +115,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
             taps_from_shared=config.kernel == "fused_mbconv_stream",
             loaded_bytes=(64 * actors + 2 * problem.W) / actors * pixel, again_bytes=halo,
             again_between_bytes=_raster_between(problem, 1), blocks=min(count, count_tiles * shared_tile),
+            spread=warpgroups.lines_touched(4 * problem.C / (shared_tile if config.kernel == "convfirst_stream" else 1), 32),
         )  # fmt: skip
     if config.kernel == "mbconv_rows":
         return _rows_form(cast("MBConvProblem", problem), config, device, kind, halo)
@@ -130,6 +131,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
             resident=bool(values.get("RESIDENT", 0)), multicast=values["CLUSTER"] if wide and not values["SPLIT"] else 1,
             loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
             again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group) * shared_tile),
+            spread=warpgroups.lines_touched(4 * problem.C, 32),
         )  # fmt: skip
     if config.kernel == "fused_mbconv_few":
         return _few_form(problem, config, device, kind, halo)
@@ -149,6 +151,7 @@ def _few_form(problem: Problem, config: Config, device: DeviceLimits, kind: str,
         processors=resident_blocks(device.multiprocessors, cluster), taps_from_shared=True,
         loaded_bytes=v["BOX"] * v["BOXES"] * ELEMENT_BYTES * problem.C / sharing, again_bytes=halo,
         again_between_bytes=_raster_between(problem, 1), blocks=min(device.multiprocessors, tiles * cluster),
+        spread=warpgroups.lines_touched(4 * problem.C, 16),
     )  # fmt: skip
 
 
