@@ -21,6 +21,8 @@ PAUSE_S: Final = 0.002
 READ_BYTES: Final = 16384
 """Of each block of a cluster, by one turn of `exchanges`."""
 LAUNCHES: Final = 200
+STORED_BYTES: Final = 32 * 1024
+"""Of a block, by the launches that store."""
 FLUSH_BYTES: Final = 2**28
 SUSTAINED_LAUNCHES: Final = 160
 """Of some 4 ms each: the clock has settled by the last of them."""
@@ -189,6 +191,13 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
         _alone(cupy),
         "one multiprocessor, 512 threads, 4 on their way",
     )
+    same = phases.turns("same_reads", grid=processors, threads=512, count=160, more=(cupy.zeros(2**20, cupy.uint8),))
+    yield sample(
+        "l2_read_same_bytes_per_s",
+        "ld.global.cg of 16 bytes",
+        tuple(2**16 / (turn.clocks / clock_hz) for turn in same),
+        "of each multiprocessor: all read the same, 512 threads, 8 on their way",
+    )
     more = (cupy.zeros(1024, cupy.float32), cupy.zeros(1, cupy.uint32))
     meeting = phases.turns("meetings", grid=1, threads=256, count=1000, more=more)
     yield sample("meeting_s", "store, fence, count, fence, load", seconds(meeting), "one block")
@@ -203,6 +212,12 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
         ("cluster_launch_s", "cluster_nothing_2", processors // 2 * 2),
     ):
         yield sample(quantity, "a block to a multiprocessor, all shared memory", _launches(cupy, phases, name, blocks))
+    for quantity, name, blocks in (
+        ("stored_launch_s", "resident_stores", processors),
+        ("stored_cluster_launch_s", "cluster_stores_2", processors // 2 * 2),
+    ):
+        times = _launches(cupy, phases, name, blocks)
+        yield sample(quantity, "a block to a multiprocessor, all shared memory", times, "32 KiB stored by each at its end")
 
 
 def _chain(cupy: Any, buffer_bytes: int) -> tuple[Any, int]:
@@ -218,7 +233,7 @@ def _launches(cupy: Any, phases: Phases, name: str, blocks: int) -> tuple[float,
     """Seconds per launch in a graph of blocks that fill every multiprocessor and end at once."""
     function = phases.module.get_function(name)
     function.max_dynamic_shared_size_bytes = SHARED_BYTES
-    stream, out = cupy.cuda.Stream(non_blocking=True), cupy.zeros(4, cupy.int32)
+    stream, out = cupy.cuda.Stream(non_blocking=True), cupy.zeros(blocks * STORED_BYTES, cupy.uint8)
     with stream:
         stream.begin_capture()
         for _ in range(LAUNCHES):

@@ -283,6 +283,25 @@ __global__ void global_loads(long long* out, float* sink, int turns, const uint3
   __global__ void __launch_bounds__(256) __cluster_dims__(SIZE, 1, 1) cluster_barriers_##SIZE(long long* out, float*, int turns) { cluster_barriers(out, turns); } \
   __global__ void __launch_bounds__(512, 1) __cluster_dims__(SIZE, 1, 1) cluster_nothing_##SIZE(int* out) { pdl_wait(); pdl_launch(); cluster_arrive(); cluster_wait(); if (out == nullptr) __nanosleep(1); }
 CLUSTER(2) CLUSTER(4) CLUSTER(8)
+// bytes that every block reads: 64 KiB a turn, 512 threads, eight loads on their way
+__global__ void __launch_bounds__(512) same_reads(long long* out, float* sink, int turns, const uint4* words) {
+  uint4 v[8];
+  uint32_t sum = 0;
+  __syncthreads();
+  const Stamp begin = stamp();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
+                   : "l"(words + (turn % 16 * 8 + i) * 512 + threadIdx.x));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += v[i].x + v[i].y + v[i].z + v[i].w;
+  }
+  __syncthreads();
+  report(out, begin, stamp());
+  if (turns < 0) sink[threadIdx.x] = sum;
+}
 // how blocks that share a tile meet: sums to L2, a fence, a count, and sums read back
 __global__ void __launch_bounds__(256) meetings(long long* out, float* sink, int turns, float4* sums, unsigned* arrived) {
   float4 v = make_float4(threadIdx.x, 1, 2, 3);
@@ -307,5 +326,21 @@ __global__ void __launch_bounds__(512, 1) resident_nothing(int* out) {
   pdl_wait();
   pdl_launch();
   if (out == nullptr) __nanosleep(1);
+}
+// the same of blocks that store their results at their end: 32 KiB each
+__device__ __forceinline__ void store_results(int* out) {
+  for (int i = threadIdx.x; i < 2048; i += 512) reinterpret_cast<uint4*>(out)[blockIdx.x * 2048 + i] = make_uint4(i, i, i, i);
+}
+__global__ void __launch_bounds__(512, 1) resident_stores(int* out) {
+  pdl_wait();
+  pdl_launch();
+  store_results(out);
+}
+__global__ void __launch_bounds__(512, 1) __cluster_dims__(2, 1, 1) cluster_stores_2(int* out) {
+  pdl_wait();
+  pdl_launch();
+  cluster_arrive();
+  cluster_wait();
+  store_results(out);
 }
 }

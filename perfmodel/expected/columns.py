@@ -162,7 +162,9 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
                 shared=projected.shared + figures.shared(out * 3 * ELEMENT_BYTES),
                 issue=projected.issue + figures.issue(served),
             ),
-            latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency + handed) / form.actors * form.completed,
+            latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency + handed)
+            / form.actors
+            * form.completed,
             exclusive=True,
             background=True,
             chained=True,

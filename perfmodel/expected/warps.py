@@ -34,8 +34,8 @@ ITEM_INSTRUCTIONS: Final = 70.0
 SUM_INSTRUCTIONS: Final = 16.0
 """Of a thread for two channels of a result: bias, residual, conversions, address, bounds, store to shared memory."""
 ONE_BY_ONE: Final = 8
-"""Blocks of eight output channels of a warp from which on the compiler has each sum wait for its own bias: no registers are left to read the
-others' meanwhile."""
+"""Blocks of eight output channels of a warp from which on the compiler has each sum wait for its own bias: no registers are left to read
+the others' meanwhile."""
 STORE_INSTRUCTIONS: Final = 70.0
 """Of a thread for 16 bytes of output: place in the image, read back, residual, store."""
 NORM_INSTRUCTIONS: Final = 5.0
@@ -352,7 +352,9 @@ class _Count:
             ),
             Phase(
                 name="result stored",
-                demand=Demand(shared=figures.shared(ELEMENT_BYTES * pieces * N8), issue=figures.issue(pieces * STORE_INSTRUCTIONS)),
+                demand=Demand(
+                    shared=figures.shared(ELEMENT_BYTES * pieces * N8), issue=figures.issue(pieces * STORE_INSTRUCTIONS)
+                ),
                 latency=(sum(divmod(passes, IN_FLIGHT)) * figures.cache_latency if again else 0.0)
                 + figures.barrier_latency
                 + figures.shared_latency,
@@ -374,9 +376,7 @@ class _Count:
         weights = self._chunk_bytes() * (min(1.0, self.form.chunks) if self.form.ring else self.form.chunks)
         biases = self.project_n8 if self.one_by_one and self.work.front != "hidden" else 1
         return (
-            self.figures.dram_latency
-            + weights / self.figures.cache_bytes_per_clock_alone
-            + biases * self.figures.cache_latency
+            self.figures.dram_latency + weights / self.figures.cache_bytes_per_clock_alone + biases * self.figures.cache_latency
         )
 
     def exchange(self) -> float:
