@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,32 @@ def test_what_one_actor_does_for_all_holds_them_all() -> None:
     apart = Phase(name="convolution", demand=Demand(shared=100), latency=300, exclusive=True)
     other = Phase(name="product", demand=Demand(matrix=10))
     assert turn_clocks([apart, other], 100)[-1] / 100 == pytest.approx(400)
+
+
+def test_a_server_of_all_actors_works_beside_them_and_holds_them_where_it_is_slower() -> None:
+    own = Phase(name="convolution", demand=Demand(issue=100))
+    server = Phase(name="projection", demand=Demand(cache=20), latency=50, exclusive=True, background=True)
+    assert turn_clocks([own, server], 1) == (100.0,)  # nobody waits for it
+    slower = Phase(name="projection", demand=Demand(matrix=20), latency=180, exclusive=True, background=True)
+    assert turn_clocks([own, slower], 3) == pytest.approx((200.0, 400.0, 600.0))  # every turn of each needs it
+    issued, elsewhere = (
+        turn_clocks([own, Phase(name="product", demand=Demand(matrix=100)), replace(server, demand=demand)], 2)[-1]
+        for demand in (Demand(issue=20), Demand(cache=20))
+    )
+    assert issued > elsewhere  # it stands in line at the pipe of the others
+
+
+@given(run=st.sampled_from((32, 64, 128, 256, 512, 1024)), apart=st.sampled_from((16, 32)))
+def test_lines_touched_are_those_of_a_warp(run: int, apart: int) -> None:
+    """Counted lane by lane, over all places of a run in a line and runs far from each other."""
+
+    def lines(starts: Sequence[int]) -> int:
+        lanes = [starts[lane * apart // run] + lane * apart % run for lane in range(32)]
+        return len({(lane * apart // run, byte // 128) for lane, byte in enumerate(lanes)})
+
+    runs = max(1, 32 * apart // run)
+    counted = [lines([offset] * runs) for offset in range(0, 128, 32)]
+    assert warpgroups.lines_touched(run, apart) * 4 == pytest.approx(sum(counted) / 4, rel=0.05)
 
 
 def test_background_copies_cost_nothing_until_they_are_the_fullest_pipe() -> None:
@@ -297,6 +324,21 @@ def test_a_tile_of_eight_warps_is_one_actor_whose_schedulers_have_two() -> None:
     taken = both.latency + max(both.demand.clocks)
     alone = sum(phase.latency + max(phase.demand.clocks) for phase in (read, multiplied))
     assert max(both.demand.shared, both.demand.matrix, alone) < taken < 2 * alone
+
+
+def test_sums_wait_for_their_biases_one_by_one_where_a_warp_has_many() -> None:
+    f = figures()
+
+    def of(outputs: int, front: str = "input") -> FusedKernel:
+        return warps.kernel_of(replace(FIRST, C=outputs, outputs=outputs, front=front), a_warp_form(), f)
+
+    few, many = of(56), of(64)  # seven and eight blocks of eight channels to each of four warps in a row
+    assert named(few, "result").latency == f.barrier_latency + f.shared_latency
+    assert named(many, "result").latency == f.barrier_latency + 2 * 8 * f.shared_latency
+    assert named(many, "result").demand.issue == pytest.approx(4 * 2 * 8 * warps.SUM_INSTRUCTIONS / 4)
+    # the first tile finds them in L2, one after the other; the input comes in its own phase
+    weights = 2 * 2 * 64 * 64 / f.cache_bytes_per_clock_alone
+    assert many.lead_clocks == pytest.approx(f.dram_latency + weights + 8 * f.cache_latency)
 
 
 def test_weights_of_a_ring_are_asked_for_piece_by_piece_and_item_by_item() -> None:

@@ -10,7 +10,9 @@ server for each pipe, and latencies that nobody queues for. Mean value analysis 
 
 With one actor this is the sum of its phases, with many the fullest pipe; between them nothing is fitted. Two departures from the
 textbook: a phase may use several pipes at once (a product reads an operand from shared memory while it multiplies), and takes as long as
-the slowest of them; and what runs in the background (copies that were asked for long before) only takes part in the second bound.
+the slowest of them; and what runs in the background (copies that were asked for long before) only takes part in the second bound. A server
+of all actors that works beside them (background and exclusive: a warpgroup that projects for the others) stands in line at the pipes as
+they do, but they do not wait for it: its own chain for a turn, waiting included, is one more bound.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class Phase:
     background: bool = False
     """Whether somebody else does it meanwhile, so that the actor does not wait for it."""
     exclusive: bool = False
-    """Whether one actor alone does it for all of them, so that two never do it at the same time."""
+    """Whether one actor alone does it for all of them, so that two never do it at the same time; in the background: whether one does that
+    is none of them."""
     times: float = 1.0
     """How often it comes in a turn."""
     chained: bool = False
@@ -89,22 +92,24 @@ def turn_clocks(
         raise ValueError("no phase takes any time")
     apart = [(phase, wait) for phase, wait in zip(phases, waited, strict=True) if phase.exclusive]
     slowest = max(*total, sum(phase.times * (wait + max(phase.demand.clocks)) for phase, wait in apart))
-    queued = [0.0] * len(PIPES)
+    queued, served = [0.0] * len(PIPES), [0.0] * len(PIPES)  # actors at each pipe, and servers
     found = []
     for present in range(1, actors + 1):
-        response, served, busy = alone, 0.0, [0.0] * len(PIPES)
+        response, chain, busy, serving = alone, 0.0, [0.0] * len(PIPES), [0.0] * len(PIPES)
         for phase, latency in zip(phases, waited, strict=True):
             if phase.background and not phase.exclusive:
                 continue
-            waits = [clocks * (1 + queue) for clocks, queue in zip(phase.demand.clocks, queued, strict=True)]
+            before = queued if phase.background else [own + other for own, other in zip(queued, served, strict=True)]
+            waits = [clocks * (1 + queue) for clocks, queue in zip(phase.demand.clocks, before, strict=True)]
             if phase.background:
-                served += phase.times * (latency + max(waits))
+                chain += phase.times * (latency + max(waits))
+                serving = [held + phase.times * wait for held, wait in zip(serving, waits, strict=True)]
             else:
                 response += phase.times * max(waits)
-            busy = [held + phase.times * wait for held, wait in zip(busy, waits, strict=True)]
-        longest = max(slowest, served)
+                busy = [held + phase.times * wait for held, wait in zip(busy, waits, strict=True)]
+        longest = max(slowest, chain)
         rate = min(present / response if response else math.inf, 1 / longest if longest else math.inf)
-        queued = [rate * held for held in busy]
+        queued, served = [rate * held for held in busy], [rate * held for held in serving]
         found.append(present / rate)
     return tuple(found)
 

@@ -257,7 +257,8 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
         demand = _sum(
             _wide(figures, GROUP, count), Demand(shared=count * figures.shared(a_bytes), issue=figures.issue(count * LANES * 6))
         )
-        return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + figures.shared_latency)]
+        # the first operands of every group are waited for
+        return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + groups * figures.shared_latency)]
     if form.convolution in ("bands", "planes"):
         outputs = ROWS * work.C
         products = outputs * BAND_PRODUCTS
