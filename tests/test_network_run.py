@@ -34,6 +34,7 @@ from perfmodel.validation.network_run import (
 )
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timm import MeasurementFileError
+from tests.gpus import H200
 
 LOOK = {
     "host_convolution_s": 20e-6, "host_matrix_s": 20e-6, "host_norm_s": 40e-6, "host_other_s": 10e-6, "host_operator_s": 5e-6,
@@ -389,3 +390,43 @@ def test_samples_of_a_machine_are_written_as_they_come(monkeypatch: pytest.Monke
     with pytest.raises(MemoryError):
         command(["hardware", "measure", "--hardware", "h200", "--samples", str(path), "--output", str(tmp_path / "x.toml")])
     assert MachineRun.model_validate_json(path.read_text(encoding="utf-8")) == found
+
+
+def test_a_part_measured_onto_an_older_run_keeps_its_other_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The samples of both in one file; in the device's file only what was measured now is new."""
+
+    def of(date: str, **values: float) -> MachineRun:
+        samples = tuple(Sample(quantity=quantity, kernel="k", values=(value,)) for quantity, value in values.items())
+        return MachineRun(device="NVIDIA H200", date=date, driver="1", cupy="14", torch=None, samples=samples)
+
+    older, newer = of("2026-11-22", meeting_s=9e-6, l2_latency_s=9e-7), of("2026-11-30", meeting_s=1e-6)
+    recorded, both, device = tmp_path / "older.json", tmp_path / "both.json", tmp_path / "h200.toml"
+    recorded.write_text(older.model_dump_json(), encoding="utf-8")
+    monkeypatch.setattr("perfmodel.validation.microbenchmarks.run", lambda say, only, keep: keep(newer) or newer)
+    monkeypatch.setattr("perfmodel.validation.gpu.this_device", lambda: H200)
+    monkeypatch.setattr("perfmodel.validation.gpu.driver_version", lambda: "1")
+    options = [
+        "hardware",
+        "measure",
+        "--only",
+        "phases",
+        "--onto",
+        str(recorded),
+        "--samples",
+        str(both),
+        "--output",
+        str(device),
+    ]
+    assert command(options) == 0
+    found = MachineRun.model_validate_json(both.read_text(encoding="utf-8"))
+    assert {sample.quantity: (sample.median, sample.date) for sample in found.samples} == {
+        "l2_latency_s": (9e-7, "2026-11-22"),
+        "meeting_s": (1e-6, None),
+    }
+    shipped, written = ({entry.quantity: entry for entry in load(name).measured} for name in ("h200", str(device)))
+    assert written["meeting_s"].value == 1e-6
+    assert {name: entry for name, entry in written.items() if name != "meeting_s"} == {
+        name: entry for name, entry in shipped.items() if name != "meeting_s"
+    }
+    monkeypatch.setattr("perfmodel.validation.gpu.driver_version", lambda: "2")
+    assert command(options) != 0  # before anything is measured
