@@ -17,7 +17,7 @@ from perfmodel.validation.fused.catalog import FAMILIES, problem_named
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import as_cupy, in_memory
 from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, files, kernels_table, measured
-from perfmodel.validation.measure import LARGE_BATCH, asked_for, main
+from perfmodel.validation.measure import LARGE_BATCH, MeasureError, Outcome, asked_for, main
 from perfmodel.validation.ncu import counted, parse
 from perfmodel.validation.recorder import RESULTS, Recorder, read_lines
 from tests.gpus import H200
@@ -91,7 +91,7 @@ def test_table_of_nothing(tmp_path):
 def test_recorder_resumes_and_flushes(tmp_path, capsys):
     path = tmp_path / "results" / "convfirst.jsonl"
     where = {"kind": "run", "run": "now", "device": "H200"}
-    line = {"kind": "time", "case": "a", "what": "fused", "mode": "burst", "times_s": [1.0]}
+    line = {"kind": "time", "case": "a", "what": "fused", "mode": "burst", "median_s": 1.0, "times_s": [1.0]}
     first = Recorder(path, where)
     assert not first.has(kind="time", case="a", what="fused", mode="burst")
     first.add(line)
@@ -101,15 +101,6 @@ def test_recorder_resumes_and_flushes(tmp_path, capsys):
     assert second.has(kind="time", case="a", what="fused", mode="burst")
     assert not second.has(kind="time", case="a", what="fused", mode="sustained")
     assert not Recorder(path, {**where, "device": "H100"}).has(kind="time", case="a", what="fused", mode="burst")
-
-
-def test_a_cut_off_last_line_is_left_out(tmp_path):
-    path = tmp_path / "convfirst.jsonl"
-    path.write_text(json.dumps({"kind": "run"}) + '\n{"kind": "ti')
-    assert read_lines(path) == ({"kind": "run"},)
-    path.write_text('{"kind": "ti\n' + json.dumps({"kind": "run"}) + "\n")
-    with pytest.raises(GpuError, match="line 1 is no JSON"):
-        read_lines(path)
 
 
 def test_ncu_rows_become_launches():
@@ -142,7 +133,7 @@ def test_no_cupy_is_one_sentence_and_exit_5(monkeypatch, capsys):
 
     monkeypatch.setattr("perfmodel.validation.gpu.importlib.import_module", missing)
     assert main(["--block", "convfirst"]) == 5
-    assert capsys.readouterr().err.startswith("error: CuPy is not installed")
+    assert capsys.readouterr().err.startswith("perfmodel: CuPy is not installed")
     assert measure.main(["--only-check"]) == 5
 
 
@@ -199,7 +190,7 @@ def test_no_gpu_or_an_old_driver(fake_cupy, capsys, how, words):
     fake_cupy(**how)
     assert main(["--block", "mbconv"]) == 5
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {words}")
+    assert said.startswith(f"perfmodel: {words}")
     assert said.count("\n") == 1
 
 
@@ -357,7 +348,7 @@ def test_cases_are_asked_for_by_selection_and_by_name():
     both = asked_for(families, selections=["depthwise"], names=[name, name])
     assert both["convnext"] == (problem_named(name),)
     assert both["mbconv"] == mbconv[1]
-    with pytest.raises(GpuError, match="convfirst have no selection depthwise; there is depthwise"):
+    with pytest.raises(MeasureError, match="convfirst have no selection depthwise; there is depthwise"):
         asked_for([FAMILIES["convfirst"]], selections=["depthwise"])
 
 
@@ -393,8 +384,20 @@ def test_only_what_exceeds_the_cache_is_counted():
             assert worth_counting(problem, H200.l2_bytes) or problem.N < LARGE_BATCH
 
 
-def test_measuring_resumes_and_records_refusals(tmp_path, monkeypatch):
-    """A check that was made is not made again; what cannot be measured is recorded with its reason, and the rest goes on."""
+@pytest.fixture
+def measuring(monkeypatch):
+    """The parts that need a GPU taken away."""
+    monkeypatch.setattr(measure, "this_device", lambda: H200)
+    monkeypatch.setattr(measure, "_release", lambda: None)
+    monkeypatch.setattr(measure, "_checked", lambda chosen, every: [(problem, None) for problem in chosen])
+    return monkeypatch
+
+
+WHERE = {"kind": "run", "run": "now", "device": "NVIDIA H200"}
+
+
+def test_measuring_resumes_and_records_refusals(tmp_path, measuring):
+    """A check that was made is not made again; what cannot be measured is recorded with its reason, tried again, and the rest goes on."""
     asked = FAMILIES["convfirst"].cases()[:5]
     made = []
 
@@ -409,19 +412,83 @@ def test_measuring_resumes_and_records_refusals(tmp_path, monkeypatch):
             "passed": problem is not asked[1],
         }
 
-    monkeypatch.setattr(measure, "check", check)
-    monkeypatch.setattr(measure, "_checked", lambda chosen, every: [(problem, None) for problem in chosen])
-    monkeypatch.setattr(measure, "this_device", lambda: H200)
-    monkeypatch.setattr(measure, "_release", lambda: None)
-    where = {"kind": "run", "run": "now", "device": "NVIDIA H200"}
+    measuring.setattr(measure, "check", check)
     path = tmp_path / "convfirst.jsonl"
-    failed = measure.run(Recorder(path, where), asked, stages=("check",), again=False, seeds=1)
+    outcome = measure.run(Recorder(path, WHERE), asked, stages=("check",), again=False, seeds=1)
     lines = [line for line in read_lines(path) if line["kind"] == "check"]
     refused = [line for line in lines if "refused" in line]
     assert {line["refused"] for line in refused} == {"no room"}
-    assert failed == len(refused) + 1
+    assert outcome == Outcome(failed=1, refused=len(refused))
+    assert outcome.exit_code == 1
     before = len(made)
-    assert measure.run(Recorder(path, where), asked, stages=("check",), again=False) == 0
-    assert len(made) == before
+    again = measure.run(Recorder(path, WHERE), asked, stages=("check",), again=False, seeds=1)
+    assert again == Outcome(refused=len(refused))
+    assert again.exit_code == 5
+    assert len(made) == before + len(refused)
     assert {count for _, _, count in made} == {1}
     assert len(checks.SEEDS) > 1
+
+
+def test_what_was_measured_before_a_refusal_stays(tmp_path, measuring):
+    """A failure in sustained says nothing about the burst before it, and only what is missing is measured again."""
+    (problem,) = (p for p in FAMILIES["convfirst"].cases()[:5] if p.N >= LARGE_BATCH and p.C == 64)
+    asked = []
+
+    def time_fused(problem, modes):
+        asked.append(list(modes))
+        for mode in modes:
+            if mode == "sustained":
+                raise GpuError("too hot")
+            yield {"kind": "time", "case": problem.name, "what": "fused", "mode": mode, "median_s": 1e-3}
+
+    def count_dram(problems):
+        raise GpuError("ncu is not installed")
+
+    measuring.setattr(measure, "time_fused", time_fused)
+    measuring.setattr(measure, "count_dram", count_dram)
+    path = tmp_path / "convfirst.jsonl"
+    for _ in range(2):
+        outcome = measure.run(Recorder(path, WHERE), [problem], stages=("time", "count"), again=False, timed=("fused",))
+        assert outcome == Outcome(refused=2)
+        assert outcome.exit_code == 5
+    assert asked == [["burst", "sustained"], ["sustained"]]
+    refused = [(line["kind"], line.get("mode")) for line in read_lines(path) if "refused" in line]
+    assert refused == [("time", "sustained"), ("count", None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch", "7"], "no case is of these sizes; there are batches of 1, 16, 128"),
+        (["--channels", "12"], "and channels 64, 96, 128, 256"),
+        (["--case", "convfirst_e4"], "no name of a case"),
+        (["--select", "deep"], "have no selection deep"),
+    ],
+)
+def test_measurements_of_nothing_are_refused_before_a_gpu_is_sought(arguments, said, capsys):
+    assert main(["--block", "convfirst", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--every", "-1"], ["--seeds", "0"], ["--seeds", "4"], ["--batch", "²"], ["--batch", "9" * 5000]]
+)
+def test_options_that_are_no_such_number_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "is no whole number from" in capsys.readouterr().err
+
+
+def test_every_0_checks_none_of_the_odd_sizes(measuring):
+    measuring.setattr(measure, "prepare_kernels", lambda asked, device: None)
+    assert measure.only_check([FAMILIES["convfirst"]], 0) == Outcome()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, measuring, capsys):
+    measuring.setattr(measure, "run_record", lambda revision: WHERE)
+    (tmp_path / "afile").write_text("")
+    assert main(["--block", "convfirst", "--output", str(tmp_path / "afile")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("perfmodel: cannot write")
+    assert error.count("\n") == 1

@@ -18,6 +18,7 @@ from perfmodel.cli import run as command
 from perfmodel.hardware.catalog import load
 from perfmodel.prediction import predict
 from perfmodel.validation import network_run
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.host_times import LEAST_S, _less
 from perfmodel.validation.layer_comparison import compare_layers
 from perfmodel.validation.microbenchmarks import MachineRun
@@ -33,7 +34,6 @@ from perfmodel.validation.network_run import (
     read_results,
 )
 from perfmodel.validation.samples import Sample
-from perfmodel.validation.timm import MeasurementFileError
 from tests.gpus import H200
 
 LOOK = {

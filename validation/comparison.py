@@ -280,7 +280,7 @@ def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], prove
     import numpy as np
     from scipy.stats import spearmanr
 
-    from perfmodel.validation.timm import MeasurementFileError
+    from perfmodel.validation.files import MeasurementFileError
 
     if len(rows) < 2:
         raise MeasurementFileError(f"{provenance.file} has {len(rows)} networks of the catalogue; a comparison needs at least 2")

@@ -17,22 +17,27 @@ from perfmodel.expected.features import Floats
 from perfmodel.expected.fused import Figures, FusedKernel, Regime, fused_time
 from perfmodel.expected.fused_calibration import ClassFactor, FusedCalibration
 from perfmodel.hardware.catalog import load
+from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.layers.batch_norm import BatchNorm
 from perfmodel.layers.conv2d import Conv2d
 from perfmodel.layers.graph import Graph
 from perfmodel.network import Network
 from perfmodel.prediction import predict
+from perfmodel.validation.comparison import Skipped
 from perfmodel.validation.dram import problem_of
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.catalog import FAMILIES, problem_named
 from perfmodel.validation.fused.choice import graph_of
 from perfmodel.validation.fused.family import Family
 from perfmodel.validation.fused.forms import expected_kernel, layout_kernel, work_of
 from perfmodel.validation.fused.generic.layout import Layout
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
-from perfmodel.validation.recorder import read_lines
+from perfmodel.validation.machine_file import is_device
+from perfmodel.validation.recorder import REFUSED, read_lines
 from perfmodel.validation.statistics import Summary
 
 LAYOUTS = "generic-layouts.jsonl"
+OTHER_CONFIGURATION = "recorded with another configuration than the kernels have now"
 LEAST_CONFIGURATIONS = 2
 """Of a class, so that one can be left out."""
 
@@ -83,8 +88,8 @@ class FusedProtocol(_Record):
     schema_version: int = 1
     hardware: str
     rows: tuple[FusedRow, ...]
-    skipped: tuple[str, ...]
-    """Recorded, but with another configuration than the kernels have now."""
+    skipped: tuple[Skipped, ...]
+    """Recorded, but not compared: with why, the cases and their kernels."""
 
     def chosen(self, regime: Regime = "burst") -> tuple[FusedRow, ...]:
         """The kernels as they are used."""
@@ -107,25 +112,28 @@ def summary_of(rows: Sequence[FusedRow], *, left_out: bool = False) -> Summary |
 def run_fused(folder: Path, hardware: str = "h200") -> FusedProtocol:
     """Every recorded time of a fused kernel in a folder of results beside what is expected on the device.
 
-    Raises CalibrationError where there are none, HardwareError where the device lacks a figure.
+    Raises CalibrationError where there are none, HardwareError where the device lacks a figure, MeasurementFileError for a file that is
+    not one of results.
     """
     device = load(hardware)
     figures = Figures.of(device)
     found: list[tuple[FusedRow, Problem]] = []
-    skipped: list[str] = []
+    skipped: dict[str, list[str]] = {}
     baselines: dict[str, float] = {}
     for name in FAMILIES:
         path = folder / f"{name}.jsonl"
-        if not path.is_file():
-            continue
-        lines = read_lines(path)
-        of_family, unknown = _of_family(name, lines, figures, baselines)
-        found += of_family
-        skipped += unknown
+        if path.is_file():
+            found += _of_family(name, path, _of_device(read_lines(path), device, skipped), figures, baselines, skipped)
     if (folder / LAYOUTS).is_file():
-        found += _of_layouts(read_lines(folder / LAYOUTS), figures, baselines)
+        lines = _of_device(read_lines(folder / LAYOUTS), device, skipped)
+        found += _of_layouts(folder / LAYOUTS, lines, figures, baselines)
+    reasons = tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
     if not found:
-        raise CalibrationError(f"{folder} has no times of fused kernels; `perfmodel validate run --what fused` writes them")
+        others = "; ".join(f"{len(one.rows)} left out, {one.reason}" for one in reasons)
+        raise CalibrationError(
+            f"{folder} has no times of fused kernels on {device.slug}{f' ({others})' if others else ''}; "
+            "`perfmodel validate run --what fused` writes them"
+        )
     compiled: dict[str, float] = {}
     rows = []
     for row, problem in found:
@@ -134,7 +142,7 @@ def run_fused(folder: Path, hardware: str = "h200") -> FusedProtocol:
                 compiled[row.case] = compiled_s(problem, hardware)
             row = row.model_copy(update={"compile_expected_s": compiled[row.case]})  # noqa: PLW2901 - a frozen record, completed
         rows.append(row)
-    return FusedProtocol(hardware=device.slug, rows=tuple(_left_out(rows)), skipped=tuple(skipped))
+    return FusedProtocol(hardware=device.slug, rows=tuple(_left_out(rows)), skipped=reasons)
 
 
 def compiled_s(problem: Problem, hardware: str) -> float:
@@ -158,46 +166,79 @@ def without_norms(graph: Graph) -> Graph:
     return Graph(nodes=nodes, blocks=graph.blocks)
 
 
-def _limits(lines: Iterable[dict[str, Any]]) -> DeviceLimits:
-    given = next(line["limits"] for line in lines if line["kind"] == "run")
-    return DeviceLimits(**{**given, "compute_capability": tuple(given["compute_capability"])})
+def _of_device(lines: Iterable[dict[str, Any]], device: DeviceSpec, skipped: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """The lines of measurements on the device, and of its runs; the times of other devices are left out, and said."""
+    own: list[dict[str, Any]] = []
+    running = None
+    known: dict[str, bool] = {}
+    for line in lines:
+        running = line.get("device", running)  # of layouts only the run says the device
+        name = str(running)
+        if name not in known:
+            known[name] = is_device(name, device)
+        if known[name]:
+            own.append(line)
+        elif line["kind"] == "time" and line.get("what") == "fused" and REFUSED not in line:
+            skipped.setdefault(f"measured on {name}", []).append(f"{line['case']} ({line.get('kernel')})")
+    return own
+
+
+def _limits(path: Path, lines: Iterable[dict[str, Any]]) -> DeviceLimits:
+    """Of the device, as its run recorded them."""
+    given = next((line["limits"] for line in lines if line["kind"] == "run" and "limits" in line), None)
+    try:
+        return DeviceLimits(**{**given, "compute_capability": tuple(given["compute_capability"])})  # type: ignore[dict-item,index]
+    except (TypeError, KeyError, GpuError) as error:
+        raise MeasurementFileError(
+            f"{path} has no line of kind run with the limits of the device, which `perfmodel validate run --what fused` writes: {error}"
+        ) from None
 
 
 def _of_family(
-    name: str, lines: Sequence[dict[str, Any]], figures: Figures, baselines: dict[str, float]
-) -> tuple[list[tuple[FusedRow, Problem]], list[str]]:
+    name: str,
+    path: Path,
+    lines: Sequence[dict[str, Any]],
+    figures: Figures,
+    baselines: dict[str, float],
+    skipped: dict[str, list[str]],
+) -> list[tuple[FusedRow, Problem]]:
     """Rows of every case that is recorded, in the order of their names; of several lines of a kind the newest run's counts.
 
     The kernels have changed between runs: what was measured of a case before its newest run says nothing of it.
     """
     family: Family[Any, Any] = FAMILIES[name]
-    limits = _limits(lines)
-    measured = sorted((line for line in lines if "run" in line and "refused" not in line), key=lambda line: str(line["run"]))
+    measured = sorted((line for line in lines if "run" in line and REFUSED not in line), key=lambda line: str(line["run"]))
     times = {(line["case"], line["what"], line["mode"]): line for line in measured if line["kind"] == "time"}
     counts = {line["case"]: line for line in measured if line["kind"] == "count"}
-    revisions = {line["run"]: line.get("revision") for line in lines if line["kind"] == "run"}
+    revisions = {line["run"]: line.get("revision") for line in measured if line["kind"] == "run"}
+    problems: dict[str, Problem] = {}
+    for case in dict.fromkeys(case for case, what, _ in times if what == "fused"):
+        try:
+            problems[case] = _problem(case, name)
+        except GpuError as error:
+            skipped.setdefault(f"no case of {name} now: {error}", []).append(case)
+    limits = _limits(path, lines) if problems else None
     found: list[tuple[FusedRow, Problem]] = []
-    skipped: list[str] = []
-    for problem in sorted({problem_named(case) for case, what, _ in times if what == "fused"}, key=lambda one: one.name):
+    for case, problem in sorted(problems.items()):
         regimes: tuple[Regime, ...] = ("burst", "sustained")
         for regime in regimes:
-            line = times.get((problem.name, "fused", regime))
-            if line is None:
+            line = times.get((case, "fused", regime))
+            if line is None or limits is None:
                 continue
-            baseline = times.get((problem.name, "compile", regime))
+            baseline = times.get((case, "compile", regime))
             if baseline and regime == "burst":
-                baselines[problem.name] = float(baseline["median_s"])
+                baselines[case] = float(baseline["median_s"])
+            measured_kernel = str(line.get("kernel"))
             try:
                 config = family.choose(problem, limits)
                 kernel = expected_kernel(problem, config, limits, figures)
             except GpuError:
-                skipped.append(f"{problem.name} ({line['kernel']})")
+                config = None
+            if config is None or config.name != measured_kernel:
+                skipped.setdefault(OTHER_CONFIGURATION, []).append(f"{case} ({measured_kernel})")
                 continue
-            if config.name != line["kernel"]:
-                skipped.append(f"{problem.name} ({line['kernel']})")
-                continue
-            counted = counts.get(problem.name) if regime == "burst" else None
-            row = _row(problem, kernel, str(line["kernel"]), regime, float(line["median_s"]), figures)
+            counted = counts.get(case) if regime == "burst" else None
+            row = _row(problem, kernel, measured_kernel, regime, float(line["median_s"]), figures)
             row = row.model_copy(
                 update={
                     "compile_s": float(baseline["median_s"]) if baseline else None,
@@ -207,10 +248,20 @@ def _of_family(
                 }
             )
             found.append((row, problem))
-    return found, skipped
+    return found
 
 
-def _of_layouts(lines: Sequence[dict[str, Any]], figures: Figures, baselines: dict[str, float]) -> list[tuple[FusedRow, Problem]]:
+def _problem(case: str, family: str) -> Problem:
+    """The problem of a case; raises GpuError where it is none of the family's."""
+    problem = problem_named(case)
+    if problem.family != family:
+        raise GpuError(f"{case} is one of {problem.family}")
+    return problem
+
+
+def _of_layouts(
+    path: Path, lines: Sequence[dict[str, Any]], figures: Figures, baselines: dict[str, float]
+) -> list[tuple[FusedRow, Problem]]:
     """Rows of the layouts of the generic kernels, of which every one has its sizes with it."""
     limits = DeviceLimits(
         name=figures.name,
@@ -222,10 +273,13 @@ def _of_layouts(lines: Sequence[dict[str, Any]], figures: Figures, baselines: di
     )
     found = []
     for line in lines:
-        if line["kind"] != "layout":
+        if line["kind"] != "layout" or REFUSED in line:
             continue
-        problem = problem_of(line["problem"])
-        layout = Layout(work=work_of(problem), **line["layout"])
+        try:
+            problem = problem_of(line["problem"])
+            layout = Layout(work=work_of(problem), **line["layout"])
+        except (TypeError, KeyError, GpuError) as error:
+            raise MeasurementFileError(f"{path}: the layout {json.dumps(line['layout'])} is of no problem: {error}") from None
         kernel = layout_kernel(problem, layout, limits, figures)
         name = json.dumps(line["layout"])
         row = _row(problem, kernel, name, "burst", float(line["median_s"]), figures)

@@ -146,6 +146,7 @@ def fused_blocks(protocol: FusedProtocol) -> list[Block]:
         f"{row.case}{' (a layout)' if row.layout else ''}: fused {si(row.measured_s, 's')}, torch.compile {si(row.compile_s or 0.0, 's')}"
         for row in wrong_decisions(protocol)
     )
+    left_out = "; ".join(f"{one.reason}: {', '.join(one.rows)}" for one in protocol.skipped)
     return [
         ("heading", f"Fused kernels on {protocol.hardware}"),
         ("table", errors_table(protocol)),
@@ -155,7 +156,7 @@ def fused_blocks(protocol: FusedProtocol) -> list[Block]:
         ("text", f"Decided wrongly: {wrong or 'none'}."),
         ("text", f"DRAM bytes of a launch against ncu. {bytes_sentence(protocol)}"),
         ("table", bytes_table(protocol)),
-        ("text", f"Recorded with another configuration than the kernels have now: {', '.join(protocol.skipped) or 'none'}."),
+        ("text", f"Left out: {left_out or 'nothing'}."),
     ]
 
 

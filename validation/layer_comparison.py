@@ -13,10 +13,10 @@ from perfmodel.prediction import Prediction, predict
 from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.network_comparison import MOST_SAID, of_another, too_few
 from perfmodel.validation.network_run import read_results
 from perfmodel.validation.statistics import Summary
-from perfmodel.validation.timm import MeasurementFileError
 
 
 class LayerRow(BaseModel):

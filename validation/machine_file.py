@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from perfmodel.errors import PerfmodelError
+from perfmodel.errors import PerfmodelError, shown
 from perfmodel.hardware.catalog import load, load_text, names
-from perfmodel.hardware.spec import Measured
+from perfmodel.hardware.spec import DeviceSpec, Measured
 
 
 def slug_of(name: str) -> str:
     """The catalogue's entry for a GPU as its driver names it ("NVIDIA H200"); raises PerfmodelError where there is none."""
-    wanted = set(name.lower().replace("nvidia", "").replace("geforce", "").split())
     for slug in names():
-        if wanted and "".join(sorted(wanted)) == "".join(sorted(slug.replace("-", " ").split())):
-            return slug
-    joined = "".join(part for part in name.lower().replace("nvidia", "").replace("geforce", "").split())
-    for slug in names():
-        if joined.replace("-", "") == slug.replace("-", ""):
+        if _is_named(load(slug), name):
             return slug
     raise PerfmodelError(
-        f"the catalogue has no device that {name!r} names; give --hardware with its entry or a TOML file of yours"
+        f"the catalogue has no device that '{shown(name)}' names; give --hardware with its entry or a TOML file of yours"
     )
+
+
+def is_device(name: str, device: DeviceSpec) -> bool:
+    """Whether a GPU as its driver names it is this device, of the catalogue or of a file that was made of the catalogue's."""
+    if _is_named(device, name):
+        return True
+    return any(load(slug).name == device.name and _is_named(load(slug), name) for slug in names())
+
+
+def _is_named(device: DeviceSpec, name: str) -> bool:
+    return any(_forms(name) & _forms(known) for known in (device.slug, device.name, *device.aliases))
+
+
+def _forms(name: str) -> set[str]:
+    """A GPU's name without its maker's and the kind of memory: in one word, and its words in the order of letters."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if not re.fullmatch(r"|nvidia|geforce|tesla|hbm\d\w?", word)]
+    return {"".join(words), " ".join(sorted(words))} - {""}
 
 
 def with_measured(device: str, measured: Sequence[Measured], *, keep: bool = False) -> str:

@@ -19,10 +19,10 @@ from perfmodel.prediction import predict
 from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped, diagnosed
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.machine_file import slug_of
 from perfmodel.validation.network_run import IN_STREAM, read_results
 from perfmodel.validation.statistics import Summary
-from perfmodel.validation.timm import MeasurementFileError
 
 SCHEDULE_OF = {"eager": "eager", "graph": "eager", "compile": "pointwise", "compile-graph": "pointwise"}
 MOST_SAID = 160

@@ -24,10 +24,10 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from perfmodel.errors import UnknownNameError, shown
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
 from perfmodel.validation.host_times import HostProbe
-from perfmodel.validation.timm import MeasurementFileError
 
 Run = Literal["eager", "graph", "compile", "compile-graph"]
 RUNS: Final = ("eager", "graph", "compile", "compile-graph")

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict
 from perfmodel.kernel import Kernel
 from perfmodel.prediction import Prediction
 from perfmodel.validation.comparison import Skipped
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.ncu import UNITS
 from perfmodel.validation.statistics import Summary
-from perfmodel.validation.timm import MeasurementFileError
 from perfmodel.waterline import KernelTime
 
 MAX_FILE_BYTES: Final = 512 << 20

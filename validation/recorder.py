@@ -6,59 +6,172 @@ import datetime
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import IO, Any, Final
 
+from perfmodel.errors import PerfmodelError, shown
 from perfmodel.validation.baselines import torch_or_none
 from perfmodel.validation.compile import compiler_version
-from perfmodel.validation.fused.problem import GpuError
+from perfmodel.validation.files import Check, MeasurementFileError, checked, number, positive, read_bytes, table, word
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, this_device
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 LONG_FIELDS: Final = ("times_s", "device", "run", "before", "launched")
+FIELDS: Final = ("kind", "device", "case", "what", "mode")
+"""That tell measurements of fused kernels apart."""
+REFUSED: Final = "refused"
+"""The field of a measurement that could not be made: the reason."""
+
+Needed = Mapping[str | None, Mapping[str, Check]]
+"""By the kind of a line (None: it has none) the fields that it must have."""
+FUSED: Final[Needed] = MappingProxyType(
+    {
+        "run": {"device": word},
+        "check": {"device": word, "case": word, "what": word},
+        "time": {"device": word, "case": word, "what": word, "mode": word, "median_s": positive},
+        "count": {"device": word, "case": word, "dram_bytes": number},
+        "layout": {"problem": table, "layout": table, "median_s": positive},
+    }
+)
+"""What measurements of fused kernels must say."""
 
 
-class Recorder:
-    """The file of results: what is in it, and what comes."""
+class Results:
+    """A file of results and one device: which measurements are in it, told apart by some of their fields, and what comes.
 
-    def __init__(self, path: Path, where: dict[str, Any]) -> None:
-        self._path, self._where, self._started = path, where, False
-        self._known = {_key(line) for line in read_lines(path)} if path.is_file() else set()
+    A measurement that could not be made is recorded with its reason, and is not known: it is tried again. Raises PerfmodelError where the
+    file cannot be written, and MeasurementFileError where it is none of results, before anything is measured.
+    """
+
+    def __init__(self, path: Path, device: str, fields: Sequence[str] = FIELDS, needed: Needed = FUSED) -> None:
+        self._path, self._device, self._fields = path, device, tuple(fields)
+        self._known: set[tuple[str, ...]] = set()
+        self._refused: dict[tuple[str, ...], str] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            exists = path.exists()
+        except OSError as error:
+            raise PerfmodelError(
+                f"cannot write {shown(str(path), 200)}: {error.strerror}; choose another place with --output"
+            ) from None
+        for line in read_lines(path, needed) if exists else ():
+            self._note(line)
 
     def has(self, **key: str) -> bool:
         """Whether a result with these fields is recorded for this device."""
-        return _key({**key, "device": self._where["device"]}) in self._known
+        return self._key({**key, "device": self._device}) in self._known
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Append and flush; the first line of a run is preceded by where and when it ran."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            if not self._started:
-                file.write(json.dumps(self._where) + "\n")
-                self._started = True
-            line = {**line, "device": self._where["device"], "run": self._where["run"]}
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-        self._known.add(_key(line))
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append and flush; a refusal that is recorded with the same reason is not recorded once more."""
+        line = {**line, "device": self._device}
+        if REFUSED not in line or self._refused.get(self._key(line)) != line[REFUSED]:
+            append(self._path, line)
+        self._note(line)
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        if REFUSED in line:
+            self._refused[self._key(line)] = str(line[REFUSED])
+        else:
+            self._known.add(self._key(line))
+
+    def _key(self, line: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(line.get(field, "")) for field in self._fields)
+
+
+class Recorder(Results):
+    """Results of fused kernels: the first line of a run is preceded by where and when it ran, and every line is shown."""
+
+    def __init__(self, path: Path, where: Mapping[str, Any]) -> None:
+        super().__init__(path, where["device"])
+        self._where, self._started = where, False
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append, flush and show."""
+        if not self._started:
+            append(self._path, self._where)
+            self._started = True
+        line = {**line, "run": self._where["run"]}
+        super().add(line)
         say(line)
 
 
-def read_lines(path: Path) -> tuple[dict[str, Any], ...]:
-    """Every result of a file; a last line that was cut off is left out."""
+def append(path: Path, line: Mapping[str, Any]) -> None:
+    """One more line at the end of a file, flushed; what a stopped run left there of a line is cut off first."""
+    with path.open("ab+") as file:
+        _mend(file)
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+def _mend(file: IO[bytes]) -> None:
+    """End the last line, or take it away where it is only the start of one."""
+    if not file.seek(0, 2):
+        return
+    file.seek(-1, 2)
+    if file.read() == b"\n":
+        return
+    file.seek(0)
+    data = file.read()
+    last = data.rpartition(b"\n")[2]
+    if _is_cut_off(last):
+        file.truncate(len(data) - len(last))
+    else:
+        file.write(b"\n")
+
+
+def _is_cut_off(last: bytes) -> bool:
+    """Whether a last line without an end is the start of an object, and no whole one."""
+    if not last.startswith(b"{"):
+        return False
+    try:
+        json.loads(last)
+    except ValueError:
+        return True
+    return False
+
+
+def read_lines(path: Path, needed: Needed = FUSED) -> tuple[dict[str, Any], ...]:
+    """Every line of a file of results; a last one that was cut off is left out.
+
+    Raises MeasurementFileError, with the file and the line, for one that is no result or lacks what is `needed` of its kind; a measurement
+    that could not be made needs its reason alone.
+    """
+    data = read_bytes(path)
+    *lines, last = data.split(b"\n")
+    if not _is_cut_off(last):
+        lines.append(last)
     found = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for index, line in enumerate(lines):
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if index == len(lines) - 1:
-                break
-            raise GpuError(f"{path}, line {index + 1} is no JSON: {error}") from error
+    for index, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{shown(str(path), 200)}, line {index}"
+        entry = _parsed(where, line)
+        kind = entry.get("kind")
+        if not isinstance(kind, str | None) or kind not in needed:
+            known = " or ".join(str(one) for one in needed if one) or "none"
+            raise MeasurementFileError(f"{where} has the kind {shown(repr(kind), 40)}, which must be {known}")
+        checked(where, entry, {REFUSED: word} if REFUSED in entry else needed[kind])
+        found.append(entry)
     return tuple(found)
 
 
-def say(line: dict[str, Any]) -> None:
+def _parsed(where: str, line: bytes) -> dict[str, Any]:
+    """The object on a line."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, a number of thousands of digits
+        said = "is no JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
+        raise MeasurementFileError(
+            f"{where} {said}, and each must be a result that `perfmodel validate run` wrote: remove it, or name another file"
+        ) from None
+    if not isinstance(entry, dict):
+        raise MeasurementFileError(f"{where} is no object of JSON, and each must be a result that `perfmodel validate run` wrote")
+    return entry
+
+
+def say(line: Mapping[str, Any]) -> None:
     """On the screen, without the long fields."""
     kept = {key: value for key, value in line.items() if key not in LONG_FIELDS}
     sys.stdout.write(json.dumps(kept) + "\n")
@@ -83,10 +196,6 @@ def run_record(revision: str | None = None) -> dict[str, Any]:
         "torch": torch.__version__ if torch else None,
         "revision": revision or _revision(),
     }
-
-
-def _key(line: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(line.get(field, "")) for field in ("kind", "device", "case", "what", "mode"))
 
 
 def _revision() -> str | None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import csv
-import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from perfmodel.errors import PerfmodelError
+from perfmodel.validation.files import MeasurementFileError, positive, read_text
 
 COLUMNS: Final = ("model", "infer_img_size", "infer_samples_per_sec", "infer_step_time", "infer_batch_size", "param_count")
 MAX_FILE_BYTES: Final = 64 << 20
 STEP_TIME_TOLERANCE: Final = 0.02
 """Step time and throughput say the same thing twice; further apart than this, the row is not to be trusted."""
-
-
-class MeasurementFileError(PerfmodelError):
-    """A file of measurements that cannot be read: names the file and, where there is one, the line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +35,7 @@ def read(path: str | PathLike[str]) -> tuple[TimmRow, ...]:
     Raises MeasurementFileError for a file that is not one: unreadable, another format, a missing column, a number that is not one or
     not positive, a step time that contradicts the throughput.
     """
-    text = _text(Path(path))
+    text = read_text(Path(path), MAX_FILE_BYTES, "it is no benchmark file of timm")
     lines = csv.DictReader(text.splitlines())
     try:
         header = lines.fieldnames or []
@@ -57,27 +52,9 @@ def read(path: str | PathLike[str]) -> tuple[TimmRow, ...]:
     return rows
 
 
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise MeasurementFileError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB, which no timm benchmark file is")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise MeasurementFileError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise MeasurementFileError(f"{path} is not a text file in UTF-8") from None
-
-
 def _row(path: str | PathLike[str], line: int, record: dict[str, str | None]) -> TimmRow:
     def number(column: str) -> float:
-        text = (record[column] or "").replace(",", "")
-        try:
-            value = float(text)
-        except ValueError:
-            raise MeasurementFileError(f"{path}, line {line}: {column} is {text!r}, which is not a number") from None
-        if not (math.isfinite(value) and value > 0):
-            raise MeasurementFileError(f"{path}, line {line}: {column} is {text}, but it must be positive and finite")
-        return value
+        return positive(f"{path}, line {line}", column, record[column] or "")
 
     def whole(column: str) -> int:
         value = number(column)

@@ -285,8 +285,8 @@ def _fused_factors(files: list[str], description: str, source: str) -> str:
         )
     folder, _, device = files[0].rpartition("=")
     protocol = run_fused(Path(folder), device)
-    for case in protocol.skipped:
-        _say(f"left out, recorded with another configuration: {case}")
+    for one in protocol.skipped:
+        _say(f"left out, {one.reason}: {', '.join(one.rows)}")
     return fused_toml(calibrated_fused(protocol, description=description, source=source, date=today(), revision=git_revision()))
 
 
