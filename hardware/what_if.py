@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from perfmodel.errors import UnknownNameError, shown
 from perfmodel.hardware.catalog import validation_sentence
-from perfmodel.hardware.spec import DeviceSpec, HardwareError
+from perfmodel.hardware.spec import DEFAULT_ACCUMULATE, DeviceSpec, HardwareError
 
 DOCUMENT: Final = "what_if"
 """Keys of the documents that stand behind changed figures start with this."""
@@ -60,6 +61,35 @@ _PREFIXES: Final[Mapping[str, float]] = MappingProxyType(
 _VALUE: Final = re.compile(r"\s*([+-]?)([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*(.*?)\s*")
 
 
+_CHIP_RATES: Final = (
+    r"(sustained_)?(matrix|vector|special|convolution)_\w+_ops_per_s",
+    r"depthwise_\w+_ops_per_s",
+    r"\w+_(elements|rows)_per_s",
+    r"l2_read_bytes_per_s",
+)
+"""Measured of the whole chip, and by its clock."""
+_OWN_RATES: Final = (r"small_product_ops_per_s", r"l2_read_alone_bytes_per_s", r"cluster_read_bytes_per_s", r"clock_\w+_hz")
+"""Measured of one multiprocessor, likewise."""
+_OWN_TIMES: Final = (
+    r"(?!dram_)\w+_latency_s", r"narrow_product_s", r"issue_alone_s", r"meeting_s", r"cluster_barrier_s", r"(block|cluster)_launch_s",
+    r"\w+_(startup|step)_s", r"kernel_floor_s", r"launch_graph_s",
+)  # fmt: skip
+"""Measured in clocks of the chip; what the host does and what DRAM takes is not."""
+_MATRIX: Final = r"peak(\.matrix\.fp16\.fp32\.ops_per\w+)?"
+_MEASURED: Final = (
+    (r"memory\.dram_(bandwidth_bytes_per_s|transfers_per_s|bus_width_bits)", (r"dram_\w+_bytes_per_s",), 1),
+    (r"chip\.multiprocessors", _CHIP_RATES, 1),
+    (r"chip\.boost_clock_hz", (*_CHIP_RATES, *_OWN_RATES), 1),
+    (r"chip\.boost_clock_hz", _OWN_TIMES, -1),
+    (_MATRIX, (r"small_product_ops_per_s",), 1),
+    (_MATRIX, (r"narrow_product_s",), -1),
+    (r"peak(\.special\.fp32\.fp32\.ops_per\w+)?", (r"special_\w+_ops_per_s",), 1),
+    (r"peak", (r"(sustained_)?(matrix|vector|convolution)_\w+_ops_per_s",), 1),
+)
+"""Figures, the measured quantities that follow them, and by which power."""
+MOST_NAMED: Final = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """One figure of a device, and what becomes of it."""
@@ -81,7 +111,8 @@ def what_if(device: DeviceSpec, changes: Iterable[str]) -> DeviceSpec:
 
     A figure is named by its path, by its last part, or by that without its unit; `bandwidth`, `local_memory`, `l2`, `clock` and `peak`
     (every peak) are short for the usual ones. What must stay a product moves along: transfers with the bandwidth, operations per clock
-    with a peak, peaks with clocks and multiprocessors. Raises HardwareError and UnknownNameError.
+    with a peak, peaks with clocks and multiprocessors; and so does what was measured of the same thing (`_power`): it keeps its share of
+    the figure, and what was measured of anything else stays as it is. Raises HardwareError and UnknownNameError.
     """
     given = list(changes)
     if not given:
@@ -91,8 +122,10 @@ def what_if(device: DeviceSpec, changes: Iterable[str]) -> DeviceSpec:
     for number, text in enumerate(given, 1):
         change = parse_change(device, text)
         key = DOCUMENT if number == 1 else f"{DOCUMENT}_{number}"
-        touched = _apply(data, change, key)
+        touched, factor = _apply(data, change, key)
         said = text.strip()
+        measured = _apply_to_measured(data, change.path, factor, said)
+        touched += f" and what was measured of {measured}" if measured else ""
         data["documents"][key] = {"title": f"hypothetical: {said}, moving {touched}", "publisher": PUBLISHER, "date": "undated"}
         labels.append(said)
         titles.append(touched)
@@ -100,7 +133,6 @@ def what_if(device: DeviceSpec, changes: Iterable[str]) -> DeviceSpec:
     data["slug"] = _slug(device.slug, labels)
     data["name"] = f"{device.name} (hypothetical: {', '.join(labels)})"[:500]
     data["aliases"] = ()
-    data["measured"] = ()
     try:
         return DeviceSpec.model_validate(data)
     except ValidationError as error:
@@ -163,26 +195,59 @@ def _without_unit(field: str) -> str:
     return next((field.removesuffix(ending) for ending in _ENDINGS if field.endswith(ending)), field)
 
 
-def _apply(data: dict[str, Any], change: Change, key: str) -> str:
-    """Change the figure and what must move with it; say what was touched."""
+def _apply(data: dict[str, Any], change: Change, key: str) -> tuple[str, float]:
+    """Change the figure and what must move with it; what was touched, and by which factor."""
     table, _, field = change.path.rpartition(".")
     if change.path == _PEAK:
         factor = change.factor or 1.0
         for peak in data["peak"]:
             _scale_peak(peak, factor, key)
-        return "every peak and its operations per clock"
+        return "every peak and its operations per clock", factor
     if table in _TABLES:
         row = data[table]
         before = row[field]
         _set(row, field, change.of(before), key)
-        return _follow(data, table, field, change.of(before) / before, key)
+        return _follow(data, table, field, change.of(before) / before, key), change.of(before) / before
     peak = next(peak for peak in data["peak"] if table == f"peak.{peak['unit']}.{peak['dtype']}.{peak['accumulate']}")
     factor = change.of(peak[field]) / peak[field]
     if field in ("ops_per_s", "ops_per_clock_per_multiprocessor"):
         _scale_peak(peak, factor, key)
-        return f"{table}.ops_per_s and its operations per clock"
+        return f"{table}.ops_per_s and its operations per clock", factor
     _set(peak, field, change.of(peak[field]), key)
-    return change.path
+    return change.path, factor
+
+
+def _apply_to_measured(data: dict[str, Any], path: str, factor: float, said: str) -> str:
+    """Scale what was measured of a figure with it; the names of those quantities, or how many they are."""
+    vector = {peak["dtype"] for peak in data["peak"]} - {peak["dtype"] for peak in data["peak"] if peak["unit"] == "matrix"}
+    entries, moved = [], []
+    for entry in data["measured"]:
+        power = _power(path, entry["quantity"], vector)
+        if power and factor != 1:
+            moved.append(entry["quantity"])
+            entry = {  # noqa: PLW2901 - a copy, changed
+                **entry,
+                "value": entry["value"] * factor**power,
+                "kernel": f"hypothetical: {said}, from {entry['kernel']}"[:500],
+            }
+        entries.append(entry)
+    data["measured"] = tuple(entries)
+    return " and ".join(moved) if len(moved) <= MOST_NAMED else f"{len(moved)} quantities"
+
+
+def _power(path: str, quantity: str, vector: AbstractSet[str]) -> int:
+    """The power of a figure that a measured quantity follows: 1 for a rate, -1 for a time, 0 where it has nothing to do with it.
+
+    `vector` are the types that have no matrix unit: their matrix products are the vector unit's.
+    """
+    for figures, quantities, power in _MEASURED:
+        if re.fullmatch(figures, path) and any(re.fullmatch(one, quantity) for one in quantities):
+            return power
+    peak = re.fullmatch(r"peak\.(matrix|vector)\.(\w+)\.(\w+)\.ops_per\w+", path)
+    if peak is None or (peak[1] == "matrix" and peak[3] != DEFAULT_ACCUMULATE[peak[2]]):
+        return 0
+    units = "matrix|convolution" if peak[1] == "matrix" else "vector|matrix" if peak[2] in vector else "vector"
+    return int(re.fullmatch(rf"(sustained_)?({units})_{peak[2]}_ops_per_s", quantity) is not None)
 
 
 def _follow(data: dict[str, Any], table: str, field: str, factor: float, key: str) -> str:

@@ -10,6 +10,7 @@ import perfmodel
 from perfmodel.cli import run as command
 from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load, names
+from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.hardware.what_if import what_if
 from perfmodel.waterline import Limits
 
@@ -82,6 +83,70 @@ def test_twice_the_bandwidth_halves_what_memory_holds() -> None:
     after = perfmodel.predict("efficientnet_b0", what_if(H200, ["bandwidth=2x"]), batch=128)
     assert sum(time.memory_s for time in after.times) == pytest.approx(sum(time.memory_s for time in before.times) / 2)
     assert sum(time.arithmetic_s for time in after.times) == sum(time.arithmetic_s for time in before.times)
+
+
+FIGURES = [path for path, _, _ in H200.numbers()]
+
+
+def measured(device: DeviceSpec) -> dict[str, float]:
+    return {entry.quantity: entry.value for entry in device.measured}
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figure_set_to_what_it_is_changes_nothing_that_was_measured(figure: str) -> None:
+    assert what_if(H200, [f"{figure}=1x"]).measured == H200.measured
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ("dram_bandwidth=2x", {"dram_copy_bytes_per_s": 2.0, "dram_read_bytes_per_s": 2.0, "dram_write_bytes_per_s": 2.0}),
+        ("l2_bytes=2x", {}),
+        ("power=500W", {}),
+        (
+            "peak.matrix.fp16.fp32.ops_per_s=2x",
+            {
+                "matrix_fp16_ops_per_s": 2.0,
+                "sustained_matrix_fp16_ops_per_s": 2.0,
+                "convolution_fp16_ops_per_s": 2.0,
+                "small_product_ops_per_s": 2.0,
+                "narrow_product_s": 0.5,
+            },
+        ),
+        ("peak.matrix.int8.int32.ops_per_s=2x", {}),
+        ("peak.matrix.bf16.fp32.ops_per_s=2x", {"matrix_bf16_ops_per_s": 2.0}),
+        ("peak.vector.fp32.fp32.ops_per_s=2x", {"vector_fp32_ops_per_s": 2.0, "matrix_fp32_ops_per_s": 2.0}),
+        ("peak.special.fp32.fp32.ops_per_s=2x", {"special_ex2_ops_per_s": 2.0, "special_tanh_ops_per_s": 2.0}),
+    ],
+)
+def test_what_was_measured_of_a_figure_moves_with_it_and_nothing_else(change: str, moved: dict[str, float]) -> None:
+    device = what_if(H200, [change])
+    before, after = measured(H200), measured(device)
+    assert {name: after[name] / before[name] for name in before if after[name] != before[name]} == pytest.approx(moved)
+    assert {one.quantity for one in device.measured if one.kernel.startswith("hypothetical: ")} == set(moved)
+
+
+def test_the_host_and_dram_do_not_follow_the_chips_clock() -> None:
+    before, after = measured(H200), measured(what_if(H200, ["clock=0.5x"]))
+    still = {name for name in before if after[name] == before[name]}
+    assert {name for name in before if name.startswith(("host_", "dram_"))} <= still
+    assert after["l2_latency_s"] == pytest.approx(2 * before["l2_latency_s"])
+    assert after["sustained_matrix_fp16_ops_per_s"] == pytest.approx(0.5 * before["sustained_matrix_fp16_ops_per_s"])
+    more = measured(what_if(H200, ["multiprocessors=2x"]))
+    assert more["silu_elements_per_s"] == pytest.approx(2 * before["silu_elements_per_s"])
+    assert more["small_product_ops_per_s"] == before["small_product_ops_per_s"]
+
+
+@pytest.mark.parametrize("schedule", ["eager", "pointwise", "block"])
+def test_tier_expected_keeps_what_was_measured(schedule: str) -> None:
+    """A change of nothing changes nothing; twice the bandwidth saves at most half, though the host is as slow as before."""
+
+    def latency_s(*changes: str) -> float:
+        device = what_if(H200, changes)
+        return perfmodel.predict("resnet18", device, batch=16, schedule=schedule, tier="expected").latency_s
+
+    assert latency_s("dram_bandwidth=1x") == pytest.approx(latency_s())
+    assert latency_s() / 2 <= latency_s("dram_bandwidth=2x") <= latency_s()
 
 
 @pytest.mark.parametrize(
