@@ -262,7 +262,7 @@ def place(
 
         name = schedule if isinstance(schedule, str) else "partition"
         if name == BLOCK:
-            expectation = expect_block(work, network.graph.nodes, device, peak, precision, calibration=calibration)
+            expectation = expect_block(work, network.graph.nodes, device, peak, precision, layout, calibration=calibration)
         else:
             expectation = expect(work, device, peak, precision, name, layout, graph=graph, calibration=calibration)
         times, low_s, high_s = expectation.times, expectation.low_s, expectation.high_s

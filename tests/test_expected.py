@@ -378,7 +378,14 @@ def test_a_prediction_with_an_interval() -> None:
     ("options", "said"),
     [
         ({"schedule": "layer"}, "no calibration for schedule layer"),
-        ({"schedule": "block"}, "no calibration for schedule block"),
+        (
+            {"schedule": "block"},
+            r"no calibration for schedule block on rtx4090: .* on compute capability 9.0 alone, and this is 8.9; use",
+        ),
+        ({"schedule": "block", "hardware": "mi300x"}, "GPUs of NVIDIA"),
+        ({"schedule": "block", "hardware": "h200", "dtype": "fp32"}, "calibrated for fp16 and bf16, not for fp32"),
+        ({"schedule": "block", "hardware": "h200", "dtype": "tf32"}, "calibrated for fp16 and bf16, not for tf32"),
+        ({"schedule": "block", "hardware": "h200", "layout": "nchw"}, "read nhwc, not nchw"),
         ({"dtype": "int8"}, "calibrated for fp16 and bf16, not for int8"),
         ({"hardware": "mi300x"}, "GPUs of NVIDIA"),
         ({"calibration": "absent.toml"}, "cannot read the calibration absent.toml"),

@@ -126,6 +126,10 @@ def test_traffic_is_input_and_output_once_and_what_l2_lost() -> None:
 def test_a_device_without_the_figures_says_which_and_how_to_get_them() -> None:
     with pytest.raises(HardwareError, match=r"no calibration for schedule block on h100-sxm.*hardware measure"):
         Figures.of(load("h100-sxm"))
+    h200 = load("h200")
+    lacking = h200.model_copy(update={"measured": tuple(one for one in h200.measured if one.quantity != "meeting_s")})
+    with pytest.raises(HardwareError, match=r"where 1 figure was not measured \(meeting_s\)"):
+        Figures.of(lacking)
 
 
 def test_macs_of_the_products_are_the_blocks_own() -> None:

@@ -13,7 +13,7 @@ from perfmodel.expected.fused_calibration import FusedCalibration, fused_calibra
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.paths import Path, diagnosis_of, path_of
 from perfmodel.expected.terms import kernel_seconds
-from perfmodel.expected.tier import Expectation
+from perfmodel.expected.tier import Expectation, check_measured
 from perfmodel.hardware.spec import DeviceSpec, Peak
 from perfmodel.kernel import NOT_FUSED, Kernel
 from perfmodel.layers.graph import Node
@@ -21,6 +21,7 @@ from perfmodel.precision import Precision
 from perfmodel.units import percent
 from perfmodel.waterline import KernelTime
 
+LAYOUT = "nhwc"
 LIBRARY = "pointwise"
 """Whose constants stand for kernels that are no fused programs: library convolutions with what is elementwise around them."""
 
@@ -31,13 +32,18 @@ def expect_block(
     device: DeviceSpec,
     peak: Peak,
     precision: Precision,
+    layout: str,
     *,
     calibration: str | PathLike[str] | None = None,
 ) -> Expectation:
     """What our fused kernels, and the library's for the rest, are expected to take when a graph of them is replayed.
 
-    Raises HardwareError where the device lacks a figure, CalibrationError for a calibration that is wrong.
+    Raises HardwareError where the device lacks a figure, CalibrationError for a calibration that is wrong, and for a type, a layout or a
+    kind of device that no kernel of ours stands behind.
     """
+    check_measured(device, precision)
+    if layout != LAYOUT:
+        raise CalibrationError(f"the fused kernels of schedule block read {LAYOUT}, not {layout}; choose it, or tier waterline")
     found = fused_calibration(None if calibration is None else str(calibration))
     figures = Figures.of(device, precision.matrix)
     library = calibration_of(LIBRARY)

@@ -29,6 +29,8 @@ MEASURED: Final = (
     "dram_copy_bytes_per_s", "meeting_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
 )  # fmt: skip
 """What `perfmodel hardware measure` must have found; rates of one multiprocessor where the name has no other meaning."""
+CAPABILITY: Final = "9.0"
+"""Of the devices on which `perfmodel hardware measure` takes them all."""
 SUSTAINED_TYPE: Final = "fp16"
 """In which the rate under load was measured; bf16 draws the same power."""
 
@@ -89,18 +91,25 @@ class Figures:
 
     @classmethod
     def of(cls, device: DeviceSpec, dtype: str = "fp16") -> Self:
-        """The figures of a device of compute capability 9.0 or later that `perfmodel hardware measure` ran on.
+        """The figures of a device of compute capability 9.0 that `perfmodel hardware measure` ran on.
 
         Raises HardwareError naming the figures that are not there.
         """
         peak = device.matrix_peak(dtype)
         measured = {entry.quantity: entry.value for entry in device.measured}
         wanted = (*MEASURED, f"matrix_{dtype}_ops_per_s", f"sustained_matrix_{SUSTAINED_TYPE}_ops_per_s")
-        if missing := [name for name in wanted if name not in measured]:
+        unknown = f"tier expected has no calibration for schedule block on {device.slug}"
+        if device.compute_capability != CAPABILITY:
             raise HardwareError(
-                f"tier expected has no calibration for schedule block on {device.slug}, where {len(missing)} figures were not measured "
-                f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); run `perfmodel hardware measure` there, "
-                "and pass the path of the file that it writes"
+                f"{unknown}: its kernels were measured on compute capability {CAPABILITY} alone, "
+                f"{f'and this is {device.compute_capability}' if device.compute_capability else 'which this is not'}; "
+                "use tier waterline, or schedule eager or pointwise"
+            )
+        if missing := [name for name in wanted if name not in measured]:
+            count = f"{len(missing)} figures were" if len(missing) > 1 else "1 figure was"
+            raise HardwareError(
+                f"{unknown}, where {count} not measured ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); "
+                "run `perfmodel hardware measure` there, and pass the path of the file that it writes"
             )
         clock, processors = device.chip.boost_clock_hz, device.chip.multiprocessors
         macs = peak.ops_per_clock_per_multiprocessor / 2

@@ -52,14 +52,7 @@ def expect(
         raise CalibrationError(
             f"the calibration is of schedule {found.stack}, not of {schedule}; predict with --schedule {found.stack}"
         )
-    if precision.matrix not in TYPES:
-        raise CalibrationError(
-            f"tier expected is calibrated for {' and '.join(TYPES)}, not for {precision.matrix}; choose one of these, or tier waterline"
-        )
-    if device.kind != "gpu" or device.vendor != "NVIDIA":
-        raise CalibrationError(
-            f"tier expected is calibrated on GPUs of NVIDIA, and its library paths are theirs; {device.slug} is none: use tier waterline"
-        )
+    check_measured(device, precision)
     machine = Machine.of(device, peak)
     features = Features.of(kernels)
     times = kernel_seconds(features, machine, found.constants, graph=graph, compiled=schedule == "pointwise")
@@ -86,6 +79,18 @@ def expect(
         high_s=total_s * found.intervals.high,
         assumptions=_assumptions(found, machine, device, layout, graph=graph, times=per_kernel),
     )
+
+
+def check_measured(device: DeviceSpec, precision: Precision) -> None:
+    """Raise CalibrationError for a type or a kind of device that no measurement stands behind."""
+    if precision.matrix not in TYPES:
+        raise CalibrationError(
+            f"tier expected is calibrated for {' and '.join(TYPES)}, not for {precision.matrix}; choose one of these, or tier waterline"
+        )
+    if device.kind != "gpu" or device.vendor != "NVIDIA":
+        raise CalibrationError(
+            f"tier expected is calibrated on GPUs of NVIDIA, and its library paths are theirs; {device.slug} is none: use tier waterline"
+        )
 
 
 def _assumptions(
