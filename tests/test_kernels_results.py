@@ -13,6 +13,7 @@ import pytest
 
 from perfmodel.validation import checks, driver, gpu, launch, measure
 from perfmodel.validation.dram import problem_of, worth_counting
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.catalog import FAMILIES, problem_named
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import as_cupy, in_memory
@@ -108,7 +109,7 @@ def test_ncu_rows_become_launches():
     assert (one.kernel, one.read_bytes, one.written_bytes) == ("convfirst_c64_e4_w4", 51.47e6, 1024.5e3)
     assert one.duration_s == pytest.approx(62.5e-6)
     assert parse("nothing here") == ()
-    with pytest.raises(GpuError, match="furlong"):
+    with pytest.raises(MeasurementFileError, match="furlong"):
         parse(NCU.replace('"us"', '"furlong"'))
 
 

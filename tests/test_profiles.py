@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from perfmodel.layers.dims import Shape
 from perfmodel.layers.graph import GraphBuilder
 from perfmodel.network import Network
 from perfmodel.prediction import Prediction, predict
+from perfmodel.validation.files import MeasurementFileError, read_text
 from perfmodel.validation.profiles import (
     READERS,
     Profiled,
@@ -134,22 +136,32 @@ BAD = [
     ),
     (
         "ncu",
-        '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\n"0","k","gpu__time_duration.sum","us","0"\n',
-        "positive",
-    ),
-    (
-        "ncu",
         '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\n"0","k","gpu__time_duration.sum","ells","1"\n',
         "none of",
     ),
     ("trtexec", "{}", "must be a list"),
     ("trtexec", '[{"count": 3}]', "lack name or averageMs"),
     ("trtexec", '[{"name": "a", "averageMs": "x"}]', "not a number"),
-    ("trtexec", '[{"name": "a", "averageMs": -1}]', "positive"),
+    ("trtexec", '[{"name": "a", "averageMs": -1}]', "not negative"),
+    ("trtexec", '[{"name": "a", "averageMs": 1' + "0" * 400 + "}]", "averageMs is inf"),
+    ("trtexec", '[{"name": "a", "averageMs": 1' + "0" * 5000 + "}]", "is not JSON"),
+    ("trtexec", '[{"count": 3}, 7]', "entry 2: it is 7, which must be an object"),
+    (
+        "ncu",
+        '"ID","Kernel Name","Metric Name","Metric Unit"\n"0","k","gpu__time_duration.sum","us"\n',
+        "lacks the column Metric Value",
+    ),
+    (
+        "ncu",
+        '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\n"0","k","gpu__time_duration.sum","us"\n',
+        "launch 0 lacks",
+    ),
+    ("ncu", '"ID","Kernel Name","gpu__time_duration.sum"\n"","","ns"\n"0","k",""\n', "no launch with"),
+    ("ncu", '"ID","Kernel Name"\n"0","' + "k" * 200_000 + '"\n', "line 1: field larger than field limit"),
     ("torch-trace", "[", "not JSON"),
     ("torch-trace", "[]", "lacks traceEvents"),
     ("torch-trace", '{"traceEvents": []}', "no GPU kernels"),
-    ("torch-trace", '{"traceEvents": [{"cat": "kernel", "ph": "X", "ts": 1, "dur": null}]}', "not a number"),
+    ("torch-trace", '{"traceEvents": [{"cat": "kernel", "ph": "X", "ts": 1, "dur": null}]}', "lacks dur"),
 ]
 
 
@@ -162,6 +174,68 @@ def test_a_file_that_is_not_one_is_one_sentence(tmp_path: Path, form: str, text:
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("trace.json.gz", gzip.compress(b"[]" * 500)[:-20], "cannot read"),
+        ("trace.json.gz", gzip.compress(bytes(range(256)))[:30] + b"\xff" * 30, "cannot read"),
+        ("trace.json.gz", b"no gzip", "cannot read"),
+        ("trace.json", b"\xff\xfe", "UTF-8"),
+    ],
+)
+def test_damaged_files_are_one_sentence(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(MeasurementFileError, match=said):
+        read_torch_trace(path)
+
+
+def test_a_file_without_an_end_is_not_read_for_ever() -> None:
+    with pytest.raises(MeasurementFileError, match="/dev/zero is larger than 1 MiB; profile less"):
+        read_text(Path("/dev/zero"), 1 << 20, "profile less")
+
+
+def test_launches_without_a_duration_are_listed(tmp_path: Path) -> None:
+    """Of the wide form: a launch that lacks it, one of 0, and a last row that is cut short; none keeps the others from being joined."""
+    lines = (FILES / "ncu-wide.csv").read_text().splitlines()
+    cells = lines[-1].split('","')
+    more = ['","'.join([*cells[:-1], '"']), '","'.join([*cells[:-1], '0"']), '","'.join([*cells[:4], 'cut_off"'])]
+    path = tmp_path / "profile.csv"
+    path.write_text("\n".join(lines + more))
+    found = compare_profile(predicted(), read_ncu(path), file="f", form="ncu")
+    assert [row.name for row in found.rows] == ["act1", "conv1"]
+    (left_out,) = (one.rows for one in found.skipped if one.reason == "took no time in the profile")
+    assert len(left_out) == 3
+    assert left_out[-1] == "cut_off"
+
+
+def test_nothing_vanishes_from_a_profile(tmp_path: Path) -> None:
+    """Kernels of no duration, and layers of TensorRT without a name."""
+    path = tmp_path / "profile.json"
+    path.write_text(
+        json.dumps([{"count": 3}, {"name": "conv1", "averageMs": 0}, {"averageMs": 1}, {"name": "act1", "averageMs": 1}])
+    )
+    found = compare_profile(predicted("pointwise"), read_trtexec(path), file="f", form="trtexec")
+    assert {one.reason: one.rows for one in found.skipped} == {
+        "no layer of the network has this name": ("(no name)",),
+        "took no time in the profile": ("conv1",),
+        "not in the profile": ("conv1",),
+    }
+
+
+def test_the_error_of_bytes_is_the_median_of_those_that_were_moved() -> None:
+    work = predicted()
+    bytes_of = {time.kernel.name: float(time.kernel.cost.dram_bytes) for time in work.times}
+    given_ = [
+        Profiled(name="xmma_gemm", duration_s=1.0, dram_bytes=bytes_of["conv1"] / 1.1),
+        Profiled(name="elementwise", duration_s=1.0, dram_bytes=bytes_of["act1"] / 1.3),
+    ]
+    assert compare_profile(work, given_, file="f", form="ncu").median_bytes_ape == pytest.approx(0.2)
+    found = compare_profile(work, [given_[0], replace(given_[1], dram_bytes=0.0)], file="f", form="ncu")
+    assert found.median_bytes_ape == pytest.approx(0.1)
+    assert [one.rows for one in found.skipped if "without DRAM bytes" in one.reason] == [("act1",)]
 
 
 KEYS = ("traceEvents", "name", "averageMs", "cat", "ph", "dur", "ts")

@@ -5,12 +5,10 @@ What each format is, and how it is joined, is in docs/validation.md. Nothing is 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,18 +17,15 @@ from pydantic import BaseModel, ConfigDict
 
 from perfmodel.kernel import Kernel
 from perfmodel.prediction import Prediction
+from perfmodel.validation import ncu
 from perfmodel.validation.comparison import Skipped
-from perfmodel.validation.files import MeasurementFileError
-from perfmodel.validation.ncu import UNITS
+from perfmodel.validation.files import MeasurementFileError, number, read_text, table
 from perfmodel.validation.statistics import Summary
 from perfmodel.waterline import KernelTime
 
-MAX_FILE_BYTES: Final = 512 << 20
-NCU_METRICS: Final = {
-    "gpu__time_duration.sum": "duration_s",
-    "dram__bytes_read.sum": "read_bytes",
-    "dram__bytes_write.sum": "written_bytes",
-}
+DURATION: Final = "gpu__time_duration.sum"
+READ_AND_WRITTEN: Final = ("dram__bytes_read.sum", "dram__bytes_write.sum")
+FEWER: Final = "profile fewer steps"
 
 CLASSES: Final = (
     ("ignored", r"memset|memcpy"),
@@ -53,6 +48,7 @@ class Profiled:
 
     name: str
     duration_s: float
+    """0 where the profiler gives none: it is listed, and not joined."""
     dram_bytes: float | None = None
 
 
@@ -84,7 +80,7 @@ class ProfileComparison(BaseModel):
     model: str
     hardware: str
     joined_by: str
-    """layer, kernel (in order, within its class) or class (where the numbers of kernels differ)."""
+    """layer; or kernel, in order within its class; and by class those whose numbers of kernels differ."""
     measured_s: float
     predicted_s: float
     n: int
@@ -95,64 +91,47 @@ class ProfileComparison(BaseModel):
     bias: float
     spearman: float | None
     median_bytes_ape: float | None
-    """Of DRAM bytes, where the profile has them."""
+    """Of DRAM bytes, where the profile has them and they are not 0."""
     skipped: tuple[Skipped, ...]
     rows: tuple[JoinedRow, ...]
 
 
 def read_ncu(path: Path) -> tuple[Profiled, ...]:
     """Launches of `ncu --csv` (long form: a row per launch and metric; wide form, `--page raw`: a row per launch)."""
-    text = _text(path)
-    lines = text.splitlines()
-    start = next((index for index, line in enumerate(lines) if line.startswith('"ID"')), None)
-    if start is None:
-        raise MeasurementFileError(f'{path} is no CSV of ncu: it has no header that starts with "ID"; make it with ncu --csv')
-    rows = list(csv.DictReader(io.StringIO("\n".join(lines[start:]))))
-    header = list(rows[0]) if rows else []
-    if "Metric Name" in header:
-        found = _long_ncu(path, rows)
-    elif "gpu__time_duration.sum" in header:
-        found = _wide_ncu(path, rows)
+    rows = ncu.table(read_text(path, otherwise=FEWER), str(path))
+    if not rows:
+        raise MeasurementFileError(
+            f'{path} is no CSV of ncu: it has no rows under a header that starts with "ID"; make it with ncu --csv'
+        )
+    if "Metric Name" in rows[0]:
+        found = ncu.launches(rows, str(path))
+    elif DURATION in rows[0]:
+        found = _wide(path, rows)
     else:
-        raise MeasurementFileError(
-            f"{path} lacks the metric gpu__time_duration.sum; profile with --metrics {','.join(NCU_METRICS)}"
-        )
-    if not found:
-        raise MeasurementFileError(
-            f"{path} has no launch with gpu__time_duration.sum; profile with --metrics {','.join(NCU_METRICS)}"
-        )
-    return found
+        raise MeasurementFileError(f"{path} lacks the metric {DURATION}; profile with --metrics {','.join(ncu.METRICS)}")
+    if not any(DURATION in launch for launch in found):
+        raise MeasurementFileError(f"{path} has no launch with {DURATION}; profile with --metrics {','.join(ncu.METRICS)}")
+    return tuple(_launch(launch) for launch in found)
 
 
-def _long_ncu(path: Path, rows: Sequence[dict[str, str]]) -> tuple[Profiled, ...]:
-    launches: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        launch = launches.setdefault(row["ID"], {"name": row.get("Kernel Name", "")})
-        metric = NCU_METRICS.get(row["Metric Name"])
-        if metric is not None:
-            launch[metric] = _with_unit(path, row["Metric Name"], row["Metric Value"], row.get("Metric Unit", ""))
-    return tuple(_launch(launch) for launch in launches.values() if "duration_s" in launch)
-
-
-def _wide_ncu(path: Path, rows: Sequence[dict[str, str]]) -> tuple[Profiled, ...]:
+def _wide(path: Path, rows: Sequence[ncu.Row]) -> list[dict[str, str | float]]:
     units, *launches = rows  # the row under the header gives the units
-    found = []
-    for row in launches:
-        values = {NCU_METRICS[key]: _with_unit(path, key, row[key], units[key]) for key in NCU_METRICS if row.get(key)}
-        found.append(_launch({"name": row.get("Kernel Name", ""), **values}))
-    return tuple(found)
+    return [
+        {
+            ncu.KERNEL: row.get(ncu.KERNEL) or ncu.UNNAMED,
+            **{key: ncu.in_si(f"{path}, launch {row['ID']}", key, row[key], units[key]) for key in ncu.METRICS if row.get(key)},
+        }
+        for row in launches
+    ]
 
 
-def _launch(values: dict[str, Any]) -> Profiled:
-    read, written = values.get("read_bytes"), values.get("written_bytes")
-    moved = None if read is None or written is None else read + written
-    return Profiled(name=values["name"], duration_s=values["duration_s"], dram_bytes=moved)
-
-
-def _with_unit(path: Path, metric: str, value: str, unit: str) -> float:
-    if unit not in UNITS:
-        raise MeasurementFileError(f"{path} gives {metric} in {unit!r}, which is none of {', '.join(UNITS)}")
-    return _number(path, metric, value.replace(",", "")) * UNITS[unit]
+def _launch(values: Mapping[str, str | float]) -> Profiled:
+    moved = [float(values[key]) for key in READ_AND_WRITTEN if key in values]
+    return Profiled(
+        name=str(values[ncu.KERNEL]),
+        duration_s=float(values.get(DURATION, 0.0)),
+        dram_bytes=sum(moved) if len(moved) == len(READ_AND_WRITTEN) else None,
+    )
 
 
 def read_trtexec(path: Path) -> tuple[Profiled, ...]:
@@ -160,13 +139,14 @@ def read_trtexec(path: Path) -> tuple[Profiled, ...]:
     given = _json(path)
     if not isinstance(given, list):
         raise MeasurementFileError(f"{path} is no profile of trtexec: it must be a list of layers; make it with --exportProfile")
-    layers = [entry for entry in given if isinstance(entry, dict) and "name" in entry]
+    layers = [table(f"{path}, entry {index}", "it", entry) for index, entry in enumerate(given, 1)]
+    layers = [entry for entry in layers if entry.keys() & {"name", "averageMs"}]
     if not layers or any("averageMs" not in layer for layer in layers):
         raise MeasurementFileError(
             f"{path} is no profile of trtexec: its layers lack name or averageMs; make it with --exportProfile"
         )
     return tuple(
-        Profiled(name=str(layer["name"]), duration_s=_number(path, "averageMs", layer["averageMs"], zero=True) * 1e-3)
+        Profiled(name=str(layer.get("name") or ncu.UNNAMED), duration_s=number(str(path), "averageMs", layer["averageMs"]) * 1e-3)
         for layer in layers
     )
 
@@ -182,9 +162,9 @@ def read_torch_trace(path: Path) -> tuple[Profiled, ...]:
     kernels = [event for event in events if isinstance(event, dict) and event.get("cat") == "kernel" and event.get("ph") == "X"]
     if not kernels:
         raise MeasurementFileError(f"{path} has no GPU kernels; profile with activities=[ProfilerActivity.CUDA] on a GPU")
-    kernels.sort(key=lambda event: _number(path, "ts", event.get("ts"), zero=True))
+    kernels.sort(key=lambda event: number(str(path), "ts", event.get("ts")))
     return tuple(
-        Profiled(name=str(event.get("name")), duration_s=_number(path, "dur", event.get("dur"), zero=True) * 1e-6)
+        Profiled(name=str(event.get("name") or ncu.UNNAMED), duration_s=number(str(path), "dur", event.get("dur")) * 1e-6)
         for event in kernels
     )
 
@@ -192,40 +172,12 @@ def read_torch_trace(path: Path) -> tuple[Profiled, ...]:
 READERS: Final = {"ncu": read_ncu, "trtexec": read_trtexec, "torch-trace": read_torch_trace}
 
 
-def _text(path: Path) -> str:
-    import gzip
-
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise MeasurementFileError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; profile fewer steps")
-        if path.suffix == ".gz":
-            with gzip.open(path, "rb") as packed:
-                data = packed.read(MAX_FILE_BYTES + 1)
-            if len(data) > MAX_FILE_BYTES:
-                raise MeasurementFileError(f"{path} unpacks to more than {MAX_FILE_BYTES >> 20} MiB; profile fewer steps")
-            return data.decode("utf-8")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise MeasurementFileError(f"{path} is not a text file in UTF-8") from None
-    except (OSError, EOFError) as error:
-        raise MeasurementFileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-
-
 def _json(path: Path) -> Any:
+    text = read_text(path, otherwise=FEWER)
     try:
-        return json.loads(_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise MeasurementFileError(f"{path} is not JSON: {error}") from None
-
-
-def _number(path: Path, what: str, given: object, *, zero: bool = False) -> float:
-    try:
-        value = float(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise MeasurementFileError(f"{path}: {what} is {str(given)[:40]!r}, which is not a number") from None
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero and what.startswith("gpu__time")):
-        raise MeasurementFileError(f"{path}: {what} is {value:g}, but it must be positive and finite")
-    return value
 
 
 def class_of_name(name: str) -> str:
@@ -261,15 +213,20 @@ def compare_profile(prediction: Prediction, profiled: Sequence[Profiled], *, fil
 
     Raises MeasurementFileError where nothing can be joined.
     """
-    rows, skipped, joined_by = _by_layer(prediction, profiled)
+    timed = [one for one in profiled if one.duration_s > 0]
+    rows, skipped, joined_by = _by_layer(prediction, timed)
     if not rows:
-        rows, skipped, joined_by = _by_kernel(prediction, profiled)
+        rows, skipped, joined_by = _by_kernel(prediction, timed)
     if not rows:
         raise MeasurementFileError(
             f"{file}: no kernel or layer of it is one of {prediction.network.name}'s; is it of another network?"
         )
     summary = Summary.of([row.predicted_s for row in rows], [row.measured_s for row in rows])
     both = [abs(row.predicted_dram_bytes / row.measured_dram_bytes - 1) for row in rows if row.measured_dram_bytes]
+    skipped += _reasons(
+        ("took no time in the profile", [one.name[:80] for one in profiled if not one.duration_s]),
+        ("measured without DRAM bytes, so that those have no error", [row.name for row in rows if row.measured_dram_bytes == 0]),
+    )
     return ProfileComparison(
         file=file,
         format=form,
@@ -285,7 +242,7 @@ def compare_profile(prediction: Prediction, profiled: Sequence[Profiled], *, fil
         max_ape=summary.max_ape,
         bias=summary.bias,
         spearman=summary.spearman,
-        median_bytes_ape=sorted(both)[len(both) // 2] if both else None,
+        median_bytes_ape=statistics.median(both) if both else None,
         skipped=skipped,
         rows=tuple(rows),
     )
@@ -317,11 +274,7 @@ def _by_layer(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
             lost.append(one.name[:80])
         else:
             groups.setdefault(time.kernel.name, (time, []))[1].append(one)
-    rows = [
-        _row(prediction, time.kernel.name, [time], found)
-        for time, found in groups.values()
-        if sum(f.duration_s for f in found) > 0
-    ]
+    rows = [_row(prediction, time.kernel.name, [time], found) for time, found in groups.values()]
     unseen = [time.kernel.name for time in prediction.times if time.kernel.name not in groups]
     return rows, _reasons(("no layer of the network has this name", lost), ("not in the profile", unseen)), "layer"
 
@@ -339,7 +292,7 @@ def _by_kernel(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
     unseen: list[str] = []
     in_order = True
     for kind in sorted({*measured, *predicted}):
-        ours, theirs = predicted.get(kind, []), [one for one in measured.get(kind, []) if one.duration_s > 0]
+        ours, theirs = predicted.get(kind, []), measured.get(kind, [])
         if not ours or not theirs:
             lost += [f"{kind}: {one.name[:60]}" for one in theirs]
             unseen += [f"{kind}: {time.kernel.name}" for time in ours]
