@@ -194,6 +194,9 @@ def predict(
     """
     tier, layout = _tier(tier), text("layout", layout)
     precision = Precision.of(dtype, autocast)
+    if tier != "expected" and (graph or calibration is not None):
+        said = "graph replay is a matter" if graph else "a calibration has constants"
+        raise TierError(f"{said} of tier expected, and tier {tier} has no use for it; choose tier expected, or leave it out")
     if not isinstance(schedule, list | tuple):
         schedule = check(text("schedule", schedule))
     device = hardware if isinstance(hardware, DeviceSpec) else load(hardware)

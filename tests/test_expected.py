@@ -389,9 +389,14 @@ def test_a_prediction_with_an_interval() -> None:
         ({"dtype": "int8"}, "calibrated for fp16 and bf16, not for int8"),
         ({"hardware": "mi300x"}, "GPUs of NVIDIA"),
         ({"calibration": "absent.toml"}, "cannot read the calibration absent.toml"),
+        (
+            {"calibration": "absent.toml", "tier": "waterline"},
+            "a calibration has constants of tier expected, and tier waterline has no",
+        ),
+        ({"graph": True, "tier": "bound"}, "graph replay is a matter of tier expected, and tier bound"),
     ],
 )
-def test_what_is_not_calibrated_is_an_error_that_says_so(options: dict[str, str], said: str) -> None:
+def test_what_is_not_calibrated_is_an_error_that_says_so(options: dict[str, object], said: str) -> None:
     given_ = {"model": "resnet18", "hardware": "rtx4090", "schedule": "eager", "tier": "expected"} | options
     with pytest.raises(PerfmodelError, match=said):
         predict(**given_)  # type: ignore[arg-type]

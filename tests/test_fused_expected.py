@@ -440,7 +440,7 @@ def test_times_that_are_not_compared_are_listed(tmp_path: Path) -> None:
         ),
         (
             [RUN, time_line(DEPTHWISE[0], KERNELS[0], device="NVIDIA A100")],
-            "no times of fused kernels on h200 (1 left out, measured on",
+            "no times of fused kernels on h200 (left out, measured on NVIDIA A100: 1 (",
         ),
         ([RUN, time_line(DEPTHWISE[0], KERNELS[0], median_s=0)], "line 2: median_s is 0"),
         ([RUN, {"kind": "layout", "problem": {}, "layout": {}, "median_s": 1.0}], "is of no problem"),

@@ -21,7 +21,7 @@ from perfmodel.validation.network_comparison import compare_networks
 from perfmodel.validation.network_run import NetworkResults, cases, read_results
 from perfmodel.validation.protocol import EXPECTED, Protocol, as_toml, calibrated, run
 from perfmodel.validation.protocol_report import RESULTS, as_html, as_markdown, blocks, recorded_protocol, write_report
-from perfmodel.validation.statistics import Summary
+from perfmodel.validation.statistics import Summary, rank_correlation
 
 HEADER = "model,infer_img_size,infer_samples_per_sec,infer_step_time,infer_batch_size,param_count\n"
 MODELS = {
@@ -170,11 +170,31 @@ def test_a_files_name_says_how_it_was_measured(name: str, layout: str, schedule:
     assert schedule_of(Path(name), "eager") == "eager"
 
 
+def test_calibration_says_what_it_leaves_out_and_takes_no_file_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "few-nhwc.csv"
+    path.write_text(HEADER + "resnet18,1,1000,128,128,11.69\n" + "resnet18,224,1000,128,128,11.69\n", encoding="utf-8")
+    given_ = f"{path}=rtx4090"
+    calibrate = ["validate", "calibrate", "--description", "x", "--source", "y"]
+    assert command([*calibrate, given_]) == 2
+    error = capsys.readouterr().err
+    assert "few-nhwc.csv: left out, cannot be built: " in error
+    assert "(resnet18:2)" in error
+    assert "1 measured networks are too few" in error
+    assert command([*calibrate, given_, f"{tmp_path}/../{tmp_path.name}/few-nhwc.csv=rtx3090"]) == 2
+    assert "is given twice" in capsys.readouterr().err
+
+
 def test_a_layout_that_nobody_names_is_asked_for() -> None:
     with pytest.raises(PerfmodelError, match="give --layout"):
         layout_of(Path("benchmark.csv"), None)
     with pytest.raises(PerfmodelError, match="nhwc or nchw"):
         layout_of(Path("benchmark.csv"), "nhcw")
+
+
+@pytest.mark.parametrize(("left", "right"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [2, 2, 2])])
+def test_no_order_no_rank_correlation(left: list[float], right: list[float]) -> None:
+    assert rank_correlation(left, right) is None
+    assert rank_correlation([1, 2, 3], [3, 5, 7]) == pytest.approx(1)
 
 
 def test_a_summary_by_hand() -> None:
@@ -294,7 +314,8 @@ def test_layers_of_a_network_count_once() -> None:
     [
         (["validate", "report", "absent.csv"], "FILE=DEVICE"),
         (["validate", "timm", "absent-nhwc.csv", "--hardware", "rtx4090"], "cannot read"),
-        (["validate", "timm", "absent.csv", "--hardware", "rtx4090"], "give --layout"),
+        (["validate", "timm", "absent.csv", "--hardware", "rtx4090"], "cannot read absent.csv"),
+        (["validate", "timm", "absent.csv", "--hardware", "rtx4090", "--layout", "nhwc"], "cannot read absent.csv"),
         (["validate", "run", "--output", "r.jsonl", "--runs", "fast"], "--runs takes eager, graph"),
         (["validate", "run", "--output", "r.jsonl", "--batches", "many"], "whole number"),
         (["validate", "run", "--output", "r.jsonl", "--what", "all"], "networks, layers or fused"),

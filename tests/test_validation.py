@@ -15,9 +15,11 @@ from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
 from perfmodel.prediction import predict
 from perfmodel.validation import comparison as comparison_module
-from perfmodel.validation.comparison import Comparison, Provenance, compare, explain
+from perfmodel.validation.comparison import Comparison, Provenance, Skipped, compare, explain
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.summary import families_table, measurements_table, summary_table
-from perfmodel.validation.timm import MeasurementFileError, TimmRow, read
+from perfmodel.validation.tables import comparison_table
+from perfmodel.validation.timm import TimmRow, read
 from perfmodel.validation.timm_table import recorded
 from perfmodel.waterline import Limits, kernel_times
 
@@ -125,8 +127,33 @@ def test_what_is_not_compared_is_listed_with_the_reason(monkeypatch: pytest.Monk
         ("vit_base_patch16_224:2", "tf_efficientnet_b0:2"),
         ("mobileone_s1:2",),
     }
-    with pytest.raises(MeasurementFileError, match="at least 2"):
+    with pytest.raises(
+        MeasurementFileError, match=r"at least 2; left out, reason False: 2 \(vit_base_patch16_224:2, tf_eff.*reason True"
+    ):
         compare(rows[2:], load("rtx3090"), provenance())
+
+
+def test_sizes_that_no_network_has_leave_out_their_row_alone() -> None:
+    odd = [row("resnet50", 0.05, resolution=1), row("resnet50", 0.05, resolution=10**8), row("resnet50", 0.05, batch=2**21)]
+    comparison = compare([row("resnet50", 0.05), row("resnet18", 0.02, params=11.69), *odd], load("rtx3090"), provenance())
+    assert comparison.n == 2
+    assert all(skipped.reason.startswith("cannot be built: ") for skipped in comparison.skipped)
+    assert sum(len(skipped.rows) for skipped in comparison.skipped) == len(odd)
+
+
+def test_a_line_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    other = GOOD.replace("1000.0,128.0", "500.0,256.0")
+    rows = read(written(tmp_path, HEADER + GOOD + other + GOOD))
+    comparison = compare(rows, load("rtx3090"), provenance())
+    assert comparison.n == 2
+    assert [(one.reason, one.rows) for one in comparison.skipped] == [("the same as line 2", ("resnet50:4",))]
+    assert comparison.spearman is None  # two measurements of one prediction have no order
+    assert "rank correlation – (MACs alone –)" in comparison_table(comparison).before[2]
+
+
+def test_what_a_file_says_reaches_a_terminal_escaped() -> None:
+    said = Skipped(reason="\x1b[31mred", rows=("\x1b[2Jmodel:2", "b:3", "c:4", "d:5")).sentence
+    assert said == "left out, \\x1b[31mred: 4 (\\x1b[2Jmodel:2, b:3, c:4, …)"
 
 
 def test_a_measurement_below_a_limit_is_explained_by_what_the_bound_grants() -> None:

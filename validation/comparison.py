@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from perfmodel.errors import PerfmodelError, UnknownNameError
+from perfmodel.errors import PerfmodelError, UnknownNameError, shown
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.importers.rebatch import TRACED_BATCH, rebatched
 from perfmodel.layers.conv2d import Conv2d
@@ -20,12 +21,17 @@ from perfmodel.network import Network
 from perfmodel.networks.catalog import build, find
 from perfmodel.prediction import Prediction, predict
 from perfmodel.units import percent
-from perfmodel.validation.timm import TimmRow
+from perfmodel.validation.files import MeasurementFileError
+from perfmodel.validation.statistics import Summary, rank_correlation
+from perfmodel.validation.timm import TimmRow, repetitions
 from perfmodel.waterline import Limits, kernel_times
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+MOST_NAMED: Final = 3
 
 
 class Skipped(_Record):
@@ -34,6 +40,12 @@ class Skipped(_Record):
     reason: str
     rows: tuple[str, ...]
     """The rows' models, each with its line in the file: "densenet121:417"."""
+
+    @property
+    def sentence(self) -> str:
+        """For people: how many, and the first few."""
+        few = ", ".join(shown(row) for row in self.rows[:MOST_NAMED])
+        return f"left out, {shown(self.reason, 300)}: {len(self.rows)} ({few}{', …' if len(self.rows) > MOST_NAMED else ''})"
 
 
 class ComparedRow(_Record):
@@ -117,9 +129,9 @@ class Comparison(_Record):
     p90_ape: float
     max_ape: float
     bias: float
-    spearman: float
-    """Rank correlation, over the rows' latency per image, of the prediction with the measurement."""
-    spearman_macs: float
+    spearman: float | None
+    """Rank correlation, over the rows' latency per image, of the prediction with the measurement; None where there is no order."""
+    spearman_macs: float | None
     """The same for MACs alone."""
     below_waterline: int
     below_bound: int
@@ -160,12 +172,13 @@ def compare(
 ) -> Comparison:
     """Predict every row whose network the catalogue has; the others are listed with the reason, never dropped.
 
-    Raises HardwareError where the device lacks what the bound needs, and MeasurementFileError is the reader's.
+    Raises HardwareError where the device lacks what the bound needs, and MeasurementFileError where fewer than 2 rows are left.
     """
     compared: list[ComparedRow] = []
     skipped: dict[str, list[str]] = {}
+    again = repetitions(rows)
     for row in rows:
-        match = matching(row)
+        match = again.get(row.line) or matching(row)
         if isinstance(match, str):
             skipped.setdefault(match, []).append(f"{row.model}:{row.line}")
             continue
@@ -217,7 +230,10 @@ def matching(row: TimmRow) -> tuple[str, Network] | str:
     except UnknownNameError:
         entry = None
     if entry is not None:
-        network = build(entry.name, batch=row.batch, resolution=row.resolution)
+        try:
+            network = build(entry.name, batch=row.batch, resolution=row.resolution)
+        except PerfmodelError as error:
+            return f"cannot be built: {error}"
         if _same_params(network.params, row.params_millions):
             return family_of(row.model, entry.family), network
     return imported(row, in_catalogue=entry is not None)
@@ -277,27 +293,18 @@ def _same_params(params: Dim, printed_millions: float) -> bool:
 
 
 def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], provenance: Provenance) -> Comparison:
-    import numpy as np
-    from scipy.stats import spearmanr
-
-    from perfmodel.validation.files import MeasurementFileError
-
     if len(rows) < 2:
-        raise MeasurementFileError(f"{provenance.file} has {len(rows)} networks of the catalogue; a comparison needs at least 2")
-    measured = np.array([row.measured_latency_s / row.batch for row in rows])
-    predicted = np.array([row.predicted_latency_s / row.batch for row in rows])
-    macs = np.array([row.macs / row.batch for row in rows])
-    error = predicted / measured - 1
+        others = "".join(f"; {one.sentence}" for one in skipped)
+        raise MeasurementFileError(
+            f"{shown(provenance.file)} has {len(rows)} rows that can be predicted, and a comparison needs at least 2{others}"
+        )
+    batches = [row.batch for row in rows]
+    measured = [row.measured_latency_s for row in rows]
+    summary = Summary.of([row.predicted_latency_s for row in rows], measured, batches)
     return Comparison(
         provenance=provenance,
-        n=len(rows),
-        mape=float(np.mean(abs(error))),
-        median_ape=float(np.median(abs(error))),
-        p90_ape=float(np.quantile(abs(error), 0.9)),
-        max_ape=float(np.max(abs(error))),
-        bias=float(np.mean(error)),
-        spearman=float(spearmanr(predicted, measured).statistic),
-        spearman_macs=float(spearmanr(macs, measured).statistic),
+        **summary.model_dump(exclude={"within_10"}),
+        spearman_macs=rank_correlation(np.divide([row.macs for row in rows], batches), np.divide(measured, batches)),
         below_waterline=sum(row.below_waterline is not None for row in rows),
         below_bound=sum(row.below_bound for row in rows),
         skipped=skipped,

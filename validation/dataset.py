@@ -21,7 +21,7 @@ from perfmodel.network import Network
 from perfmodel.precision import Precision
 from perfmodel.schedule import LAYOUTS, kernels
 from perfmodel.validation.comparison import Skipped, matching
-from perfmodel.validation.timm import TimmRow, read
+from perfmodel.validation.timm import TimmRow, read, repetitions
 from perfmodel.waterline import Limits, waterline_s
 
 COMPILED_WORDS = ("dynamo", "compile", "inductor")
@@ -125,17 +125,21 @@ def gather(
     `cache` is a folder where the kernels' numbers are kept between runs, by everything that decides them but the code.
     """
     device = load(hardware)
+    rows = read(path)
     schedule, layout = schedule_of(path, schedule), layout_of(path, layout)
     precision = Precision.of(None, autocast)
     peak = device.matrix_peak(precision.matrix)
     waterline, bound = Limits.waterline(device, peak), Limits.bound(device, peak)
     kept: list[MeasuredNetwork] = []
     skipped: dict[str, list[str]] = {}
-    rows = read(path)
+    again = repetitions(rows)
     for number, row in enumerate(rows):
         if number % 100 == 99:
             say(f"{path.name}: {number + 1} of {len(rows)} rows")
         where = f"{row.model}:{row.line}"
+        if row.line in again:
+            skipped.setdefault(again[row.line], []).append(where)
+            continue
         if row.batch < least_batch:
             skipped.setdefault(f"batch below {least_batch}", []).append(where)
             continue

@@ -129,7 +129,7 @@ def run_fused(folder: Path, hardware: str = "h200") -> FusedProtocol:
         found += _of_layouts(folder / LAYOUTS, lines, figures, baselines)
     reasons = tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
     if not found:
-        others = "; ".join(f"{len(one.rows)} left out, {one.reason}" for one in reasons)
+        others = "; ".join(one.sentence for one in reasons)
         raise CalibrationError(
             f"{folder} has no times of fused kernels on {device.slug}{f' ({others})' if others else ''}; "
             "`perfmodel validate run --what fused` writes them"

@@ -12,7 +12,7 @@ from perfmodel.errors import PerfmodelError
 from perfmodel.expected.terms import TERMS
 from perfmodel.units import percent, si
 from perfmodel.validation.protocol import EXPECTED, FileProtocol, Protocol, ProtocolRow
-from perfmodel.validation.statistics import Summary
+from perfmodel.validation.statistics import Summary, rank_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RECORD = RESULTS / "expected" / "protocol.json"
@@ -36,7 +36,6 @@ def recorded_protocol() -> Protocol:
 
 def summary_cells(found: Summary) -> list[str]:
     """A summary under HEADER."""
-    rank = "–" if found.spearman is None else f"{found.spearman:.4f}"
     return [
         str(found.n),
         percent(found.mape),
@@ -44,7 +43,7 @@ def summary_cells(found: Summary) -> list[str]:
         percent(found.p90_ape),
         percent(found.max_ape),
         f"{100 * found.bias:+.1f} %",
-        rank,
+        rank_text(found.spearman),
         percent(found.within_10),
     ]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from perfmodel.units import percent
 from perfmodel.validation.comparison import ComparedRow, Comparison
+from perfmodel.validation.statistics import rank_text
 from perfmodel.validation.timm_table import RESULTS, recorded
 
 REPORTED_EFFICIENCY = {"efficientnet": "5–8 %", "convnext": "19–35 %"}
@@ -43,8 +44,8 @@ def summary_table() -> str:
                 str(comparison.below_bound),
                 str(comparison.below_waterline),
                 f"{ratios[len(ratios) // 2]:.2f}",
-                f"{comparison.spearman:.4f}",
-                f"{comparison.spearman_macs:.4f}",
+                rank_text(comparison.spearman),
+                rank_text(comparison.spearman_macs),
             ]
         )
     return markdown(header, rows)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
-from perfmodel.validation.comparison import Comparison, Skipped
+from perfmodel.validation.comparison import Comparison
 from perfmodel.validation.profiles import ProfileComparison
+from perfmodel.validation.statistics import rank_text
 
 
 def _duration(seconds: float) -> str:
@@ -14,13 +15,6 @@ def _duration(seconds: float) -> str:
 
 def _error(value: float) -> str:
     return f"{'+' if value >= 0 else '−'}{percent(abs(value))}"
-
-
-def _skipped(skipped: tuple[Skipped, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"left out, {one.reason}: {len(one.rows)} ({', '.join(one.rows[:3])}{', …' if len(one.rows) > 3 else ''})"
-        for one in skipped
-    )
 
 
 def comparison_table(comparison: Comparison, *, top: int | None = None) -> Table:
@@ -60,10 +54,10 @@ def comparison_table(comparison: Comparison, *, top: int | None = None) -> Table
             f"{given.file} on {given.hardware}: schedule {given.schedule}, autocast {given.autocast}, {given.layout}, tier {given.tier}",
             f"{comparison.n} rows compared: mean error {percent(comparison.mape)}, median {percent(comparison.median_ape)}, "
             f"90 % below {percent(comparison.p90_ape)}, worst {percent(comparison.max_ape)}, bias {_error(comparison.bias)}",
-            f"rank correlation {comparison.spearman:.4f} (MACs alone {comparison.spearman_macs:.4f}); "
+            f"rank correlation {rank_text(comparison.spearman)} (MACs alone {rank_text(comparison.spearman_macs)}); "
             f"{comparison.below_bound} below the bound, {comparison.below_waterline} below the waterline",
         ),
-        after=_skipped(comparison.skipped),
+        after=tuple(one.sentence for one in comparison.skipped),
     )
 
 
@@ -102,5 +96,5 @@ def profile_table(comparison: ProfileComparison) -> Table:
             f"{comparison.n} rows joined: mean error {percent(comparison.mape)}, median {percent(comparison.median_ape)}, bias "
             f"{_error(comparison.bias)}{moved}",
         ),
-        after=_skipped(comparison.skipped),
+        after=tuple(one.sentence for one in comparison.skipped),
     )

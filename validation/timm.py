@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Final
@@ -50,6 +51,17 @@ def read(path: str | PathLike[str]) -> tuple[TimmRow, ...]:
     if not rows:
         raise MeasurementFileError(f"{path} has a header but no rows")
     return rows
+
+
+def repetitions(rows: Sequence[TimmRow]) -> dict[int, str]:
+    """Of lines that say the same as an earlier one, by their number: that they do, and which it is."""
+    first: dict[TimmRow, int] = {}
+    found = {}
+    for row in rows:
+        line = first.setdefault(replace(row, line=0), row.line)
+        if line != row.line:
+            found[row.line] = f"the same as line {line}"
+    return found
 
 
 def _row(path: str | PathLike[str], line: int, record: dict[str, str | None]) -> TimmRow:

@@ -12,6 +12,8 @@ from pathlib import Path
 from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
 from perfmodel.validation.comparison import Comparison, Provenance, compare
+from perfmodel.validation.dataset import schedule_of
+from perfmodel.validation.statistics import rank_text
 from perfmodel.validation.timm import read
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -22,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="a benchmark-infer-*.csv of timm")
     parser.add_argument("--hardware", required=True, help="the GPU that the file was measured on")
-    parser.add_argument("--schedule", default="eager", help="eager, or pointwise for a file measured with torch.compile")
+    parser.add_argument("--schedule", help="eager, or pointwise for torch.compile; default: as the file's name says")
     parser.add_argument("--autocast", default="fp16", help="fp16 or bf16")
     parser.add_argument("--layout", default="nhwc", choices=("nhwc", "nchw"))
     parser.add_argument("--source", required=True, help="where the file comes from, with its revision")
@@ -34,7 +36,7 @@ def main() -> int:
             file=given.file.name,
             source=given.source,
             hardware=device.slug,
-            schedule=given.schedule,
+            schedule=schedule_of(given.file, given.schedule),
             autocast=given.autocast,
             layout=given.layout,
         )
@@ -47,8 +49,8 @@ def main() -> int:
         return 2
     print(
         f"{comparison.n} rows compared, {sum(len(s.rows) for s in comparison.skipped)} skipped; {comparison.below_bound} below the bound, "
-        f"{comparison.below_waterline} below the waterline; rank correlation {comparison.spearman:.4f} (MACs alone "
-        f"{comparison.spearman_macs:.4f}); wrote {output}"
+        f"{comparison.below_waterline} below the waterline; rank correlation {rank_text(comparison.spearman)} (MACs alone "
+        f"{rank_text(comparison.spearman_macs)}); wrote {output}"
     )
     return 0
 

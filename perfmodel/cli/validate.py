@@ -66,7 +66,7 @@ def validate_timm(
     from perfmodel.validation.tables import comparison_table
     from perfmodel.validation.timm import read
 
-    device = load(hardware)
+    device, rows = load(hardware), read(file)
     provenance = Provenance(
         file=file.name,
         source=source,
@@ -76,7 +76,7 @@ def validate_timm(
         layout=layout_of(file, layout),
         tier=tier,
     )
-    comparison = compare(read(file), device, provenance)
+    comparison = compare(rows, device, provenance)
     if fmt is Format.JSON:
         emit(comparison.model_dump_json(indent=2) + "\n", output)
     else:
@@ -103,7 +103,9 @@ def _profile(
 
     found = READERS[form](file)
     # a profile has kernels without the waiting for the host
-    prediction = predicted(model, hardware, batch, resolution, 1000, dtype, autocast, layout, schedule, tier, graph=True)
+    prediction = predicted(
+        model, hardware, batch, resolution, 1000, dtype, autocast, layout, schedule, tier, graph=tier == "expected"
+    )
     comparison: ProfileComparison = compare_profile(prediction, found, file=file.name, form=form)
     if fmt is Format.JSON:
         emit(comparison.model_dump_json(indent=2) + "\n", output)
@@ -181,25 +183,30 @@ def _datasets(
 ) -> list[Dataset]:
     from perfmodel.validation.dataset import gather
 
-    found = []
+    found: list[Dataset] = []
+    known: set[Path] = set()
     for given in files:
         name, _, device = given.rpartition("=")
         if not name:
             raise PerfmodelError(
                 f"{given} does not say which GPU it was measured on; write FILE=DEVICE, as in benchmark.csv=rtx4090"
             )
-        found.append(
-            gather(
-                Path(name),
-                device,
-                schedule=schedule,
-                layout=layout,
-                autocast=autocast,
-                least_batch=least_batch,
-                cache=cache,
-                say=_say,
-            )
+        if (same := Path(name).resolve()) in known:
+            raise PerfmodelError(f"{name} is given twice, and its rows would count twice; give each file once")
+        known.add(same)
+        dataset = gather(
+            Path(name),
+            device,
+            schedule=schedule,
+            layout=layout,
+            autocast=autocast,
+            least_batch=least_batch,
+            cache=cache,
+            say=_say,
         )
+        for one in dataset.skipped:
+            _say(f"{dataset.file}: {one.sentence}")
+        found.append(dataset)
     return found
 
 
