@@ -313,6 +313,13 @@ def test_layers_of_a_network_count_once() -> None:
     ("arguments", "said"),
     [
         (["validate", "report", "absent.csv"], "FILE=DEVICE"),
+        (["validate", "report", "absent.csv=h200", "--output", "report.pdf"], "must end in .md or .html"),
+        (["validate", "report", "absent.csv=h200", "--output", "nowhere/report.md"], "there is no folder nowhere"),
+        (["validate", "report", "absent.csv=h200", "--record", "nowhere/record.json"], "there is no folder nowhere"),
+        (
+            ["validate", "calibrate", "absent.csv=h200", "--description", "x", "--source", "y", "--output", "nowhere/c.toml"],
+            "there is no folder nowhere",
+        ),
         (["validate", "timm", "absent-nhwc.csv", "--hardware", "rtx4090"], "cannot read"),
         (["validate", "timm", "absent.csv", "--hardware", "rtx4090"], "cannot read absent.csv"),
         (["validate", "timm", "absent.csv", "--hardware", "rtx4090", "--layout", "nhwc"], "cannot read absent.csv"),

@@ -237,13 +237,18 @@ def plot(file: FileProtocol, target: Path) -> None:
     figure.savefig(target, dpi=110, format="png")
 
 
+def require_ending(output: Path) -> None:
+    """Raise PerfmodelError for a report that is neither Markdown nor HTML."""
+    if output.suffix not in (".md", ".html"):
+        raise PerfmodelError(f"the report {output} must end in .md or .html")
+
+
 def write_report(protocol: Protocol, output: Path, more: Sequence[Block] = ()) -> None:
     """Write the report, Markdown or HTML by the file's ending, and its plots beside it; `more` are parts at its end.
 
     Raises PerfmodelError for another ending.
     """
-    if output.suffix not in (".md", ".html"):
-        raise PerfmodelError(f"the report {output} must end in .md or .html")
+    require_ending(output)
     import tempfile
 
     try:

@@ -24,6 +24,7 @@ from perfmodel.cli.options import (
     is_given,
     listed,
     predicted,
+    require_place,
 )
 from perfmodel.errors import PerfmodelError, shown
 
@@ -235,8 +236,12 @@ def validate_report(
     """How right tier expected is on what it has not seen, where it is wrong and why: Markdown or HTML, with plots."""
     from perfmodel.validation.fused_tables import fused_blocks, recorded_fused
     from perfmodel.validation.protocol import run
-    from perfmodel.validation.protocol_report import recorded_protocol, write_report
+    from perfmodel.validation.protocol_report import recorded_protocol, require_ending, write_report
 
+    require_ending(output)
+    for place in (output, record):
+        if place is not None:
+            require_place(place)
     protocol = (
         run(_datasets(files, schedule, layout, autocast, least_batch, cache), source=source, ablate=ablation, say=_say)
         if files
@@ -272,6 +277,8 @@ def validate_calibrate(
     """
     from perfmodel.validation.protocol import as_toml, calibrated
 
+    if output is not None:
+        require_place(output)
     if schedule == "block":
         emit(_fused_factors(files, description, source), output)
         return
