@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pytest
 
+from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
 from perfmodel.layers.cost import OPS_PER_MAC
 from perfmodel.machine.fused import Tiling, fused_programs
@@ -26,6 +27,7 @@ from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, GpuError
 from perfmodel.validation.fused.tiles import reached
+from perfmodel.validation.machine_file import device_named, is_device, slug_of, with_measured
 from tests.gpus import H200
 
 CONVFIRST = FAMILIES["convfirst"]
@@ -230,6 +232,44 @@ def test_count_is_the_textbooks():
     assert found.floor_s == max(2 * found.macs / 790e12, found.compulsory_bytes / 4.3e12)
     assert found.compulsory_bytes <= found.model_bytes <= found.kernel_bytes
     assert 0 < found.waterline_s < found.floor_s
+
+
+def test_another_device_has_its_own_count_and_an_unknown_one_none():
+    """The floor is of rates that were reached on an H200, the waterline and the model's bytes are the device's."""
+    asked = ConvFirstProblem(N=128, H=56, W=56, C=64, expansion=4)
+    config = chosen(asked, H200)
+    here, there, nowhere = (count(asked, config, device_named(name)) for name in ("NVIDIA H200", "NVIDIA H100 PCIe", "NVIDIA X1"))
+    assert there.waterline_s > here.waterline_s
+    assert there.floor_s is None
+    assert (nowhere.waterline_s, nowhere.floor_s, nowhere.model_bytes) == (None, None, None)
+    assert nowhere.kernel_bytes == here.kernel_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie-80gb"),
+        ("Tesla V100-SXM2-16GB", "v100-sxm2-16gb"),
+        ("NVIDIA GeForce RTX 3090", "rtx3090"),
+        ("NVIDIA RTX A6000", "rtx-a6000"),
+    ],
+)
+def test_a_device_is_known_by_the_name_that_its_driver_gives(name, slug, tmp_path):
+    assert slug_of(name) == slug
+    assert is_device(name, load(slug))
+    assert not is_device(name, load("t4"))
+    own = tmp_path / "measured-here.toml"  # as hardware measure writes it
+    own.write_text(with_measured(slug, ()), encoding="utf-8")
+    assert is_device(name, load(own))
+
+
+def test_a_longer_name_is_another_device():
+    assert device_named("NVIDIA GeForce RTX 3090 Ti") is None
+    with pytest.raises(PerfmodelError, match="no device that 'NVIDIA GeForce RTX 3090 Ti' names"):
+        slug_of("NVIDIA GeForce RTX 3090 Ti")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

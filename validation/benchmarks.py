@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from perfmodel.hardware.catalog import load
 from perfmodel.validation.baselines import Baseline, baseline, torch_or_none
 from perfmodel.validation.checks import random_inputs
 from perfmodel.validation.compile import compiler_version
@@ -15,6 +14,7 @@ from perfmodel.validation.fused.count import count
 from perfmodel.validation.fused.problem import Problem
 from perfmodel.validation.gpu import cupy_with_gpu, in_memory, this_device
 from perfmodel.validation.launch import FusedBlock
+from perfmodel.validation.machine_file import device_named
 from perfmodel.validation.timing import BURST_LAUNCHES, Mode, buffer_sets, replays
 
 
@@ -29,7 +29,7 @@ def time_fused(problem: Problem, modes: Iterable[Mode]) -> Iterator[dict[str, An
     launches = -(-BURST_LAUNCHES // sets) * sets
     stream = cupy.cuda.Stream(non_blocking=True)
     cupy.cuda.Device().synchronize()
-    placed = count(problem, block.config, load("h200"))
+    placed = count(problem, block.config, device_named(block.device.name))
     with stream:
         for x, y in pairs[:4]:
             block(x, y)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from perfmodel.hardware.catalog import load
 from perfmodel.units import si
 from perfmodel.validation.checks import random_inputs
 from perfmodel.validation.compile import compiler_version
@@ -18,6 +17,7 @@ from perfmodel.validation.fused.count import count
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu
 from perfmodel.validation.launch import FusedBlock
+from perfmodel.validation.machine_file import device_named
 from perfmodel.validation.ncu import Counted, counted
 from perfmodel.validation.timing import CACHES, buffer_sets
 
@@ -78,7 +78,7 @@ def count_dram(problems: Sequence[Problem]) -> Iterator[dict[str, Any]]:
 
 
 def _line(problem: Problem, block: FusedBlock, launched: Sequence[Counted], over_copy: float) -> dict[str, Any]:
-    placed = count(problem, block.config, load("h200"))
+    placed = count(problem, block.config, device_named(block.device.name))
     kept = launched[WARMUP_CALLS * len(block.compiled) :]
     calls = PROFILED_CALLS - WARMUP_CALLS
     read, written = sum(one.read_bytes for one in kept) / calls, sum(one.written_bytes for one in kept) / calls

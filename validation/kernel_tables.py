@@ -58,14 +58,14 @@ class Measured:
         return None if line is None else float(line["median_s"])
 
     def over_floor(self, mode: str) -> float | None:
-        """Time over the floor: 1 is the best that the rates reached on this chip allow."""
+        """Time over the floor: 1 is the best that the rates reached on this chip allow; None where they are not known."""
         line = self.times.get(("fused", mode))
-        return None if line is None else float(line["median_s"] / line["floor_s"])
+        return None if line is None or line["floor_s"] is None else float(line["median_s"] / line["floor_s"])
 
     def of_waterline(self) -> float | None:
         """Waterline time over the burst's time."""
         line = self.times.get(("fused", "burst"))
-        return None if line is None else float(line["waterline_s"] / line["median_s"])
+        return None if line is None or line["waterline_s"] is None else float(line["waterline_s"] / line["median_s"])
 
     def faster(self, what: str, mode: str) -> float | None:
         """How many times as fast as a baseline."""
@@ -130,11 +130,11 @@ def _cells(one: Measured) -> Iterable[str]:
     yield _us(one.median_s("compile", "burst"))
     yield f"{_times(one.faster('compile', 'burst'))} · {_times(one.faster('compile', 'sustained'))}"
     moved = one.count
-    yield (
-        "not counted"
-        if moved is None
-        else f"{moved['dram_bytes'] / 1e6:.1f} MB, {moved['dram_bytes'] / moved['model_bytes']:.3f}"
-    )
+    if moved is None:
+        yield "not counted"
+        return
+    over = "" if moved["model_bytes"] is None else f", {moved['dram_bytes'] / moved['model_bytes']:.3f}"
+    yield f"{moved['dram_bytes'] / 1e6:.1f} MB{over}"
 
 
 def checks_sentence(results: Path = RESULTS) -> str:

@@ -15,19 +15,23 @@ from perfmodel.hardware.spec import DeviceSpec, Measured
 
 def slug_of(name: str) -> str:
     """The catalogue's entry for a GPU as its driver names it ("NVIDIA H200"); raises PerfmodelError where there is none."""
-    for slug in names():
-        if _is_named(load(slug), name):
-            return slug
-    raise PerfmodelError(
-        f"the catalogue has no device that '{shown(name)}' names; give --hardware with its entry or a TOML file of yours"
-    )
+    device = device_named(name)
+    if device is None:
+        raise PerfmodelError(
+            f"the catalogue has no device that '{shown(name)}' names; give --hardware with its entry or a TOML file of yours"
+        )
+    return device.slug
+
+
+def device_named(name: str) -> DeviceSpec | None:
+    """The catalogue's device that a driver names so, or None."""
+    return next((load(slug) for slug in names() if _is_named(load(slug), name)), None)
 
 
 def is_device(name: str, device: DeviceSpec) -> bool:
     """Whether a GPU as its driver names it is this device, of the catalogue or of a file that was made of the catalogue's."""
-    if _is_named(device, name):
-        return True
-    return any(load(slug).name == device.name and _is_named(load(slug), name) for slug in names())
+    known = device_named(name)
+    return _is_named(device, name) or (known is not None and known.name == device.name)
 
 
 def _is_named(device: DeviceSpec, name: str) -> bool:

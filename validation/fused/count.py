@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Final
 
-from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.hardware.spec import DeviceSpec, HardwareError
 from perfmodel.layers.cost import OPS_PER_MAC
 from perfmodel.tiling import Machine, choose
 from perfmodel.validation.fused.catalog import family_of
@@ -14,6 +14,7 @@ from perfmodel.validation.fused.choice import block_layers, graph_of
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, Problem
 
+REACHED_ON: Final = "h200"
 REACHED_OPS_PER_S: Final = 790e12
 """Largest matrix product rate seen on an H200, fp16 and bf16: with the bandwidth beside it the floor that measurements are held to."""
 REACHED_BYTES_PER_S: Final = 4.3e12
@@ -27,30 +28,33 @@ class Count:
     macs: int
     compulsory_bytes: int
     """Input and output once, weights once."""
-    model_bytes: float
-    """DRAM bytes of the model's own tiling: halos are charged for every tile that reads them."""
+    model_bytes: float | None
+    """DRAM bytes of the model's own tiling: halos are charged for every tile that reads them. None where the device is not known."""
     kernel_bytes: float
     """The same rule for the kernel's tile: what DRAM would see if no halo were found in the L2 cache."""
-    waterline_s: float
-    """The model's time at the data sheet's peaks."""
-
-    @property
-    def floor_s(self) -> float:
-        """max(2·MACs / 790 TFLOP/s, (input + output + weights) / 4.3 TB/s) at rates that were reached on an H200."""
-        return max(OPS_PER_MAC * self.macs / REACHED_OPS_PER_S, self.compulsory_bytes / REACHED_BYTES_PER_S)
+    waterline_s: float | None
+    """The model's time at the data sheet's peaks, likewise."""
+    floor_s: float | None
+    """max(2·MACs / 790 TFLOP/s, (input + output + weights) / 4.3 TB/s), rates that were reached on an H200; None on any other device."""
 
 
-def count(problem: Problem, config: Config, device: DeviceSpec) -> Count:
-    """By `perfmodel.tiling`, on a device of the catalogue."""
+def count(problem: Problem, config: Config, device: DeviceSpec | None) -> Count:
+    """By `perfmodel.tiling`, on the device that the kernel runs on; None for one that the catalogue does not have."""
     family = family_of(problem)
-    model_bytes, waterline_s = _model(problem, device)
     weight_bytes = family.weight_bytes(problem)
+    macs, compulsory_bytes = int(graph_of(problem).macs), problem.input_bytes + problem.output_bytes + weight_bytes
+    try:
+        model_bytes, waterline_s = (None, None) if device is None else _model(problem, device)
+    except HardwareError:  # a figure of the device is in no document
+        model_bytes = waterline_s = None
+    floor_s = max(OPS_PER_MAC * macs / REACHED_OPS_PER_S, compulsory_bytes / REACHED_BYTES_PER_S)
     return Count(
-        macs=int(graph_of(problem).macs),
-        compulsory_bytes=problem.input_bytes + problem.output_bytes + weight_bytes,
+        macs=macs,
+        compulsory_bytes=compulsory_bytes,
         model_bytes=model_bytes,
         kernel_bytes=family.by_name[config.kernel].moved_bytes(problem, config) + weight_bytes,
         waterline_s=waterline_s,
+        floor_s=floor_s if device is not None and device.slug == REACHED_ON else None,
     )
 
 
