@@ -419,6 +419,18 @@ def test_compare_leaves_out_what_a_machine_has_no_figures_for(command: Run) -> N
     assert "chip.shared_memory_per_block_bytes" in err
 
 
+def test_comparison_under_tier_expected_takes_the_schedules_that_it_has_constants_for(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = ["compare", "resnet18", "--tier", "expected", "--format", "csv", "--hardware"]
+    assert run([*expected, "h200,rtx4090"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(",")[1:3] for line in out.splitlines()[1:]] == [
+        ["h200", "eager"], ["h200", "pointwise"], ["h200", "block"], ["rtx4090", "eager"], ["rtx4090", "pointwise"],
+    ]  # fmt: skip
+    assert "without schedule block: tier expected has no calibration for schedule block on rtx4090" in err
+    assert run([*expected, "h200,mi300x"]) == 2
+    assert "mi300x is none: use tier waterline" in capsys.readouterr().err
+
+
 def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
     table = summary_table([predict("resnet18", "h200")], "title")
     wide, narrow = (render(table, "table", width=width) for width in (200, 80))

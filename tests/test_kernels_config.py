@@ -236,7 +236,7 @@ def test_count_is_the_textbooks():
 
 def test_another_device_has_its_own_count_and_an_unknown_one_none():
     """The floor is of rates that were reached on an H200, the waterline and the model's bytes are the device's."""
-    asked = ConvFirstProblem(N=128, H=56, W=56, C=64, expansion=4)
+    asked = a_problem()
     config = chosen(asked, H200)
     here, there, nowhere = (count(asked, config, device_named(name)) for name in ("NVIDIA H200", "NVIDIA H100 PCIe", "NVIDIA X1"))
     assert there.waterline_s > here.waterline_s

@@ -201,7 +201,7 @@ def compare(
         predicted(model, device, batch, resolution, classes, dtype, autocast, layout, schedule, tier, changed)
         for device in listed("--hardware", hardware)
         for model in models
-        for schedule in (_schedules_on(device) if schedules is None else listed("--schedule", schedules))
+        for schedule in (_schedules_on(device, tier) if schedules is None else listed("--schedule", schedules))
         for changed in ((None, sets) if sets else (None,))
     ]
     first = predictions[0]
@@ -213,18 +213,29 @@ def compare(
     emit_tables([summary_table(predictions, title)], fmt, output)
 
 
-def _schedules_on(device: str) -> list[str]:
-    """Every schedule that a machine has the figures for."""
+def _schedules_on(device: str, tier: str) -> list[str]:
+    """Every schedule that a machine has the figures for, and the tier the constants."""
     from perfmodel.hardware.catalog import load
     from perfmodel.hardware.spec import HardwareError
-    from perfmodel.schedule import FUSED, NAMES
+    from perfmodel.schedule import BLOCK, FUSED, NAMES
 
+    spec = load(device)
+    wanted, fused = list(NAMES), list(FUSED)
+    if tier == "expected":
+        from perfmodel.expected.constants import calibrated_schedules
+
+        wanted = [name for name in NAMES if name in calibrated_schedules()]
+        fused = [BLOCK]
     try:
-        load(device).require("chip.shared_memory_per_block_bytes")
+        spec.require("chip.shared_memory_per_block_bytes")
+        if tier == "expected":
+            from perfmodel.expected.fused import Figures
+
+            Figures.of(spec)
     except HardwareError as error:
-        print(f"perfmodel: without schedules {' and '.join(FUSED)}: {error}", file=sys.stderr)
-        return [name for name in NAMES if name not in FUSED]
-    return list(NAMES)
+        print(f"perfmodel: without schedule{'s' if len(fused) > 1 else ''} {' and '.join(fused)}: {error}", file=sys.stderr)
+        return [name for name in wanted if name not in fused]
+    return wanted
 
 
 @app.command()

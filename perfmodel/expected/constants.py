@@ -95,13 +95,18 @@ class Calibration(_Record):
     intervals: Intervals
 
 
+def calibrated_schedules() -> tuple[str, ...]:
+    """Those that constants are shipped for."""
+    folder = resources.files("perfmodel.expected") / "constants"
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
 def calibration_of(schedule: str, path: str | Path | None = None) -> Calibration:
     """The calibration shipped for a schedule, or the one in a TOML file; raises CalibrationError where there is none, or it is wrong."""
     if path is None:
-        folder = resources.files("perfmodel.expected") / "constants"
-        found = folder / f"{schedule}.toml"
-        if not found.is_file():
-            known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+        found = resources.files("perfmodel.expected") / "constants" / f"{schedule}.toml"
+        known = calibrated_schedules()
+        if schedule not in known:
             raise CalibrationError(
                 f"tier expected has no calibration for schedule {schedule}; it has one for {', '.join(known) or 'none'}: choose one of "
                 "these, or use tier waterline"
