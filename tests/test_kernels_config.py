@@ -211,6 +211,8 @@ def test_refused_problems(changes, words):
 def test_refusals_give_numbers():
     with pytest.raises(GpuError, match=r"shared memory.*RTX 4090 has"):
         chosen(a_problem(C=8192), RTX4090)
+    with pytest.raises(GpuError, match="multiprocessors of RTX 4090 is 0; at least 1"):
+        dataclasses.replace(RTX4090, multiprocessors=0)
     with pytest.raises(GpuError, match=r"7\.5; the kernels need 8\.0"):
         DeviceLimits(
             name="T4",
@@ -232,6 +234,15 @@ def test_count_is_the_textbooks():
     assert found.floor_s == max(2 * found.macs / 790e12, found.compulsory_bytes / 4.3e12)
     assert found.compulsory_bytes <= found.model_bytes <= found.kernel_bytes
     assert 0 < found.waterline_s < found.floor_s
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_more_channels_than_any_tile_sums_are_refused_with_the_number(family):
+    asked = dataclasses.replace(family.cases()[0], C=50_000, expansion=8)
+    with pytest.raises(GpuError, match="sums of 50000 output channels do not fit the 255 registers"):
+        family.choose(asked, H200)
+    with pytest.raises(GpuError, match="the seed is -1"):
+        family.draw(family.cases()[0], -1)
 
 
 def test_another_device_has_its_own_count_and_an_unknown_one_none():

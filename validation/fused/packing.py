@@ -34,7 +34,9 @@ class Parameters:
 
 
 def normals(dtype: DType, seed: int) -> Callable[..., Floats]:
-    """A source of normal values that the type holds exactly: `normal(*shape, scale=…, mean=0)`."""
+    """A source of normal values that the type holds exactly: `normal(*shape, scale=…, mean=0)`; raises GpuError for a negative seed."""
+    if seed < 0:
+        raise GpuError(f"the seed is {seed}; random parameters are drawn from a whole number from 0")
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int, scale: float, mean: float = 0.0) -> Floats:

@@ -132,6 +132,14 @@ class DeviceLimits:
     l2_bytes: int
 
     def __post_init__(self) -> None:
+        for name, least in (
+            ("multiprocessors", 1),
+            ("shared_bytes_per_block", 0),
+            ("shared_bytes_per_multiprocessor", 0),
+            ("l2_bytes", 1),
+        ):
+            if not getattr(self, name) >= least:
+                raise GpuError(f"{name} of {self.name} is {getattr(self, name)}; at least {least} is needed")
         if self.compute_capability < (8, 0):
             major, minor = self.compute_capability
             raise GpuError(f"{self.name} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or later")

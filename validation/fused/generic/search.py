@@ -53,6 +53,8 @@ APART: Final = 0.6
 SHARING_LOSS: Final = 0.05
 """Of the time of a tile alone, for each other tile that a multiprocessor works on."""
 SPLITS: Final = (1, 2, 4, 8, 16)
+PARTS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Into which the output channels of a tile are divided between blocks."""
 SMALL: Final = ((1, 1), (1, 2), (2, 2), (2, 4))
 """Tiles that leave most rows of a matrix instruction idle: for inputs so wide that no other fits shared memory."""
 
@@ -89,7 +91,7 @@ def offers(work: Work, device: DeviceLimits) -> Iterator[Layout]:
             for chunk in CHUNKS:
                 if chunk % (8 * warps_n) or (chunk > 16 and chunk >= 2 * work.hidden):
                     continue
-                for output_columns in (1, 2, 3, 4, 6, 8, 12, 16):
+                for output_columns in PARTS:
                     if output_columns > 1 and 4 * m16 * blocks(work.outputs // 8, warps_n * max(1, output_columns // 2)) <= 64:
                         continue  # fewer parts would do
                     across = blocks(work.outputs // 8, warps_n * output_columns)
@@ -228,6 +230,11 @@ def choose(problem: Problem, work: Work, device: DeviceLimits) -> Layout | str:
         least = min(least, needed)
         if needed <= device.shared_bytes_per_block:
             fitting.append(layout)
+    if not math.isfinite(least):
+        return (
+            f"the sums of {work.outputs} output channels do not fit the {LARGEST_REGISTERS} registers of a thread, even in {PARTS[-1]} "
+            "parts; use fewer channels"
+        )
     if not fitting:
         return too_much_shared(device, int(least), "the smallest tile")
     ranks = zip(estimates(problem, fitting, device), (one.shared_bytes for one in fitting), strict=True)
