@@ -20,7 +20,7 @@ from perfmodel.validation.microbenchmarks import MachineRun, Sample, recorded_ru
 from perfmodel.validation.network_comparison import compare_networks
 from perfmodel.validation.network_run import NetworkResults, cases, read_results
 from perfmodel.validation.protocol import EXPECTED, Protocol, as_toml, calibrated, run
-from perfmodel.validation.protocol_report import RESULTS, as_html, as_markdown, blocks, recorded_protocol, write_report
+from perfmodel.validation.protocol_report import RESULTS, as_html, as_markdown, blocks, plot, recorded_protocol, write_report
 from perfmodel.validation.statistics import Summary, rank_correlation
 
 HEADER = "model,infer_img_size,infer_samples_per_sec,infer_step_time,infer_batch_size,param_count\n"
@@ -85,6 +85,20 @@ def test_the_protocol_keeps_fit_and_test_apart(dataset: Dataset, tmp_path: Path)
     assert (tmp_path / "report-1.png").is_file()
     with pytest.raises(PerfmodelError, match="must end in"):
         write_report(found, tmp_path / "report.pdf")
+
+
+def test_plots_show_every_mark_and_tell_rows_of_one_network_apart() -> None:
+    """Of the recorded files: waterlines lie below every measured time, and some networks are among the worst at several sizes."""
+    for file in recorded_protocol().files:
+        left = plot(file).axes[0]
+        (x0, x1), (y0, y1) = left.get_xlim(), left.get_ylim()
+        for row in file.rows:
+            assert x0 <= 1e3 * row.measured_latency_s / row.batch <= x1
+            for predicted in (row.expected_latency_s, row.waterline_latency_s):
+                assert y0 <= 1e3 * predicted / row.batch <= y1
+        names = [text.get_text() for text in left.texts]
+        assert len(set(names)) == len(names)
+        assert len(names) == 6
 
 
 def test_a_calibration_survives_its_file(dataset: Dataset, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from perfmodel.validation.gpu import as_cupy, cupy_with_gpu, in_memory, this_dev
 
 
 class FusedBlock:
-    """One residual block on the GPU: `block(x)` is what its family's `reference` says, in one launch (two around a global mean).
+    """One residual block on the GPU: `block(x)` is what its family's `reference` says, in one launch; around a global mean in three.
 
     `x` is N×H×W×C, a CuPy array or a torch tensor; what comes back is of the same kind, on the caller's current stream. `only` names a
     kernel instead of choosing it. The weights are packed once. Calls of one block share its scratch: on several streams make a block for

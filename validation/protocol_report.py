@@ -6,13 +6,16 @@ import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.expected.terms import TERMS
 from perfmodel.units import percent, si
 from perfmodel.validation.protocol import EXPECTED, FileProtocol, Protocol, ProtocolRow
 from perfmodel.validation.statistics import Summary, rank_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RECORD = RESULTS / "expected" / "protocol.json"
@@ -200,7 +203,26 @@ def as_html(parts: Sequence[Block], folder: Path) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
-def plot(file: FileProtocol, target: Path) -> None:
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """Of an axis on which all of them lie."""
+    return min(values) * 0.8, max(values) * 1.25
+
+
+def _names(rows: Sequence[ProtocolRow]) -> list[str]:
+    """Of rows for people: the model, and what tells apart those that are there more than once."""
+
+    def same(row: ProtocolRow, *fields: str) -> int:
+        return sum(all(getattr(one, field) == getattr(row, field) for field in fields) for one in rows)
+
+    names = []
+    for row in rows:
+        image = f", {row.resolution}²" if same(row, "model") > 1 else ""
+        batch = f", batch {row.batch}" if same(row, "model", "resolution") > 1 else ""
+        names.append(f"{row.model}{image}{batch}")
+    return names
+
+
+def plot(file: FileProtocol) -> Figure:
     """Predicted against measured, per image, one mark per row, and the errors' distribution."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -213,16 +235,15 @@ def plot(file: FileProtocol, target: Path) -> None:
     waterline = [1e3 * row.waterline_latency_s / row.batch for row in file.rows]
     left.scatter(measured, waterline, s=9, color="#999999", linewidths=0, label="waterline, nothing fitted")
     left.scatter(measured, expected, s=9, color="#0072B2", linewidths=0, label="expected, family left out")
-    ends = (min(measured) * 0.8, max(measured) * 1.25)
-    left.plot(ends, ends, color="black", linewidth=0.8)
-    left.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured, ms per image", ylabel="predicted, ms per image")
+    across, up = _ends(measured), _ends([*measured, *expected, *waterline])
+    left.plot(across, across, color="black", linewidth=0.8)
+    left.set(xscale="log", yscale="log", xlim=across, ylim=up, xlabel="measured, ms per image", ylabel="predicted, ms per image")
     left.legend(frameon=False, loc="upper left")
     named = sorted(file.worst[:NAMED], key=lambda row: row.expected_latency_s / row.batch)
-    for line, row in enumerate(
-        named
-    ):  # in the corner that no mark reaches, in the order of their marks, so that leaders do not cross
+    # in the corner that no mark reaches, in the order of their marks, so that leaders do not cross
+    for line, (row, name) in enumerate(zip(named, _names(named), strict=True)):
         left.annotate(
-            row.model,
+            name,
             (1e3 * row.measured_latency_s / row.batch, 1e3 * row.expected_latency_s / row.batch),
             xytext=(0.68, 0.03 + 0.045 * line),
             textcoords="axes fraction",
@@ -234,7 +255,7 @@ def plot(file: FileProtocol, target: Path) -> None:
     right.set(xlabel="error, % (beyond ±40 at the ends)", ylabel="rows", xlim=(-40, 40))
     found = file.predictors[EXPECTED]
     figure.suptitle(f"{label(file)}: {found.n} rows, mean error {percent(found.mape)}, median {percent(found.median_ape)}")
-    figure.savefig(target, dpi=110, format="png")
+    return figure
 
 
 def require_ending(output: Path) -> None:
@@ -256,7 +277,7 @@ def write_report(protocol: Protocol, output: Path, more: Sequence[Block] = ()) -
             folder = output.parent if output.suffix == ".md" else Path(inside)
             names = [f"{output.stem}-{index}.png" for index in range(1, len(protocol.files) + 1)]
             for file, name in zip(protocol.files, names, strict=True):
-                plot(file, folder / name)
+                plot(file).savefig(folder / name, dpi=110, format="png")
             parts = [*blocks(protocol, names), *more]
             text = as_markdown(parts) if output.suffix == ".md" else as_html(parts, folder)
         output.write_text(text, encoding="utf-8")

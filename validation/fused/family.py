@@ -42,7 +42,7 @@ class Kernel(Generic[P, Q]):
     configure: Callable[[P, DeviceLimits], Config | str]
     """The tile for a problem on a device, or why this kernel does not serve it there (the end of a sentence, with the numbers)."""
     launches: Callable[[P, Config, DeviceLimits], tuple[Launch, ...]]
-    """One; two where a global mean must be known before the rest can start."""
+    """One; three where a global mean must be known before the rest can start: up to it, the gates that it gives, the rest."""
     pack: Callable[[P, Config, Q], Buffers]
     """The bytes of each weight buffer."""
     moved_bytes: Callable[[P, Config], int]
