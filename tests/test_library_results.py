@@ -1,11 +1,14 @@
 """What was recorded of importing timm's networks keeps what the documentation promises of it."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from perfmodel.networks.catalog import build, entries
 from perfmodel.schedule import NAMES
+from perfmodel.validation import library
 from perfmodel.validation.library import LibraryRow, near
 from perfmodel.validation.library_tables import agrees, convolutional, onnx_rows, reason
 
@@ -27,6 +30,24 @@ def test_an_independent_count_finds_the_same_macs() -> None:
     counted = [row for row in ROWS if row.flop_counter_macs is not None and not row.unsupported]
     assert len(counted) > 400
     assert [row.model for row in counted if row.flop_counter_macs != row.macs] == []
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it left of a line is cut off, and what it measured is not measured again."""
+    first, second = ROWS[:2]
+    rows = {row.model: row for row in (first, second)}
+    assert len(rows) == 2
+    files = tmp_path / "timm.csv"
+    files.write_text(
+        "model,infer_img_size\n" + "".join(f"{row.model},{row.resolution}\n" for row in rows.values()), encoding="utf-8"
+    )
+    output = tmp_path / "results.jsonl"
+    output.write_text(json.dumps(asdict(first)) + '\n{"model": "cut', encoding="utf-8")
+    asked = []
+    monkeypatch.setattr(library, "measured", lambda row: asked.append(row["model"]) or rows[row["model"]])
+    library.main([str(files), "--output", str(output)])
+    assert asked == [second.model]
+    assert library.read(output) == [first, second]
 
 
 def test_imports_were_quick() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.validation.files import MeasurementFileError
-from perfmodel.validation.recorder import Recorder, Results, append, read_lines
+from perfmodel.validation.recorder import PLAIN, Recorder, Results, append, read_lines
 
 WHERE = {"kind": "run", "run": "now", "device": "H200"}
 KEY = {"kind": "time", "case": "a", "what": "fused", "mode": "burst"}
@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(t
 
 def test_results_of_another_kind_are_told_apart_by_their_own_fields(tmp_path):
     path = tmp_path / "networks.jsonl"
-    results = Results(path, "H200", fields=("key", "device"), needed={None: {}})
+    results = Results(path, "H200", fields=("key", "device"), needed=PLAIN)
     results.add({"key": "resnet50/1"})
-    assert Results(path, "H200", ("key", "device"), {None: {}}).has(key="resnet50/1")
-    assert not Results(path, "H100", ("key", "device"), {None: {}}).has(key="resnet50/1")
+    assert Results(path, "H200", ("key", "device"), PLAIN).has(key="resnet50/1")
+    assert not Results(path, "H100", ("key", "device"), PLAIN).has(key="resnet50/1")

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.importers.program import Program
@@ -28,6 +27,7 @@ from perfmodel.layers.graph import Graph
 from perfmodel.layers.group_norm import GroupNorm
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.matmul import MatMul
+from perfmodel.validation.recorder import PLAIN, append, read_lines
 
 BATCH_NORM_OPS: Final = 2
 LAYER_NORM_OPS: Final = 5
@@ -201,7 +201,7 @@ def _derived(program: Program) -> set[str]:
 
 def read(path: Path) -> list[LibraryRow]:
     """The rows of a recorded run."""
-    return [LibraryRow(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [LibraryRow(**line) for line in read_lines(path, PLAIN)]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -211,18 +211,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args(arguments)
     done = {(row.model, row.resolution) for row in read(given.output)} if given.output.exists() else set()
-    with given.output.open("a", encoding="utf-8") as out:
-        for row in published(given.files):
-            if (row["model"], int(row["infer_img_size"])) in done:
-                continue
-            record: dict[str, Any]
-            try:
-                record = asdict(measured(row))
-            except PerfmodelError as error:
-                print(f"{row['model']}: {error}", file=sys.stderr)
-                continue
-            out.write(json.dumps(record) + "\n")
-            out.flush()
+    for row in published(given.files):
+        if (row["model"], int(row["infer_img_size"])) in done:
+            continue
+        try:
+            append(given.output, asdict(measured(row)))
+        except PerfmodelError as error:
+            print(f"{row['model']}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the result. Needs the extras `torch` and `onnx`, and onnxscript, which the expor
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from perfmodel.hardware.catalog import load
 from perfmodel.network import Network
 from perfmodel.precision import Precision
 from perfmodel.schedule import NAMES, kernels
+from perfmodel.validation.recorder import PLAIN, append, read_lines
 
 DEVICE = "h200"
 
@@ -95,17 +95,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dynamo", action="store_true", help="use the exporter that is built on torch.export")
     given = parser.parse_args(arguments)
-    done = set()
-    if given.output.exists():
-        done = {(row["model"], row["exporter"]) for row in map(json.loads, given.output.read_text(encoding="utf-8").splitlines())}
+    known = read_lines(given.output, PLAIN) if given.output.exists() else ()
+    done = {(row["model"], row["exporter"]) for row in known}
     exporter = "torch.export" if given.dynamo else "TorchScript"
-    with given.output.open("a", encoding="utf-8") as out, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         for name in given.names:
             if (name, exporter) in done:
                 continue
-            row = measured(name, dynamo=given.dynamo, folder=Path(folder))
-            out.write(json.dumps(asdict(row)) + "\n")
-            out.flush()
+            append(given.output, asdict(measured(name, dynamo=given.dynamo, folder=Path(folder))))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from perfmodel.schedule import NAMES
 from perfmodel.validation.library import LibraryRow, read
+from perfmodel.validation.recorder import PLAIN, read_lines
 
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "library"
 IMPORTS: Final = RESULTS / "timm-import.jsonl"
@@ -95,7 +95,7 @@ def library_differences() -> str:
 
 def onnx_rows() -> tuple[dict[str, Any], ...]:
     """The recorded comparisons of ONNX files with the torch route."""
-    return tuple(json.loads(line) for line in ONNX.read_text(encoding="utf-8").splitlines() if line)
+    return read_lines(ONNX, PLAIN)
 
 
 def onnx_summary() -> str:

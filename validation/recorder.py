@@ -37,6 +37,8 @@ FUSED: Final[Needed] = MappingProxyType(
     }
 )
 """What measurements of fused kernels must say."""
+PLAIN: Final[Needed] = MappingProxyType({None: {}})
+"""Of lines that are all of one kind, and are checked by who reads them."""
 
 
 class Results:

@@ -21,7 +21,6 @@ NAME: Final = "convnext_planes"
 TILE_ROWS: Final = 8
 OCTET: Final = 8
 """Pixels of a row that a matrix instruction convolves at once; a patch is eight octets."""
-PATCH_PIXELS: Final = 64
 SLAB: Final = 32
 """Channels of a halo tile in shared memory."""
 HALO: Final = WINDOW - 1

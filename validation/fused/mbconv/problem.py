@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from perfmodel.layers.blocks.mbconv import MBConv
-from perfmodel.validation.fused.problem import ELEMENT_BYTES, GpuError, Problem
+from perfmodel.validation.fused.problem import GpuError, Problem
 
 SPATIAL: Final = ((3, 8), (3, 1), (5, 1))
 """(kernel, group width) that the kernels serve."""
@@ -65,12 +65,6 @@ class MBConvProblem(Problem):
     def hidden_shape(self) -> tuple[int, int, int, int]:
         """Of what leaves the spatial convolution: N, ⌈H/s⌉, ⌈W/s⌉, eC."""
         return (self.N, -(-self.H // self.stride), -(-self.W // self.stride), self.hidden)
-
-    @property
-    def hidden_bytes(self) -> int:
-        """Footprint of what leaves the spatial convolution; squeeze-and-excitation takes it through memory."""
-        N, H, W, K = self.hidden_shape
-        return ELEMENT_BYTES * N * H * W * K
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
