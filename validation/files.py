@@ -92,7 +92,15 @@ def table(where: str, what: str, given: object) -> dict[str, Any]:
     return given
 
 
-def checked(where: str, entry: Mapping[str, Any], needed: Mapping[str, Check]) -> None:
-    """Raise MeasurementFileError for the first field that is missing or wrong."""
-    for field, check in needed.items():
-        check(where, field, entry.get(field))
+LineCheck = Callable[[str, Mapping[str, Any]], None]
+"""Takes where a line stands and its object; raises MeasurementFileError where it is wrong."""
+
+
+def having(**needed: Check) -> LineCheck:
+    """Raises for the first of these fields that is missing or wrong."""
+
+    def check(where: str, entry: Mapping[str, Any]) -> None:
+        for field, of_field in needed.items():
+            of_field(where, field, entry.get(field))
+
+    return check

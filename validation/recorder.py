@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 from perfmodel.errors import PerfmodelError, shown
 from perfmodel.validation.baselines import torch_or_none
 from perfmodel.validation.compile import compiler_version
-from perfmodel.validation.files import Check, MeasurementFileError, checked, number, positive, read_bytes, table, word
+from perfmodel.validation.files import LineCheck, MeasurementFileError, having, number, positive, read_bytes, table, word
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, this_device
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
@@ -25,20 +25,21 @@ FIELDS: Final = ("kind", "device", "case", "what", "mode")
 REFUSED: Final = "refused"
 """The field of a measurement that could not be made: the reason."""
 
-Needed = Mapping[str | None, Mapping[str, Check]]
-"""By the kind of a line (None: it has none) the fields that it must have."""
+Needed = Mapping[str | None, LineCheck]
+"""By the kind of a line (None: it has none) what it must hold."""
 FUSED: Final[Needed] = MappingProxyType(
     {
-        "run": {"device": word},
-        "check": {"device": word, "case": word, "what": word},
-        "time": {"device": word, "case": word, "what": word, "mode": word, "median_s": positive},
-        "count": {"device": word, "case": word, "dram_bytes": number},
-        "layout": {"problem": table, "layout": table, "median_s": positive},
+        "run": having(device=word),
+        "check": having(device=word, case=word, what=word),
+        "time": having(device=word, case=word, what=word, mode=word, median_s=positive),
+        "count": having(device=word, case=word, dram_bytes=number),
+        "layout": having(problem=table, layout=table, median_s=positive),
     }
 )
-"""What measurements of fused kernels must say."""
-PLAIN: Final[Needed] = MappingProxyType({None: {}})
+"""Of measurements of fused kernels."""
+PLAIN: Final[Needed] = MappingProxyType({None: having()})
 """Of lines that are all of one kind, and are checked by who reads them."""
+_REFUSAL: Final = having(refused=word)
 
 
 class Results:
@@ -154,7 +155,7 @@ def read_lines(path: Path, needed: Needed = FUSED) -> tuple[dict[str, Any], ...]
         if not isinstance(kind, str | None) or kind not in needed:
             known = " or ".join(str(one) for one in needed if one) or "none"
             raise MeasurementFileError(f"{where} has the kind {shown(repr(kind), 40)}, which must be {known}")
-        checked(where, entry, {REFUSED: word} if REFUSED in entry else needed[kind])
+        (_REFUSAL if REFUSED in entry else needed[kind])(where, entry)
         found.append(entry)
     return tuple(found)
 
