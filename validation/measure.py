@@ -48,11 +48,11 @@ def run(
     every: int = 1,
     timed: Sequence[str] = TIMED,
 ) -> Outcome:
-    """Measure what is not recorded yet. A measurement that cannot be made is recorded with its reason, and tried again the next time."""
+    """Measure what is not recorded yet. What cannot be measured is recorded with its reason; that and failed checks are tried again."""
     failed = refused = 0
 
-    def missing(keys: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-        return [key for key in keys if again or not recorder.has(**key)]
+    def missing(key: dict[str, str]) -> bool:
+        return again or not recorder.has(**key)
 
     def measured(measure: Callable[[], Iterable[dict[str, Any]]], keys: Sequence[dict[str, str]]) -> None:
         """Record what is measured; what is left of `keys` when a measurement fails is refused for its reason."""
@@ -70,15 +70,16 @@ def run(
         _release()
 
     for problem, only in _checked(chosen, every) if "check" in stages else ():
-        for key in missing([{"kind": "check", "case": problem.name, "what": _kernel_name(problem, only)}]):
+        key = {"kind": "check", "case": problem.name, "what": _kernel_name(problem, only)}
+        if missing(key):
             measured(lambda p=problem, o=only: [check(p, o, SEEDS[:seeds])], [key])  # type: ignore[misc]
     for problem in chosen if "time" in stages else ():
         modes: tuple[Mode, ...] = ("burst", "sustained") if problem.N >= LARGE_BATCH else ("burst",)
-        fused = [mode for mode in modes if missing([_time_key(problem, "fused", mode)])]
+        fused = [mode for mode in modes if missing(_time_key(problem, "fused", mode))]
         if fused and "fused" in timed:
             measured(lambda p=problem, m=fused: time_fused(p, m), [_time_key(problem, "fused", mode) for mode in fused])  # type: ignore[misc]
         for what in (one for one in _baselines(problem) if one in timed):
-            left = [mode for mode in (modes if what == "compile" else modes[:1]) if missing([_time_key(problem, what, mode)])]
+            left = [mode for mode in (modes if what == "compile" else modes[:1]) if missing(_time_key(problem, what, mode))]
             keys = [_time_key(problem, what, mode) for mode in left]
             if left:
                 measured(lambda p=problem, w=what, m=left: time_baseline(p, w, m), keys)  # type: ignore[misc]
@@ -87,7 +88,7 @@ def run(
         counted = [
             problem
             for problem in chosen
-            if missing([_count_key(problem)]) and worth_counting(problem, l2_bytes) and _served(problem)
+            if missing(_count_key(problem)) and worth_counting(problem, l2_bytes) and _served(problem)
         ]
         if counted:
             measured(lambda: count_dram(counted), [_count_key(problem) for problem in counted])

@@ -45,8 +45,9 @@ _REFUSAL: Final = having(refused=word)
 class Results:
     """A file of results and one device: which measurements are in it, told apart by some of their fields, and what comes.
 
-    A measurement that could not be made is recorded with its reason, and is not known: it is tried again. Raises PerfmodelError where the
-    file cannot be written, and MeasurementFileError where it is none of results, before anything is measured.
+    A measurement that could not be made is recorded with its reason, and is not known, nor is a check that failed: they are tried again.
+    Raises PerfmodelError where the file cannot be written and MeasurementFileError where it is none of results, before anything is
+    measured.
     """
 
     def __init__(self, path: Path, device: str, fields: Sequence[str] = FIELDS, needed: Needed = FUSED) -> None:
@@ -77,7 +78,7 @@ class Results:
     def _note(self, line: Mapping[str, Any]) -> None:
         if REFUSED in line:
             self._refused[self._key(line)] = str(line[REFUSED])
-        else:
+        elif line.get("passed", True):
             self._known.add(self._key(line))
 
     def _key(self, line: Mapping[str, Any]) -> tuple[str, ...]:
