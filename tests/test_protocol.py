@@ -14,11 +14,13 @@ from perfmodel.expected.constants import calibration_of
 from perfmodel.hardware.catalog import load, load_text
 from perfmodel.validation.dataset import Dataset, gather, layout_of, schedule_of
 from perfmodel.validation.fused.problem import GpuError
+from perfmodel.validation.fused_tables import fused_blocks, recorded_fused
 from perfmodel.validation.layer_run import layers_of
 from perfmodel.validation.machine_file import slug_of, with_measured
 from perfmodel.validation.microbenchmarks import MachineRun, Sample, recorded_run
 from perfmodel.validation.network_comparison import compare_networks
 from perfmodel.validation.network_run import NetworkResults, cases, read_results
+from perfmodel.validation.network_tables import recorded_network_blocks
 from perfmodel.validation.protocol import EXPECTED, Protocol, as_toml, calibrated, run
 from perfmodel.validation.protocol_report import RESULTS, as_html, as_markdown, blocks, plot, recorded_protocol, write_report
 from perfmodel.validation.statistics import Summary, rank_correlation
@@ -101,6 +103,19 @@ def test_plots_show_every_mark_and_tell_rows_of_one_network_apart() -> None:
         assert len(names) == 6
 
 
+def test_the_report_of_what_is_recorded_draws_networks_kernels_and_bytes(tmp_path: Path) -> None:
+    more = [*recorded_network_blocks(), *fused_blocks(recorded_fused())]
+    drawn = [what.get_suptitle() for kind, what in more if kind == "plot"]
+    assert any("networks" in title for title in drawn)
+    assert any("fused kernels, configurations left out" in title for title in drawn)
+    assert any("DRAM bytes" in title for title in drawn)
+    write_report(recorded_protocol(), tmp_path / "v.md", more)
+    plots = sorted(path.name for path in tmp_path.glob("v-*.png"))
+    text = (tmp_path / "v.md").read_text(encoding="utf-8")
+    assert len(plots) == len(recorded_protocol().files) + len(drawn)
+    assert all(f"({name})" in text for name in plots)
+
+
 def test_a_calibration_survives_its_file(dataset: Dataset, tmp_path: Path) -> None:
     made = calibrated([dataset], description='a "quoted" stack', source="invented", revision="none")
     path = tmp_path / "c.toml"
@@ -166,8 +181,9 @@ def test_reports_escape_what_files_say() -> None:
     file = found.files[0]
     wild = file.rows[0].model_copy(update={"model": "<b>a|b</b>", "expected_latency_s": 1e6})
     spoiled = found.model_copy(update={"files": (file.model_copy(update={"rows": (wild, *file.rows[1:])}),)})
-    assert "<b>" not in as_html(blocks(spoiled), Path())
-    assert "a\\|b" in as_markdown(blocks(spoiled))
+    parts = [part for part in blocks(spoiled) if part[0] != "plot"]
+    assert "<b>" not in as_html(parts, Path())
+    assert "a\\|b" in as_markdown(parts)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from perfmodel.expected.constants import NAMES, calibration_of
 from perfmodel.expected.paths import RULES
 from perfmodel.expected.terms import TERMS
 from perfmodel.units import percent
-from perfmodel.validation.network_comparison import compare_networks
+from perfmodel.validation.network_tables import BLIND, NETWORKS, cases_table, recorded_networks, runs_table
 from perfmodel.validation.protocol_report import (
     RESULTS,
     ablation_table,
@@ -14,7 +14,6 @@ from perfmodel.validation.protocol_report import (
     markdown_table,
     predictors_table,
     recorded_protocol,
-    summary_cells,
     worst_table,
 )
 
@@ -73,12 +72,9 @@ def worst_markdown() -> str:
     return "\n\n".join(parts)
 
 
-BLIND = "networks-blind.jsonl"
-
-
 def measured_networks_markdown() -> str:
     """Whole networks on the H200, by how they ran, and each of them."""
-    return _measured_markdown("networks.jsonl")
+    return _measured_markdown(NETWORKS)
 
 
 def blind_networks_markdown() -> str:
@@ -89,21 +85,5 @@ def blind_networks_markdown() -> str:
 
 
 def _measured_markdown(file: str) -> str:
-    comparison = compare_networks(RESULTS / "h200" / file, "h200")
-    header = ("how they ran", "n", "mean", "median", "90 %", "worst", "bias", "Spearman", "within 10 %")
-    by_run = markdown_table((header, [[name, *summary_cells(found)] for name, found in comparison.by_run.items()]))
-    rows = [
-        [
-            row.model,
-            str(row.batch),
-            row.precision,
-            row.run,
-            f"{1e3 * row.measured_latency_s:.2f}",
-            f"{1e3 * row.predicted_latency_s:.2f}",
-            f"{100 * row.error:+.1f} %",
-        ]
-        for row in comparison.rows
-        if row.run != "eager" or row.batch >= 64
-    ]
-    each = markdown_table((("network", "batch", "precision", "run", "measured ms", "expected ms", "error"), rows))
-    return f"{by_run}\n\n{each}"
+    comparison = recorded_networks(file)
+    return f"{markdown_table(runs_table(comparison))}\n\n{markdown_table(cases_table(comparison))}"

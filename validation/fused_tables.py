@@ -6,11 +6,17 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from perfmodel.expected.fused_calibration import FusedCalibration, fused_calibration
 from perfmodel.units import percent, si
+from perfmodel.validation.agreement_plot import Case, agreement_plot
 from perfmodel.validation.fused_protocol import FusedProtocol, FusedRow, run_fused, summary_of
 from perfmodel.validation.protocol_report import HEADER, RESULTS, Block, markdown_table, summary_cells
+from perfmodel.validation.statistics import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Table = tuple[Sequence[str], list[list[str]]]
 SMALL = 16
@@ -140,6 +146,46 @@ def worst_rows(protocol: FusedProtocol) -> Table:
     return ("case", "class", "measured", "machine figures", "× factor, left out", "error"), cells
 
 
+def _names(row: FusedRow) -> tuple[str, ...]:
+    """The configuration, then what tells apart its cases: the batch, the form of the block, a layout."""
+    form = "_".join(row.case.removeprefix(f"{row.family}_").split("_")[6:])
+    return row.configuration, f"batch {row.N}", *([form] if form else []), *(["a layout"] if row.layout else [])
+
+
+def times_plot(protocol: FusedProtocol) -> Figure:
+    """Expected against measured times, bursts, by the family of the block."""
+    rows = (*protocol.chosen(), *protocol.layouts())
+    series: dict[str, list[Case]] = {}
+    for row in sorted(rows, key=lambda row: row.family):
+        case = Case(
+            measured=1e6 * row.measured_s,
+            predicted=1e6 * (row.left_out_s or row.expected_s),
+            names=_names(row),
+        )
+        series.setdefault(row.family, []).append(case)
+    found = Summary.of(
+        [case.predicted for members in series.values() for case in members],
+        [case.measured for members in series.values() for case in members],
+    )
+    title = f"{protocol.hardware}, fused kernels, configurations left out: {found.n} times, mean error {percent(found.mape)}"
+    return agreement_plot(
+        title,
+        "time, µs",
+        series,
+        beside={"machine figures alone": [(1e6 * row.measured_s, 1e6 * row.expected_s) for row in rows]},
+    )
+
+
+def bytes_plot(protocol: FusedProtocol) -> Figure:
+    """Expected against counted DRAM bytes of a launch."""
+    series: dict[str, list[Case]] = {}
+    for row in protocol.chosen():
+        if row.dram_bytes is not None and row.dram_expected_bytes is not None:
+            case = Case(measured=1e-6 * row.dram_bytes, predicted=1e-6 * row.dram_expected_bytes, names=_names(row))
+            series.setdefault("input and output above L2" if row.above_l2 else "within L2", []).append(case)
+    return agreement_plot(f"{protocol.hardware}, fused kernels: DRAM bytes, expected against ncu", "MB", series)
+
+
 def fused_blocks(protocol: FusedProtocol) -> list[Block]:
     """The part of the report on fused kernels."""
     wrong = ", ".join(
@@ -149,12 +195,14 @@ def fused_blocks(protocol: FusedProtocol) -> list[Block]:
     left_out = "; ".join(f"{one.reason}: {', '.join(one.rows)}" for one in protocol.skipped)
     return [
         ("heading", f"Fused kernels on {protocol.hardware}"),
+        ("plot", times_plot(protocol)),
         ("table", errors_table(protocol)),
         ("table", worst_rows(protocol)),
         ("text", "Is the fused kernel faster than torch.compile? Answered by both expected times, and by both measured ones."),
         ("table", decisions_table(protocol)),
         ("text", f"Decided wrongly: {wrong or 'none'}."),
         ("text", f"DRAM bytes of a launch against ncu. {bytes_sentence(protocol)}"),
+        ("plot", bytes_plot(protocol)),
         ("table", bytes_table(protocol)),
         ("text", f"Left out: {left_out or 'nothing'}."),
     ]

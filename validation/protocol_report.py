@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel.errors import PerfmodelError
 from perfmodel.expected.terms import TERMS
 from perfmodel.units import percent, si
+from perfmodel.validation.agreement_plot import Case, agreement_plot
 from perfmodel.validation.protocol import EXPECTED, FileProtocol, Protocol, ProtocolRow
 from perfmodel.validation.statistics import Summary, rank_text
 
@@ -19,12 +20,10 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RECORD = RESULTS / "expected" / "protocol.json"
-NAMED = 6
-"""Rows furthest off that the plot names."""
 HEADER = ("n", "mean", "median", "90 %", "worst", "bias", "Spearman", "within 10 %")
 
 Block = tuple[str, Any]
-"""("heading", text), ("text", text), ("table", (header, rows)) or ("plot", file name)."""
+"""("heading", text), ("text", text), ("table", (header, rows)) or ("plot", figure; its file's name once it is drawn)."""
 
 
 def recorded_protocol() -> Protocol:
@@ -117,7 +116,7 @@ def worst_table(rows: Sequence[ProtocolRow]) -> tuple[Sequence[str], list[list[s
     return header, cells
 
 
-def blocks(protocol: Protocol, plots: Sequence[str] = ()) -> list[Block]:
+def blocks(protocol: Protocol) -> list[Block]:
     """The report, part by part."""
     found: list[Block] = [
         ("heading", "Expected latency against measurement"),
@@ -128,7 +127,7 @@ def blocks(protocol: Protocol, plots: Sequence[str] = ()) -> list[Block]:
         ),
         ("table", predictors_table(protocol)),
     ]
-    found += [("plot", name) for name in plots]
+    found += [("plot", plot(file)) for file in protocol.files]
     if any(file.ablation for file in protocol.files):
         found += [("heading", "What each term is worth"), ("table", ablation_table(protocol))]
     found += [("heading", "Constants"), ("table", constants_table(protocol))]
@@ -203,59 +202,24 @@ def as_html(parts: Sequence[Block], folder: Path) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    """Of an axis on which all of them lie."""
-    return min(values) * 0.8, max(values) * 1.25
-
-
-def _names(rows: Sequence[ProtocolRow]) -> list[str]:
-    """Of rows for people: the model, and what tells apart those that are there more than once."""
-
-    def same(row: ProtocolRow, *fields: str) -> int:
-        return sum(all(getattr(one, field) == getattr(row, field) for field in fields) for one in rows)
-
-    names = []
-    for row in rows:
-        image = f", {row.resolution}²" if same(row, "model") > 1 else ""
-        batch = f", batch {row.batch}" if same(row, "model", "resolution") > 1 else ""
-        names.append(f"{row.model}{image}{batch}")
-    return names
-
-
 def plot(file: FileProtocol) -> Figure:
     """Predicted against measured, per image, one mark per row, and the errors' distribution."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    measured = [1e3 * row.measured_latency_s / row.batch for row in file.rows]
-    expected = [1e3 * row.expected_latency_s / row.batch for row in file.rows]
-    waterline = [1e3 * row.waterline_latency_s / row.batch for row in file.rows]
-    left.scatter(measured, waterline, s=9, color="#999999", linewidths=0, label="waterline, nothing fitted")
-    left.scatter(measured, expected, s=9, color="#0072B2", linewidths=0, label="expected, family left out")
-    across, up = _ends(measured), _ends([*measured, *expected, *waterline])
-    left.plot(across, across, color="black", linewidth=0.8)
-    left.set(xscale="log", yscale="log", xlim=across, ylim=up, xlabel="measured, ms per image", ylabel="predicted, ms per image")
-    left.legend(frameon=False, loc="upper left")
-    named = sorted(file.worst[:NAMED], key=lambda row: row.expected_latency_s / row.batch)
-    # in the corner that no mark reaches, in the order of their marks, so that leaders do not cross
-    for line, (row, name) in enumerate(zip(named, _names(named), strict=True)):
-        left.annotate(
-            name,
-            (1e3 * row.measured_latency_s / row.batch, 1e3 * row.expected_latency_s / row.batch),
-            xytext=(0.68, 0.03 + 0.045 * line),
-            textcoords="axes fraction",
-            fontsize=7,
-            arrowprops={"arrowstyle": "-", "color": "#666666", "linewidth": 0.5, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 1},
+    rows = [
+        Case(
+            measured=1e3 * row.measured_latency_s / row.batch,
+            predicted=1e3 * row.expected_latency_s / row.batch,
+            names=(row.model, f"{row.resolution}²", f"batch {row.batch}"),
         )
-    errors = [max(-40.0, min(40.0, 100 * row.error)) for row in file.rows]
-    right.hist(errors, bins=[-40 + 2 * i for i in range(41)], color="#0072B2")
-    right.set(xlabel="error, % (beyond ±40 at the ends)", ylabel="rows", xlim=(-40, 40))
+        for row in file.rows
+    ]
+    waterline = [(case.measured, 1e3 * row.waterline_latency_s / row.batch) for case, row in zip(rows, file.rows, strict=True)]
     found = file.predictors[EXPECTED]
-    figure.suptitle(f"{label(file)}: {found.n} rows, mean error {percent(found.mape)}, median {percent(found.median_ape)}")
-    return figure
+    return agreement_plot(
+        f"{label(file)}: {found.n} rows, mean error {percent(found.mape)}, median {percent(found.median_ape)}",
+        "ms per image",
+        {"expected, family left out": rows},
+        beside={"waterline, nothing fitted": waterline},
+    )
 
 
 def require_ending(output: Path) -> None:
@@ -275,10 +239,13 @@ def write_report(protocol: Protocol, output: Path, more: Sequence[Block] = ()) -
     try:
         with tempfile.TemporaryDirectory() as inside:  # plots of an HTML page are in the page
             folder = output.parent if output.suffix == ".md" else Path(inside)
-            names = [f"{output.stem}-{index}.png" for index in range(1, len(protocol.files) + 1)]
-            for file, name in zip(protocol.files, names, strict=True):
-                plot(file).savefig(folder / name, dpi=110, format="png")
-            parts = [*blocks(protocol, names), *more]
+            parts: list[Block] = []
+            for kind, what in (*blocks(protocol), *more):
+                if kind == "plot":
+                    name = f"{output.stem}-{1 + sum(drawn == 'plot' for drawn, _ in parts)}.png"
+                    what.savefig(folder / name, dpi=110, format="png")
+                    what = name  # noqa: PLW2901 - from here on it is a file
+                parts.append((kind, what))
             text = as_markdown(parts) if output.suffix == ".md" else as_html(parts, folder)
         output.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -235,6 +235,7 @@ def validate_report(
 ) -> None:
     """How right tier expected is on what it has not seen, where it is wrong and why: Markdown or HTML, with plots."""
     from perfmodel.validation.fused_tables import fused_blocks, recorded_fused
+    from perfmodel.validation.network_tables import recorded_network_blocks
     from perfmodel.validation.protocol import run
     from perfmodel.validation.protocol_report import recorded_protocol, require_ending, write_report
 
@@ -249,8 +250,8 @@ def validate_report(
     )
     if record is not None:
         emit(protocol.model_dump_json(indent=1) + "\n", record)
-    # others' files say nothing about our kernels; what is recorded of them belongs to the recorded protocol
-    write_report(protocol, output, () if files else fused_blocks(recorded_fused()))
+    # others' files say nothing about what we measured, which belongs to the recorded protocol
+    write_report(protocol, output, () if files else (*recorded_network_blocks(), *fused_blocks(recorded_fused())))
     print(f"wrote {output}", file=sys.stderr)
 
 
