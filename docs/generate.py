@@ -42,6 +42,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         fused_decisions_markdown,
         fused_errors_markdown,
         fused_factors_markdown,
+        fused_terms_markdown,
         fused_worst_markdown,
     )
     from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, kernels_table
@@ -81,6 +82,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "fused-decisions": fused_decisions_markdown,
         "fused-errors": fused_errors_markdown,
         "fused-factors": fused_factors_markdown,
+        "fused-terms": fused_terms_markdown,
         "fused-worst": fused_worst_markdown,
         "library-summary": library_summary,
         "library-differences": library_differences,

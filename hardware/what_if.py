@@ -68,11 +68,16 @@ _CHIP_RATES: Final = (
     r"l2_read_bytes_per_s",
 )
 """Measured of the whole chip, and by its clock."""
-_OWN_RATES: Final = (r"small_product_ops_per_s", r"l2_read_alone_bytes_per_s", r"cluster_read_bytes_per_s", r"clock_\w+_hz")
+_OWN_RATES: Final = (
+    r"small_product_ops_per_s",
+    r"l2_read_(alone|same)_bytes_per_s",
+    r"cluster_read_bytes_per_s",
+    r"clock_\w+_hz",
+)
 """Measured of one multiprocessor, likewise."""
 _OWN_TIMES: Final = (
-    r"(?!dram_)\w+_latency_s", r"narrow_product_s", r"issue_\w+_s", r"meeting_s", r"cluster_barrier_s", r"(block|cluster)_launch_s",
-    r"\w+_(startup|step)_s", r"kernel_floor_s", r"launch_graph_s",
+    r"(?!dram_)\w+_latency_s", r"narrow_product_s", r"issue_\w+_s", r"meeting_s", r"cluster_barrier_s",
+    r"(block|(stored_)?cluster|stored)_launch_s", r"\w+_(startup|step)_s", r"kernel_floor_s", r"launch_graph_s",
 )  # fmt: skip
 """Measured in clocks of the chip; what the host does and what DRAM takes is not."""
 _MATRIX: Final = r"peak(\.matrix\.fp16\.fp32\.ops_per\w+)?"

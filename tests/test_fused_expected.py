@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from perfmodel.cli import run
 from perfmodel.expected import columns, warpgroups, warps
 from perfmodel.expected.actors import PIPES, Demand, Phase, turn_clocks
-from perfmodel.expected.fused import Figures, FusedKernel, Traffic, fused_time, missed
+from perfmodel.expected.fused import STORED_BYTES, Figures, FusedKernel, Traffic, fused_time, missed
 from perfmodel.expected.fused_calibration import fused_calibration
+from perfmodel.expected.fused_terms import FUSED_TERMS
 from perfmodel.expected.fused_work import FusedWork
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import HardwareError
@@ -26,8 +27,8 @@ from perfmodel.validation.comparison import Skipped
 from perfmodel.validation.fused.catalog import FAMILIES
 from perfmodel.validation.fused.forms import expected_kernel, work_of
 from perfmodel.validation.fused.problem import Problem
-from perfmodel.validation.fused_protocol import OTHER_CONFIGURATION, run_fused
-from perfmodel.validation.fused_tables import decisions_table, recorded_fused, wrong_decisions
+from perfmodel.validation.fused_protocol import OTHER_CONFIGURATION, ablated, run_fused
+from perfmodel.validation.fused_tables import decisions_table, fused_blocks, recorded_fused, wrong_decisions
 from tests.gpus import H200
 
 CLOCKS = st.floats(min_value=0, max_value=1e4)
@@ -342,7 +343,7 @@ def test_sums_wait_for_their_biases_one_by_one_where_a_warp_has_many() -> None:
     assert named(many, "result").latency == f.barrier_latency + 2 * 8 * f.shared_latency
     assert named(many, "result").demand.issue == pytest.approx(4 * 2 * 8 * warps.SUM_INSTRUCTIONS / 4)
     # the first tile finds them in L2, one after the other; the input comes in its own phase
-    weights = 2 * 2 * 64 * 64 / f.cache_bytes_per_clock_alone
+    weights = 2 * 2 * 64 * 64 / f.cache_bytes_per_clock_same
     assert many.lead_clocks == pytest.approx(f.dram_latency + weights + 8 * f.cache_latency)
 
 
@@ -361,6 +362,80 @@ def test_the_last_block_reads_the_sums_of_all_one_after_the_other() -> None:
     each = figures().cache_latency + sums / figures().cache_bytes_per_clock_alone
     assert exchanged(1) == 0
     assert exchanged(4) - exchanged(2) == pytest.approx(2 * each)
+
+
+def test_a_kernel_that_ends_with_stores_takes_what_was_measured_of_one() -> None:
+    """By all multiprocessors; fewer store faster, each up to what one alone does; a part of a tile has less to store."""
+    f, h200 = figures(), load("h200")
+    measured = {entry.quantity: entry.value for entry in h200.measured}
+    ended_s = f.launch_s + f.drained(STORED_BYTES, f.multiprocessors) / f.clock_hz
+    assert ended_s == pytest.approx(measured["stored_launch_s"])
+    assert f.drained(0, 1) == f.cache_latency
+    few, fewer = (f.drained(STORED_BYTES, blocks) for blocks in (100, 1))
+    assert fewer < few < f.drained(STORED_BYTES, f.multiprocessors)
+    assert fewer - f.cache_latency == pytest.approx(STORED_BYTES / f.store_bytes_per_clock_alone)
+    whole, half = (warps.kernel_of(FIRST, a_warp_form(parts=parts), f).trail_clocks for parts in (1, 2))
+    assert whole - f.cache_latency == pytest.approx(2 * (half - f.cache_latency))
+
+
+def test_turns_that_do_not_share_a_block_begin_side_by_side_only_where_there_are_many() -> None:
+    """Patches that go one to each multiprocessor first: the first loads its own tile alone, and so it ends."""
+    work = FusedWork(N=1, H=56, W=56, C=64, hidden=256, outputs=64, kernel=3, stride=1, front="input", group_width=8)
+
+    def of(turns: float, together: float | None) -> FusedKernel:
+        form = warpgroups.WarpgroupForm(
+            kind="k", actors=4, chunk=64, convolution="shared", turns=turns, processors=132, together=together, loaded_bytes=8192,
+        )  # fmt: skip
+        return warpgroups.kernel_of(work, form, figures())
+
+    assert of(49, 1).most_turns() == 1
+    assert of(49, None).most_turns() == 4
+    assert of(49, 1).lead_clocks < of(49, None).lead_clocks
+    assert of(49, 1).trail_clocks < of(49, None).trail_clocks
+    assert of(4 * 132, 1).lead_clocks == of(4 * 132, None).lead_clocks
+
+
+LONGER_WITHOUT = {"dependence", "same"}
+"""Terms that say what is faster than it would be."""
+
+
+def test_every_term_of_fused_kernels_has_a_switch() -> None:
+    """Each changes what some kernel is expected to take, all in the same direction."""
+    by_depth = FusedWork(N=1, H=14, W=14, C=256, hidden=1024, outputs=256, kernel=3, stride=1, front="taps", group_width=256)
+
+    def expected(f: Figures) -> list[float]:
+        split = warpgroups.WarpgroupForm(
+            kind="k", actors=2, chunk=128, convolution="none", turns=16, processors=132, split=4, loaded_bytes=65536,
+            taps_from_shared=True, spread=2.0,
+        )  # fmt: skip
+        narrow = warpgroups.WarpgroupForm(
+            kind="k", actors=4, chunk=64, convolution="registers", turns=4096, processors=132, loaded_bytes=8192, resident=True
+        )
+        kernels = [
+            warpgroups.kernel_of(by_depth, split, f),
+            warpgroups.kernel_of(FIRST, narrow, f),
+            warps.kernel_of(FIRST, a_warp_form(split=2, chunks=2, groups=2), f),
+        ]
+        return [fused_time(kernel, f).latency_s for kernel in kernels]
+
+    whole = expected(figures())
+    for name, term in FUSED_TERMS.items():
+        changes = [without / with_it - 1 for without, with_it in zip(expected(term.without(figures())), whole, strict=True)]
+        sign = 1 if name in LONGER_WITHOUT else -1
+        assert max(sign * change for change in changes) > 1e-3, name
+        assert min(sign * change for change in changes) > -1e-9, name
+        assert term.says
+
+
+def test_what_each_term_is_worth_is_in_the_report(tmp_path: Path) -> None:
+    lines = [{**RUN, "run": "2026-11-30T04:00:00"}, *map(time_line, DEPTHWISE, KERNELS)]
+    folder = recorded(tmp_path, lines)
+    protocol, without = run_fused(folder), ablated(folder)
+    assert without.keys() == FUSED_TERMS.keys()
+    assert all([row.case for row in found.rows] == [row.case for row in protocol.rows] for found in without.values())
+    assert all(ours.expected_s < row.expected_s for ours, row in zip(without["launch"].rows, protocol.rows, strict=True))
+    table = fused_blocks(protocol, without)[-1][1]
+    assert [row[0] for row in table[1]] == ["all terms", *(f"without `{name}`" for name in FUSED_TERMS)]  # type: ignore[index]
 
 
 def test_recorded_fused_kernels_are_expected_well_enough_to_decide() -> None:

@@ -104,7 +104,7 @@ def test_plots_show_every_mark_and_tell_rows_of_one_network_apart() -> None:
 
 
 def test_the_report_of_what_is_recorded_draws_networks_kernels_and_bytes(tmp_path: Path) -> None:
-    more = [*recorded_network_blocks(), *fused_blocks(recorded_fused())]
+    more = [*recorded_network_blocks(), *fused_blocks(recorded_fused(), {})]
     drawn = [what.get_suptitle() for kind, what in more if kind == "plot"]
     assert any("networks" in title for title in drawn)
     assert any("fused kernels, configurations left out" in title for title in drawn)

@@ -16,6 +16,7 @@ from perfmodel.expected.constants import CalibrationError, FitProvenance, Interv
 from perfmodel.expected.features import Floats
 from perfmodel.expected.fused import Figures, FusedKernel, Regime, fused_time
 from perfmodel.expected.fused_calibration import ClassFactor, FusedCalibration
+from perfmodel.expected.fused_terms import FUSED_TERMS
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.layers.batch_norm import BatchNorm
@@ -116,18 +117,7 @@ def run_fused(folder: Path, hardware: str = "h200") -> FusedProtocol:
     not one of results.
     """
     device = load(hardware)
-    figures = Figures.of(device)
-    found: list[tuple[FusedRow, Problem]] = []
-    skipped: dict[str, list[str]] = {}
-    baselines: dict[str, float] = {}
-    for name in FAMILIES:
-        path = folder / f"{name}.jsonl"
-        if path.is_file():
-            found += _of_family(name, path, _of_device(read_lines(path), device, skipped), figures, baselines, skipped)
-    if (folder / LAYOUTS).is_file():
-        lines = _of_device(read_lines(folder / LAYOUTS), device, skipped)
-        found += _of_layouts(folder / LAYOUTS, lines, figures, baselines)
-    reasons = tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
+    found, reasons = _found(folder, device, Figures.of(device))
     if not found:
         others = "; ".join(one.sentence for one in reasons)
         raise CalibrationError(
@@ -143,6 +133,35 @@ def run_fused(folder: Path, hardware: str = "h200") -> FusedProtocol:
             row = row.model_copy(update={"compile_expected_s": compiled[row.case]})  # noqa: PLW2901 - a frozen record, completed
         rows.append(row)
     return FusedProtocol(hardware=device.slug, rows=tuple(_left_out(rows)), skipped=reasons)
+
+
+def ablated(folder: Path, hardware: str = "h200") -> dict[str, FusedProtocol]:
+    """The same without each of FUSED_TERMS; what torch.compile is expected to take is left out."""
+    device = load(hardware)
+    figures = Figures.of(device)
+    return {
+        name: FusedProtocol(
+            hardware=device.slug,
+            rows=tuple(_left_out([row for row, _ in _found(folder, device, term.without(figures))[0]])),
+            skipped=(),
+        )
+        for name, term in FUSED_TERMS.items()
+    }
+
+
+def _found(folder: Path, device: DeviceSpec, figures: Figures) -> tuple[list[tuple[FusedRow, Problem]], tuple[Skipped, ...]]:
+    """Every recorded time with its problem, and what was left out."""
+    found: list[tuple[FusedRow, Problem]] = []
+    skipped: dict[str, list[str]] = {}
+    baselines: dict[str, float] = {}
+    for name in FAMILIES:
+        path = folder / f"{name}.jsonl"
+        if path.is_file():
+            found += _of_family(name, path, _of_device(read_lines(path), device, skipped), figures, baselines, skipped)
+    if (folder / LAYOUTS).is_file():
+        lines = _of_device(read_lines(folder / LAYOUTS), device, skipped)
+        found += _of_layouts(folder / LAYOUTS, lines, figures, baselines)
+    return found, tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
 
 
 def compiled_s(problem: Problem, hardware: str) -> float:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
 from perfmodel.expected.fused_calibration import FusedCalibration, fused_calibration
+from perfmodel.expected.fused_terms import FUSED_TERMS
 from perfmodel.units import percent, si
 from perfmodel.validation.agreement_plot import Case, agreement_plot
-from perfmodel.validation.fused_protocol import FusedProtocol, FusedRow, run_fused, summary_of
+from perfmodel.validation.fused_protocol import FusedProtocol, FusedRow, ablated, run_fused, summary_of
 from perfmodel.validation.protocol_report import HEADER, RESULTS, Block, markdown_table, summary_cells
 from perfmodel.validation.statistics import Summary
 
@@ -27,6 +28,12 @@ SMALL = 16
 def recorded_fused() -> FusedProtocol:
     """What is recorded of the H200."""
     return run_fused(RESULTS / "h200", "h200")
+
+
+@functools.cache
+def recorded_ablated() -> dict[str, FusedProtocol]:
+    """The same without each term."""
+    return ablated(RESULTS / "h200", "h200")
 
 
 def errors_table(protocol: FusedProtocol) -> Table:
@@ -48,6 +55,27 @@ def errors_table(protocol: FusedProtocol) -> Table:
             if found is not None:
                 rows.append([name, said, *summary_cells(found)])
     return ("fused kernels", "expected from", *HEADER), rows
+
+
+def terms_table(protocol: FusedProtocol, without: Mapping[str, FusedProtocol]) -> Table:
+    """Mean errors, and those without each term: by machine figures alone, and with factors anew from other configurations."""
+    rows = []
+    named = {name: (f"without `{name}`", FUSED_TERMS[name].says, found) for name, found in without.items()}
+    for name, says, found in (("all terms", "", protocol), *named.values()):
+        cells = []
+        for members in (found.chosen(), found.layouts()):
+            for left_out in (False, True):
+                errors = summary_of(members, left_out=left_out)
+                cells.append(percent(errors.mape) if errors is not None else "–")
+        rows.append([name, says, *cells])
+    return (
+        "",
+        "what it says",
+        "kernels as chosen, machine figures alone",
+        "× factor, configuration left out",
+        "layouts, machine figures alone",
+        "× factor, configuration left out",
+    ), rows
 
 
 def factors_table(found: FusedCalibration) -> Table:
@@ -186,13 +214,14 @@ def bytes_plot(protocol: FusedProtocol) -> Figure:
     return agreement_plot(f"{protocol.hardware}, fused kernels: DRAM bytes, expected against ncu", "MB", series)
 
 
-def fused_blocks(protocol: FusedProtocol) -> list[Block]:
-    """The part of the report on fused kernels."""
+def fused_blocks(protocol: FusedProtocol, without: Mapping[str, FusedProtocol]) -> list[Block]:
+    """The part of the report on fused kernels; `without`: what was expected without each term, or nothing."""
     wrong = ", ".join(
         f"{row.case}{' (a layout)' if row.layout else ''}: fused {si(row.measured_s, 's')}, torch.compile {si(row.compile_s or 0.0, 's')}"
         for row in wrong_decisions(protocol)
     )
     left_out = "; ".join(f"{one.reason}: {', '.join(one.rows)}" for one in protocol.skipped)
+    counted = any(row.dram_bytes is not None for row in protocol.chosen())
     return [
         ("heading", f"Fused kernels on {protocol.hardware}"),
         ("plot", times_plot(protocol)),
@@ -202,9 +231,13 @@ def fused_blocks(protocol: FusedProtocol) -> list[Block]:
         ("table", decisions_table(protocol)),
         ("text", f"Decided wrongly: {wrong or 'none'}."),
         ("text", f"DRAM bytes of a launch against ncu. {bytes_sentence(protocol)}"),
-        ("plot", bytes_plot(protocol)),
-        ("table", bytes_table(protocol)),
+        *([("plot", bytes_plot(protocol)), ("table", bytes_table(protocol))] if counted else []),
         ("text", f"Left out: {left_out or 'nothing'}."),
+        *(
+            [("heading", "What each term of fused kernels is worth"), ("table", terms_table(protocol, without))]
+            if without
+            else []
+        ),
     ]
 
 
@@ -215,6 +248,11 @@ def _recorded(table: Callable[[FusedProtocol], Table]) -> Callable[[], str]:
 fused_errors_markdown = _recorded(errors_table)
 fused_decisions_markdown = _recorded(decisions_table)
 fused_worst_markdown = _recorded(worst_rows)
+
+
+def fused_terms_markdown() -> str:
+    """What each term is worth."""
+    return markdown_table(terms_table(recorded_fused(), recorded_ablated()))
 
 
 def fused_bytes_markdown() -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any, Final, NamedTuple
 
+from perfmodel.expected.fused import STORED_BYTES
 from perfmodel.validation.compile import OPTIONS, Unit, compile_unit, headers_of
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timing import EventTimer
@@ -21,8 +22,6 @@ PAUSE_S: Final = 0.002
 READ_BYTES: Final = 16384
 """Of each block of a cluster, by one turn of `exchanges`."""
 LAUNCHES: Final = 200
-STORED_BYTES: Final = 32 * 1024
-"""Of a block, by the launches that store."""
 FLUSH_BYTES: Final = 2**28
 SUSTAINED_LAUNCHES: Final = 160
 """Of some 4 ms each: the clock has settled by the last of them."""

@@ -234,7 +234,7 @@ def validate_report(
     ),
 ) -> None:
     """How right tier expected is on what it has not seen, where it is wrong and why: Markdown or HTML, with plots."""
-    from perfmodel.validation.fused_tables import fused_blocks, recorded_fused
+    from perfmodel.validation.fused_tables import fused_blocks, recorded_ablated, recorded_fused
     from perfmodel.validation.network_tables import recorded_network_blocks
     from perfmodel.validation.protocol import run
     from perfmodel.validation.protocol_report import recorded_protocol, require_ending, write_report
@@ -251,7 +251,8 @@ def validate_report(
     if record is not None:
         emit(protocol.model_dump_json(indent=1) + "\n", record)
     # others' files say nothing about what we measured, which belongs to the recorded protocol
-    write_report(protocol, output, () if files else (*recorded_network_blocks(), *fused_blocks(recorded_fused())))
+    own = () if files else (*recorded_network_blocks(), *fused_blocks(recorded_fused(), recorded_ablated() if ablation else {}))
+    write_report(protocol, output, own)
     print(f"wrote {output}", file=sys.stderr)
 
 

@@ -65,12 +65,12 @@ class Phase:
 
 
 def turn_clocks(
-    phases: Sequence[Phase], actors: int, *, issue_alone: float = 1.0, issue_chained: float | None = None
+    phases: Sequence[Phase], actors: int, *, issue_alone: float = 1.0, issue_chained: float | None = None, queued: bool = True
 ) -> tuple[float, ...]:
     """Clocks of a turn of each of 1, 2, … `actors` actors that work side by side.
 
     `issue_alone`: clocks from one instruction of a warp to its next, however many may issue of others meanwhile; `issue_chained`: where
-    the next one waits for what the first leaves (None: the same).
+    the next one waits for what the first leaves (None: the same). `queued`: whether they stand in line, or never meet at a pipe.
     Raises ValueError where nothing takes any time, or for fewer than one actor.
 
     >>> product = Phase(name="product", demand=Demand(matrix=100))
@@ -92,14 +92,14 @@ def turn_clocks(
         raise ValueError("no phase takes any time")
     apart = [(phase, wait) for phase, wait in zip(phases, waited, strict=True) if phase.exclusive]
     slowest = max(*total, sum(phase.times * (wait + max(phase.demand.clocks)) for phase, wait in apart))
-    queued, served = [0.0] * len(PIPES), [0.0] * len(PIPES)  # actors at each pipe, and servers
+    standing, served = [0.0] * len(PIPES), [0.0] * len(PIPES)  # actors at each pipe, and servers
     found = []
     for present in range(1, actors + 1):
         response, chain, busy, serving = alone, 0.0, [0.0] * len(PIPES), [0.0] * len(PIPES)
         for phase, latency in zip(phases, waited, strict=True):
             if phase.background and not phase.exclusive:
                 continue
-            before = queued if phase.background else [own + other for own, other in zip(queued, served, strict=True)]
+            before = standing if phase.background else [own + other for own, other in zip(standing, served, strict=True)]
             waits = [clocks * (1 + queue) for clocks, queue in zip(phase.demand.clocks, before, strict=True)]
             if phase.background:
                 chain += phase.times * (latency + max(waits))
@@ -109,7 +109,8 @@ def turn_clocks(
                 busy = [held + phase.times * wait for held, wait in zip(busy, waits, strict=True)]
         longest = max(slowest, chain)
         rate = min(present / response if response else math.inf, 1 / longest if longest else math.inf)
-        queued, served = [rate * held for held in busy], [rate * held for held in serving]
+        if queued:
+            standing, served = [rate * held for held in busy], [rate * held for held in serving]
         found.append(present / rate)
     return tuple(found)
 

@@ -74,9 +74,9 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
         together=form.rows * form.actors,
         processors=form.processors,
         lead_clocks=row_bytes / rate,  # asked for while weights come, which take longer than DRAM
-        prologue_clocks=figures.cache_latency + work.weight_bytes / form.split / figures.cache_bytes_per_clock_alone,
+        prologue_clocks=figures.cache_latency + work.weight_bytes / form.split / figures.cache_bytes_per_clock_same,
         dependent=True,
-        trail_clocks=figures.cache_latency + form.places * work.outputs * ELEMENT_BYTES / rate,
+        trail_clocks=figures.drained(form.places * work.outputs * ELEMENT_BYTES / form.split, processors),
         clustered=form.split > 1,
         matrix_macs=turns * macs,
         traffic=Traffic(

@@ -25,16 +25,26 @@ MEASURED: Final = (
     "clock_fused_alone_hz", "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s",
     "issue_unrolled_s",
     "small_product_ops_per_s", "small_product_latency_s", "special_latency_s", "shared_latency_s", "barrier_latency_s",
-    "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "l2_latency_s", "dram_latency_s",
+    "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "l2_read_same_bytes_per_s", "l2_latency_s", "dram_latency_s",
     "dram_copy_bytes_per_s", "meeting_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
+    "stored_launch_s",
 )  # fmt: skip
 """What `perfmodel hardware measure` must have found; rates of one multiprocessor where the name has no other meaning."""
 CAPABILITY: Final = "9.0"
 """Of the devices on which `perfmodel hardware measure` takes them all."""
+STORED_BYTES: Final = 32_768
+"""Of a block in `stored_launch_s`."""
+STORED_ALONE: Final = 28.0
+"""Bytes per clock to L2 of a multiprocessor that few others store beside: 32 blocks of 32 to 128 KiB each."""
 SUSTAINED_TYPE: Final = "fp16"
 """In which the rate under load was measured; bf16 draws the same power."""
 
 Regime = Literal["burst", "sustained"]
+
+QUEUE: Final = "queue"
+LINES: Final = "lines"
+DEPENDENCE: Final = "dependence"
+"""Terms that are no figure, as Figures.switched_off names them (`fused_terms.py`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +83,9 @@ class Figures:
     cache_bytes_per_clock: float
     """From L2, of one multiprocessor when all of them read."""
     cache_bytes_per_clock_alone: float
-    """From L2, of one multiprocessor that reads alone, or of each of all that read the same bytes at the same time, such as weights."""
+    """From L2, of one multiprocessor that reads alone."""
+    cache_bytes_per_clock_same: float
+    """From L2, of each multiprocessor when all of them read the same bytes at the same time: weights."""
     cache_latency: float
     dram_latency: float
     dram_bytes_per_s: float
@@ -87,7 +99,15 @@ class Figures:
     """From the end of one kernel to the start of the next in a graph, with blocks that reserve all of shared memory."""
     cluster_launch_s: float
     """The same of blocks in clusters."""
+    drain_latency: float
+    """Of the last store of a kernel to L2: the next kernel begins when it has arrived."""
+    store_bytes_per_clock: float
+    """To L2, of one multiprocessor when all of them store."""
+    store_bytes_per_clock_alone: float
+    """The same with few beside it."""
     l2_bytes: float
+    switched_off: frozenset[str] = frozenset()
+    """Terms that are not counted, of those that are no figure: to see what each is worth."""
 
     @classmethod
     def of(cls, device: DeviceSpec, dtype: str = "fp16") -> Self:
@@ -116,8 +136,8 @@ class Figures:
         sustained = measured[f"sustained_matrix_{SUSTAINED_TYPE}_ops_per_s"]
         l2 = device.memory.largest_cache_bytes or device.require("memory.l2_bytes")
 
-        def clocks(name: str) -> float:
-            return measured[name] * clock
+        def clocks(name: str, *less: str) -> float:
+            return (measured[name] - sum(measured[other] for other in less)) * clock
 
         def per_clock(name: str) -> float:
             return measured[name] / clock
@@ -144,6 +164,7 @@ class Figures:
             barrier_latency=clocks("barrier_latency_s"),
             cache_bytes_per_clock=per_clock("l2_read_bytes_per_s") / processors,
             cache_bytes_per_clock_alone=per_clock("l2_read_alone_bytes_per_s"),
+            cache_bytes_per_clock_same=per_clock("l2_read_same_bytes_per_s"),
             cache_latency=clocks("l2_latency_s"),
             dram_latency=clocks("dram_latency_s"),
             dram_bytes_per_s=measured["dram_copy_bytes_per_s"],
@@ -152,6 +173,9 @@ class Figures:
             exchange_bytes_per_clock=per_clock("cluster_read_bytes_per_s"),
             launch_s=measured["block_launch_s"],
             cluster_launch_s=measured["cluster_launch_s"],
+            drain_latency=clocks("l2_latency_s"),
+            store_bytes_per_clock=STORED_BYTES / clocks("stored_launch_s", "block_launch_s", "l2_latency_s"),
+            store_bytes_per_clock_alone=STORED_ALONE,
             l2_bytes=float(l2),
         )
 
@@ -181,6 +205,11 @@ class Figures:
         """Bytes per clock that one multiprocessor gets from L2 while `blocks` of them read."""
         share = min(1.0, blocks / self.multiprocessors)
         return min(self.cache_bytes_per_clock_alone, self.cache_bytes_per_clock / share)
+
+    def drained(self, stored_bytes: float, blocks: float) -> float:
+        """Clocks until the last `stored_bytes` of a block are in L2, with `blocks` of them storing: the next kernel waits for that."""
+        share = min(1.0, blocks / self.multiprocessors)
+        return self.drain_latency + stored_bytes / min(self.store_bytes_per_clock_alone, self.store_bytes_per_clock / share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,9 +304,9 @@ class FusedKernel:
         """Share of the multiprocessors that have a block."""
         return min(1.0, math.ceil(self.turns / self.together - 1e-9) / self.processors)
 
-    def overlapped(self) -> float:
+    def overlapped(self, figures: Figures) -> float:
         """Share of the prologue that passes while the kernel before runs: of blocks that find a multiprocessor free."""
-        if not self.dependent:
+        if not self.dependent or DEPENDENCE in figures.switched_off:
             return 0.0
         blocks = min(math.ceil(self.turns / self.together - 1e-9), self.processors)
         return min(1.0, (self.processors - blocks) / blocks)
@@ -323,6 +352,7 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
         present,
         issue_alone=figures.issue_alone / kernel.warps,
         issue_chained=figures.issue_chained / kernel.warps,
+        queued=QUEUE not in figures.switched_off,
     )
     rounds, left = divmod(turns, present)
     together = rounds * clocks[present - 1] + (clocks[int(left) - 1] if left else 0.0)
@@ -330,7 +360,7 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     allowed = figures.burst_ops_per_s if burst else figures.sustained_ops_per_s
     clock_hz = figures.clock(kernel.busy(), regime)
     launch_s = figures.cluster_launch_s if kernel.clustered else figures.launch_s
-    ahead_s = launch_s + (1 - kernel.overlapped()) * kernel.prologue_clocks / clock_hz
+    ahead_s = launch_s + (1 - kernel.overlapped(figures)) * kernel.prologue_clocks / clock_hz
     between_s = launch_s + kernel.between_clocks / clock_hz if kernel.between_clocks else 0.0
     return FusedTime(
         start_s=kernel.launches * (ahead_s + (kernel.lead_clocks + kernel.trail_clocks) / clock_hz) + between_s,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from perfmodel.expected.actors import Demand, Phase
-from perfmodel.expected.fused import WARP, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import LINES, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
 ROWS: Final = 64
@@ -28,8 +28,8 @@ WORD: Final = 2
 
 SILU_INSTRUCTIONS: Final = 7.0
 """Of a thread for two values: conversion, bias, tanh (three), product and sum; and moving the result to where the next product reads it."""
-GELU_INSTRUCTIONS: Final = 11.0
-"""The same with the four that make its argument."""
+GELU_INSTRUCTIONS: Final = 8.0
+"""The same with the two that make its argument, and nothing to move: the next product reads these registers."""
 OUTPUT_INSTRUCTIONS: Final = 6.0
 """Of a thread for two channels of a result: conversion, bias, residual, and their addresses."""
 NORM_INSTRUCTIONS: Final = 10.0
@@ -140,7 +140,7 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
     phases += _result(work, form, figures)
     streamed = 0.0 if form.resident else work.weight_bytes / form.split / form.actors / form.multicast
     if streamed:
-        demand = Demand(shared=figures.shared(streamed * form.multicast), cache=streamed / figures.cache_bytes_per_clock_alone)
+        demand = Demand(shared=figures.shared(streamed * form.multicast), cache=streamed / figures.cache_bytes_per_clock_same)
         phases.append(Phase(name="weights", demand=demand, background=True))
     apart = form.actors + int(form.convolves_apart)
     macs = form.turns * ROWS * (work.hidden / form.split) * (work.depth + work.outputs) / form.sharing
@@ -364,21 +364,25 @@ def _result(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phas
     ]
 
 
+def _side_by_side(form: WarpgroupForm) -> float:
+    """Turns of a block that begin, and end, at the same time."""
+    return min(form.actors, form.turns, max(form.together or form.actors, form.turns / form.processors))
+
+
 def _lead(form: WarpgroupForm, figures: Figures) -> float:
     """The first tile from DRAM."""
-    return figures.dram_latency + form.loaded_bytes * min(form.actors, form.turns) / _rate(form, figures)
+    return figures.dram_latency + form.loaded_bytes * _side_by_side(form) / _rate(form, figures)
 
 
 def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     """Weights that the first tile cannot begin without: all of them, or the first item of a ring."""
-    return figures.cache_latency + (work.weight_bytes if form.resident else ITEM_BYTES) / figures.cache_bytes_per_clock_alone
+    return figures.cache_latency + (work.weight_bytes if form.resident else ITEM_BYTES) / figures.cache_bytes_per_clock_same
 
 
 def _trail(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     """The last bytes on their way."""
-    return figures.cache_latency + ROWS * form.actors / form.sharing * work.outputs * ELEMENT_BYTES / form.split / _rate(
-        form, figures
-    )
+    stored = ROWS * _side_by_side(form) / form.sharing * work.outputs * ELEMENT_BYTES * form.stored_share / form.split
+    return figures.drained(stored, form.blocks or figures.multiprocessors)
 
 
 def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
@@ -386,5 +390,6 @@ def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
     if form.split == 1:
         return 0.0
     sums = ROWS * form.actors / form.sharing * work.outputs * 4
-    read = sums * (form.split - 1) / form.split * form.spread / figures.exchange_bytes_per_clock
+    spread = 1.0 if LINES in figures.switched_off else form.spread
+    read = sums * (form.split - 1) / form.split * spread / figures.exchange_bytes_per_clock
     return figures.shared(2 * sums) + 2 * figures.cluster_latency + read

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from perfmodel.expected.actors import PIPES, Demand, Phase, turn_clocks
-from perfmodel.expected.fused import SCHEDULERS, WARP, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import QUEUE, SCHEDULERS, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
 STEP: Final = 16
@@ -115,7 +115,7 @@ def kernel_of(work: FusedWork, form: WarpForm, figures: Figures) -> FusedKernel:
         together=form.groups,
         processors=form.processors,
         lead_clocks=counted.lead(),
-        trail_clocks=figures.cache_latency,
+        trail_clocks=counted.trail(),
         exchange_clocks=counted.exchange(),
         matrix_macs=counted.macs() * form.jobs,
         traffic=Traffic(
@@ -199,7 +199,7 @@ class _Count:
             threads = WARP * form.warps
             items = sum(form.items) + (work.front == "hidden")
             asked = Demand(issue=figures.issue(streamed / PIECE * STREAM_INSTRUCTIONS + items * threads * ITEM_INSTRUCTIONS))
-            copied = Demand(shared=figures.shared(streamed), cache=streamed / figures.cache_bytes_per_clock_alone)
+            copied = Demand(shared=figures.shared(streamed), cache=streamed / figures.cache_bytes_per_clock_same)
             found += [
                 Phase(name="weights asked for", demand=asked, times=form.chunks),
                 Phase(name="weights", demand=copied, background=True, times=form.chunks),
@@ -266,7 +266,7 @@ class _Count:
         if beside < 2:
             return phases
         alone = [replace(phase, demand=phase.demand * (1 / beside), times=1.0) for phase in phases]
-        together = turn_clocks(alone, beside)[-1]
+        together = turn_clocks(alone, beside, queued=QUEUE not in self.figures.switched_off)[-1]
         demand = Demand(**{pipe: sum(phase.demand.clocks[index] for phase in phases) for index, pipe in enumerate(PIPES)})
         return [replace(phases[-1], demand=demand, latency=max(0.0, together - max(demand.clocks)))]
 
@@ -360,7 +360,8 @@ class _Count:
                 + figures.shared_latency,
                 chained=True,
             ),
-            Phase(name="output", demand=Demand(cache=pieces * PIECE * (2 if again else 1) / self.rate)),
+            Phase(name="residual", demand=Demand(cache=pieces * PIECE * int(again) / self.rate)),
+            Phase(name="output", demand=Demand(cache=pieces * PIECE / self.rate), background=True),
         ]
 
     def macs(self) -> float:
@@ -375,8 +376,14 @@ class _Count:
         """The first tile's way from DRAM, resident weights, and biases, which the tiles that follow find in L1."""
         weights = self._chunk_bytes() * (min(1.0, self.form.chunks) if self.form.ring else self.form.chunks)
         biases = self.project_n8 if self.one_by_one and self.work.front != "hidden" else 1
-        return (
-            self.figures.dram_latency + weights / self.figures.cache_bytes_per_clock_alone + biases * self.figures.cache_latency
+        return self.figures.dram_latency + weights / self.figures.cache_bytes_per_clock_same + biases * self.figures.cache_latency
+
+    def trail(self) -> float:
+        """The last tiles of a multiprocessor on their way."""
+        form = self.form
+        pixels = form.tile_rows * form.tile_columns * form.groups * form.blocks
+        return self.figures.drained(
+            pixels * self.work.outputs / form.parts * ELEMENT_BYTES, form.tiles * form.parts / form.groups
         )
 
     def exchange(self) -> float:

@@ -99,9 +99,9 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
     if config.kernel == "convfirst_c64":
         patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
         return warpgroups.WarpgroupForm(
-            kind=kind, actors=values["WARPGROUPS"], chunk=64, convolution="shared", turns=patches, processors=count, resident=True,
-            loaded_bytes=PATCH_HALO[3] * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
-            again_between_bytes=_raster_between(problem, 8),
+            kind=kind, actors=values["WARPGROUPS"], chunk=64, convolution="shared", turns=patches, together=1, processors=count,
+            resident=True, blocks=min(count, patches), loaded_bytes=PATCH_HALO[3] * pixel,
+            stored_share=problem.pixels / (64 * patches), again_bytes=halo, again_between_bytes=_raster_between(problem, 8),
         )  # fmt: skip
     if config.kernel in ("convfirst_stream", "fused_mbconv_stream"):
         actors = values["WARPGROUPS"]
