@@ -183,5 +183,5 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       bulk_commit();
     }
   }
-  if (lane == 0) bulk_wait_all();
+  if (lane == 0) bulk_wait_read();                                             // whoever needs the grid's output waits for the grid
 }
