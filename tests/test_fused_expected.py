@@ -183,6 +183,21 @@ def test_warpgroups_that_share_a_tile_multiply_as_often_in_all_and_meet() -> Non
     assert sum(phase.demand.special * phase.times for phase in shared.phases) == 64 * 64 / 16
 
 
+def test_chunks_in_flight_share_what_a_warpgroup_waits_for() -> None:
+    """As much work, half the waiting between the phases of a chunk, as much as ever before the first and after the last."""
+    work = FusedWork(N=1, H=56, W=56, C=96, hidden=384, outputs=96, kernel=3, stride=1, front="hidden", group_width=8)
+
+    def of(flight: int) -> FusedKernel:
+        form = warpgroups.WarpgroupForm(
+            kind="k", actors=3, chunk=32, convolution="rows", turns=132, processors=132, loaded_bytes=8192, flight=flight
+        )
+        return warpgroups.kernel_of(work, form, figures())
+
+    for one, two in zip(of(1).phases, of(2).phases, strict=True):
+        assert one.demand == two.demand
+        assert two.latency == pytest.approx(one.latency / (2 if one.times > 1 else 1))
+
+
 def test_planes_read_a_row_of_inputs_for_several_rows_of_outputs() -> None:
     work = FusedWork(
         N=1,

@@ -7,7 +7,7 @@ where A comes from there, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from perfmodel.expected.actors import Demand, Phase
@@ -77,6 +77,8 @@ class WarpgroupForm:
     """Of a convolution from planes: rows of outputs that a row of inputs serves."""
     convolves_apart: bool = False
     """Whether one warpgroup more convolves for all others."""
+    flight: int = 1
+    """Chunks that a warpgroup has in flight: while it waits for one it works on another."""
     resident: bool = False
     """Whether all weights stay in shared memory."""
     multicast: int = 1
@@ -137,6 +139,8 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
                 times=chunks,
             )
         )
+    if form.flight > 1:
+        phases = [replace(one, latency=one.latency / form.flight) if one.times == chunks else one for one in phases]
     phases += _result(work, form, figures)
     streamed = 0.0 if form.resident else work.weight_bytes / form.split / form.actors / form.multicast
     if streamed:

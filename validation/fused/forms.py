@@ -242,6 +242,7 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
     return warpgroups.WarpgroupForm(
         kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", turns=turns * split, split=split,
         processors=resident_blocks(device.multiprocessors, split) if split > 1 else device.multiprocessors,
-        resident=layout.order == rows.RESIDENT, loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
+        flight=2 if layout.overlap == rows.PIPELINED else 1, resident=layout.order == rows.RESIDENT,
+        loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
         again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),
     )  # fmt: skip
