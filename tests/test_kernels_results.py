@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from perfmodel.validation import checks, driver, gpu, launch, measure
+from perfmodel.validation import checks, driver, gpu, launch, measure, sanitize
 from perfmodel.validation.dram import problem_of, worth_counting
 from perfmodel.validation.fused.catalog import FAMILIES
 from perfmodel.validation.fused.problem import GpuError
@@ -305,6 +305,44 @@ def test_clocks_are_read_of_the_device_that_runs(fake_cupy, monkeypatch, tmp_pat
     monkeypatch.setattr(gpu.shutil, "which", lambda _: str(program))
     found = gpu.state()
     assert (found.sm_clock_hz, found.memory_clock_hz, found.power_w, found.temperature_c) == (1980e6, 3201e6, 120.5, 41)
+
+
+# -- compute-sanitizer -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sanitized_problems_are_served_by_few_blocks(family):
+    """Every kernel for Hopper but the generic ones, each block with work for several rounds."""
+    kernels = set()
+    for problem, multiprocessors in sanitize.problems(family):
+        device = dataclasses.replace(H200, multiprocessors=multiprocessors)
+        config = FAMILIES[family].choose(problem, device)
+        for launched in FAMILIES[family].by_name[config.kernel].launches(problem, config, device):
+            assert launched.grid[0] <= multiprocessors
+        if family == "convnext" and config.kernel != "convnext_wide":
+            assert 64 * 2 * multiprocessors * config.defines["SLOTS"] <= problem.N * problem.H * problem.W
+        kernels.add(config.kernel)
+    assert kernels == {kernel.name for kernel in FAMILIES[family].kernels if not kernel.name.endswith("_generic")}
+
+
+@pytest.mark.parametrize(("status", "clean"), [(0, True), (9, False)])
+def test_a_tools_words_are_kept(monkeypatch, tmp_path, status, clean):
+    fake = tmp_path / "compute-sanitizer"
+    fake.write_text(f'#!/bin/sh\necho "$@"\necho "========= ERROR SUMMARY: {status} errors"\nexit {status}\n')
+    fake.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda _: str(fake))
+    monkeypatch.setattr(sanitize, "this_device", lambda: H200)
+    assert sanitize.main(["--block", "convnext", "--tool", "memcheck", "--output", str(tmp_path)]) == (0 if clean else 1)
+    text = (tmp_path / "convnext-memcheck.txt").read_text()
+    assert text.startswith("--tool memcheck ")
+    assert text.endswith(f"ERROR SUMMARY: {status} errors\n")
+
+
+def test_without_a_sanitizer_it_is_said(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr(sanitize, "this_device", lambda: H200)
+    assert sanitize.main(["--output", str(tmp_path)]) == 5
+    assert "compute-sanitizer is not installed" in capsys.readouterr().err
 
 
 # -- what is counted ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.validation.baselines import Baseline, torch_or_none
@@ -23,7 +23,7 @@ from perfmodel.validation.fused.family import Family
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
 from perfmodel.validation.prepare import one_compiler_each, prepare_baselines, prepare_kernels
-from perfmodel.validation.recorder import RESULTS, Recorder, run_record, say
+from perfmodel.validation.recorder import RESULTS, Recorder, run_record, say, slug_of
 from perfmodel.validation.timing import Mode
 
 STAGES: Final = ("check", "time", "count")
@@ -161,8 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.only_check:
             return int(not only_check(families, options.every))
         where = run_record(options.revision)
-        slug = cast("str", where["device"]).lower().removeprefix("nvidia ").replace(" ", "-")
-        folder = options.output or RESULTS / slug
+        folder = options.output or RESULTS / slug_of(where["device"])
         wanted: dict[str, list[Problem]] = {
             family.name: [p for p in family.cases() if options.batch in (None, p.N) and options.channels in (None, p.C)]
             for family in families

@@ -44,6 +44,15 @@ class Recorder:
         say(line)
 
 
+def slug_of(device: str) -> str:
+    """The folder of its results.
+
+    >>> slug_of("NVIDIA H200")
+    'h200'
+    """
+    return device.lower().removeprefix("nvidia ").replace(" ", "-")
+
+
 def read_lines(path: Path) -> tuple[dict[str, Any], ...]:
     """Every result of a file; a last line that was cut off is left out."""
     found = []
