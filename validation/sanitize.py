@@ -1,7 +1,8 @@
 """`python -m perfmodel.validation.sanitize`: the fused kernels under compute-sanitizer, on problems that are small enough for it.
 
 Blocks for two multiprocessors do all the work, so that every buffer in shared memory is used several times. What each tool says of a
-family goes into `validation/results/DEVICE/FAMILY-TOOL.txt`, with a line for each problem: its name, the kernel, whether it came out right.
+family goes into `validation/results/DEVICE/FAMILY-TOOL.txt`: how the file was made, then the tool's words, and among them a line for
+each problem: its name, the kernel, whether it came out right.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,7 @@ from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.fused.reference import deviation, tolerance
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
 from perfmodel.validation.launch import FusedBlock
+from perfmodel.validation.protocol import git_revision
 from perfmodel.validation.recorder import RESULTS, slug_of
 
 TOOLS: Final = ("racecheck", "memcheck", "synccheck", "initcheck")
@@ -31,6 +34,8 @@ MULTIPROCESSORS: Final = 2
 FOUND: Final = 9
 """Exit status of compute-sanitizer where it reports anything."""
 TIMEOUT_S: Final = 900
+AT_ONCE: Final = 8
+"""Processes on the GPU at a time: its speed hardly matters, each problem is a few blocks and a reference on the CPU."""
 
 SIZES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     "convfirst": (
@@ -91,7 +96,10 @@ def run(asked: Iterable[tuple[Problem, int]]) -> bool:
             half = (wide.view(np.uint32) >> 16).astype(np.uint16)
             wide = (half.astype(np.uint32) << 16).view(np.float32)
         block = FusedBlock(problem, parameters, device=replace(device, multiprocessors=multiprocessors))
-        found = cupy.asnumpy(block(cupy.asarray(half)))
+        # NaN in either type where a kernel writes nothing; and initcheck, which does not see what bulk copies write, sees this
+        target = cupy.empty(problem.output_shape, half.dtype)
+        target.data.memset(0xFF, target.nbytes)
+        found = cupy.asnumpy(block(cupy.asarray(half), target))
         result = found if problem.dtype == "fp16" else (found.astype(np.uint32) << 16).view(np.float32)
         allowed = tolerance(problem.dtype, family.roundings(problem), family.depth(problem))
         shortcut = wide if problem.input_shape == problem.output_shape else None
@@ -121,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m perfmodel.validation.sanitize", description=__doc__)
     parser.add_argument("--block", choices=tuple(FAMILIES), action="append", help="which families (default: all)")
     parser.add_argument("--tool", choices=TOOLS, action="append", help="which tools (default: all)")
+    parser.add_argument("--revision", help="of the source, where it is not a git checkout")
     parser.add_argument("--output", type=Path, help="folder; default: validation/results/DEVICE")
     parser.add_argument("--inside", choices=tuple(FAMILIES), help=argparse.SUPPRESS)
     return parser
@@ -132,13 +141,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.inside:
             return int(not run(problems(options.inside)))
-        folder = options.output or RESULTS / slug_of(this_device().name)
+        device, revision = this_device().name, options.revision or git_revision()
+        folder = options.output or RESULTS / slug_of(device)
         folder.mkdir(parents=True, exist_ok=True)
+        asked = [
+            (tool, family) for family in dict.fromkeys(options.block or FAMILIES) for tool in dict.fromkeys(options.tool or TOOLS)
+        ]
         well = True
-        for family in dict.fromkeys(options.block or FAMILIES):
-            for tool in dict.fromkeys(options.tool or TOOLS):
-                clean, text = watched(tool, family)
-                (folder / f"{family}-{tool}.txt").write_text(text, encoding="utf-8")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for (tool, family), (clean, text) in zip(asked, pool.map(watched, *zip(*asked, strict=True)), strict=True):
+                made = f"# {_parser().prog} --block {family} --tool {tool}; {device}, revision {revision}\n"
+                (folder / f"{family}-{tool}.txt").write_text(made + text, encoding="utf-8")
                 sys.stdout.write(f"{family} {tool}: {text.strip().splitlines()[-1].strip('= ')}\n")
                 sys.stdout.flush()
                 well &= clean
