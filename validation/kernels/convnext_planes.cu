@@ -43,6 +43,9 @@ constexpr int OFF_X = 0, OFF_RING = RAW, OFF_PLANE = OFF_RING + NS * ITEM, OFF_S
 constexpr int OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
 constexpr int OFF_BD = OFF_TABLE + TABLE, OFF_BE = OFF_BD + C * 16, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int OFF_HEAD = (OFF_BAR + 8 * (2 * NS + 2 * SLOTS + 1) + 15) / 16 * 16, SMEM = OFF_HEAD + 16 * SLOTS;
+// by how much octets change places in a slot. A store reaches eight octets, and no two of them may lie in the same banks; where patches
+// are two octets wide and ROWS is 1, these are four octets of each of two patches below each other, whose slots follow each other
+__device__ __forceinline__ int turned(int slot) { return R == 1 && PC == 2 ? slot << 2 & 4 : slot & 7; }
 constexpr int BLOB = OFF_BAR - OFF_TABLE;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(C % 64 == 0 && 256 % C == 0 && OFF_SLOT % 256 == 0, "a warp's 16 bytes a lane are a part of a patch's row; pieces change places by bits of the address");
@@ -173,7 +176,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         const int px = x / PC, py = PC == 2 ? row >> 2 : 0, s = slot0 + py * vx + px;
         inside[h] = px < vx && py * vx < valid;
         const int place = PC == 2 ? (x & 1) * 4 + (row & 3) : row, slot = s < SLOTS ? s : s - SLOTS;
-        to[h] = sm + OFF_SLOT + slot * SLOT + ((place ^ slot) & 7) * 16 + q * 4 + warp * 8 * COLUMN;
+        to[h] = sm + OFF_SLOT + slot * SLOT + (place ^ turned(slot)) * 16 + q * 4 + warp * 8 * COLUMN;
       }
 #pragma unroll 1
       for (int slab = 0; slab < SLABS; ++slab, ++done) {
@@ -209,13 +212,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         bar_sync(9, 128);                                                        // all have read the halo tile
         if (thread == 0) load_next();
         if (slab == 0) {                                                         // the tile's slots
-          for (int v = 0; v < valid; ++v) {
+#pragma unroll
+          for (int v = 0; v < XB; ++v) {
             const bool wraps = slot0 + v >= SLOTS;
-            mbar_wait(sempty + 8 * (wraps ? slot0 + v - SLOTS : slot0 + v), sphase ^ 1 ^ wraps);
+            if (v < valid) mbar_wait(sempty + 8 * (wraps ? slot0 + v - SLOTS : slot0 + v), sphase ^ 1 ^ wraps);
           }
           if (thread < valid) {                                                 // where in the images a slot's patch begins, what of them is left there
-            const int v = thread, s = slot0 + v;
-            const int row = tile.y * 8 + v / vx * (8 / PC), column = tile.x * (8 * XB) + v % vx * (8 * PC);
+            const int v = thread, s = slot0 + v, py = PC == 2 && v >= vx;
+            const int row = tile.y * 8 + py * (8 / PC), column = tile.x * (8 * XB) + (v - py * vx) * (8 * PC);
             const uint32_t head[4] = {(uint32_t)((tile.n * H + row) * W + column), (uint32_t)(H - row), (uint32_t)(W - column), 0};
             sts128(sm + OFF_HEAD + 16 * (s < SLOTS ? s : s - SLOTS), head);
           }
@@ -261,7 +265,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         }
         __syncwarp();                                                            // before the planes are written again
       }
-      for (int s = slot0; s < slot0 + valid; ++s) mbar_arrive(sfull + 8 * (s < SLOTS ? s : s - SLOTS));
+#pragma unroll
+      for (int v = 0; v < XB; ++v) {
+        const int s = slot0 + v;
+        if (v < valid) mbar_arrive(sfull + 8 * (s < SLOTS ? s : s - SLOTS));
+      }
       slot0 += valid;
       if (slot0 >= SLOTS) { slot0 -= SLOTS; sphase ^= 1; }
     }
@@ -299,7 +307,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       dbase = RESIDENT ? (uint64_t)__shfl_sync(~0u, 0, 0) : 0;
       uint32_t a[C / 16][4];
 #pragma unroll
-      for (int k = 0; k < C / 16; ++k) ldsm4_transposed(a[k], (column ^ (slot & 7) * 16) + slot * SLOT + k * 16 * COLUMN);
+      for (int k = 0; k < C / 16; ++k) ldsm4_transposed(a[k], (column ^ turned(slot) * 16) + slot * SLOT + k * 16 * COLUMN);
       bar_sync(1 + wg, 128);                                                     // before rows of y take the place of the columns
       normalise_by_matrix(a, lane);
       float sx[2][HC / 2], o[C / 2];
