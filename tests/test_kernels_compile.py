@@ -7,6 +7,7 @@ import pytest
 from perfmodel.validation.compile import GENERATED, Unit, compile_unit, compiler_version, unit_of
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.convfirst.problem import ConvFirstProblem
+from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError
 
 
@@ -44,9 +45,10 @@ def test_compiler_is_one_that_keeps_wgmma_asynchronous():
 
 
 def hopper_cases():
-    """Every timed case that a Hopper kernel serves, and ConvFirst's other expansions and widths."""
+    """Every timed case that a Hopper kernel serves; ConvFirst's other expansions and widths, MBConv's with two chunks in flight."""
     others = [(64, 56, e) for e in (1, 6, 8)] + [(128, 28, 1), (128, 31, 4), (96, 56, 6)]
     asked = [ConvFirstProblem(N=8, H=size, W=size, C=C, expansion=e) for C, size, e in others]
+    asked += [MBConvProblem(N=128, H=28, W=28, C=C, expansion=e) for C, e in ((96, 2), (128, 2), (128, 3))]
     asked += [problem for family in FAMILIES.values() for problem in family.cases()]
     asked += [problem for family in FAMILIES.values() for more in family.selections.values() for problem in more()]
     found = {}

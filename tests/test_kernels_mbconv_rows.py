@@ -105,7 +105,9 @@ def steps_of(problem, config: Config, grid: int):
         above = int(first % H != 0)
         alone = d["ORDER"] == rows.RESIDENT
         height = 4 if alone else 4 * groups
-        steps = (last - first + above + 1 + (2 * (groups - 1) if alone else 0) + height - 1) // height
+        # the last row of a strip, behind whole steps, has no step of its own
+        tail = d["OVERLAP"] == rows.PIPELINED and last % H == 0 and (last - first + above) % height == 0
+        steps = (last - first + above + (not tail) + (2 * (groups - 1) if alone else 0) + height - 1) // height
         if alone and d["SPLIT"] > 1:
             steps = groups
         for group in range(groups if alone else 1):
@@ -117,7 +119,7 @@ def steps_of(problem, config: Config, grid: int):
                 lowest = start + 1 if group else first
                 highest = min(last, start + 4 * mine - 1)
             h = [s for s in range(start, start + height * mine) if s < total]
-            y = [s - 1 for s in range(start, start + height * mine) if lowest < s <= highest]
+            y = [s - 1 for s in range(start, start + height * mine + tail) if lowest < s <= highest]
             found.append((h, y))
     return found
 

@@ -20,7 +20,7 @@
 //
 // Rows of all strips follow each other in one sequence, which a block walks downwards. A step computes h of 4*WARPGROUPS
 // consecutive rows and y of the rows one above them; the last two rows of h stay in shared memory for the next step: no row
-// is computed twice within a block.
+// is computed twice within a block. OVERLAP says what of a warpgroup's work runs under other of it.
 //   ORDER 0  weights resident; every warpgroup walks a range of its own
 //   ORDER 1  weights streamed chunk by chunk by a producer warp; the warpgroups walk one range, each below the one before
 //   ORDER 2  weights streamed; tiles of 4*WARPGROUPS rows whose first and last only serve their neighbours (no rows are kept,
@@ -28,7 +28,7 @@
 // SPLIT > 1, for small batches: a cluster of so many blocks shares the rows, each with a part of the hidden channels, and adds up
 // the partial sums through distributed shared memory.
 //
-// Conditions: stride 1, C a multiple of 32, chunks of CHUNK hidden channels divide eC / SPLIT; N*H*ceil(W/14) < 2^31.
+// Conditions: stride 1, C a multiple of 32, chunks of CHUNK hidden channels divide eC / SPLIT; N*H*W < 2^31.
 // Constants: KERNEL_NAME, CHANNELS, EXPANSION, ORDER, WARPGROUPS, CHUNK (hidden channels at a time), SLOTS (of the ring of
 // weights), UNROLL (chunks; a multiple of SLOTS makes the slots known to the compiler), X_SHARED, OVERLAP, SPLIT, SHARED_BYTES.
 #include "hopper.cuh"
@@ -37,12 +37,13 @@
 
 namespace rows {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SPLIT, NP = HC / 16, NWG = WARPGROUPS, NS = SLOTS;
-// OVERLAP within a warpgroup.  0: pairs of groups one after the other;  1: the convolution of a pair runs under the gathering of
-// the pair before;  2: a chunk's two pairs are convolved at once;  3: and the next chunk's expansion runs under their gathering;
-// 4: the convolution of a group runs under the gathering of the group before, and the next step's first expansion under bias and residual
-constexpr bool ALL = OVERLAP == 2 || OVERLAP == 3, EARLY = OVERLAP == 3, EAGER = OVERLAP != 1, SINGLE = OVERLAP == 4, UNDER = SINGLE;
-constexpr bool LATER = X_SHARED && !UNDER;                                           // x is waited for at the beginning of its step
-constexpr int AHEAD = OVERLAP > 0 && !SINGLE, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
+// OVERLAP within a warpgroup
+constexpr bool PAIR_AHEAD = OVERLAP == 1;                                            // a pair of groups is convolved under the gathering of the pair before
+constexpr bool PAIRS_TOGETHER = OVERLAP == 2;                                        // a chunk's two pairs are convolved at once
+constexpr bool GROUP_AHEAD = OVERLAP == 3;                                           // as PAIR_AHEAD, by group; the next step's first expansion under bias and residual
+constexpr bool PIPELINED = OVERLAP == 4;                                             // two chunks in flight
+constexpr bool LATER = X_SHARED && !GROUP_AHEAD;                                           // x is waited for at the beginning of its step
+constexpr int AHEAD = PAIR_AHEAD || PAIRS_TOGETHER, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
 constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
 constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG, VALID = 14;
 constexpr int WEB = C * HC * 2, PAIR = 2688, BIAS = HC * 32, MID = BIAS + NP * PAIR;
@@ -60,26 +61,32 @@ constexpr int BIASES = OFF_BAR - OFF_B1;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + NWG * NEAR);
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(NS == NCH || STREAMED, "resident weights have a slot each");
-static_assert(!(ALL || SINGLE) || (NP == 2 && !QUARTERS), "a chunk of two pairs of groups");
-static_assert(!UNDER || SPLIT == 1, "the sums of a cluster pass through where the weights are");
+static_assert(!(PAIRS_TOGETHER || GROUP_AHEAD || PIPELINED) || (NP == 2 && !QUARTERS), "a chunk of two pairs of groups");
+static_assert(!PIPELINED || (ORDER == 1 && SPLIT == 1 && !X_SHARED && UNROLL == NCH && NCH % 2 == 0 && NS >= 6), "two chunks in flight");
+static_assert(!PIPELINED || (NWG - 1) * C * 64 <= NWG * 4 * ROW, "where sums of the last row pass");
+static_assert(!GROUP_AHEAD || SPLIT == 1, "the sums of a cluster pass through where the weights are");
 static_assert(HID % (HC * SPLIT) == 0 && (C / 32) % SPLIT == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
 
 using Ring = Position<NS>;
 struct Row {                                                                         // of the sequence of all strips' rows
   int y, left;                                                                       // row of the image, first column (with halo)
-  long pixel;                                                                        // index of the pixel (row, left)
+  int pixel;                                                                         // index of the pixel (row, left)
 };
 __device__ __forceinline__ Row locate(int s, Divisor by_strips, Divisor by_rows, int W) {
   const int H = by_rows.d, strips = by_strips.d, k = by_rows(s), n = by_strips(k);
   Row r;
   r.y = s - k * H;
   r.left = (k - n * strips) * VALID - 1;
-  r.pixel = ((long)n * H + r.y) * W + r.left;
+  r.pixel = (n * H + r.y) * W + r.left;
   return r;
 }
 __device__ __forceinline__ void cp_async4(uint32_t dst, const void* src, bool ok) {     // zero-fills when !ok
   const int n = ok ? 4 : 0;
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
+}
+__device__ __forceinline__ void zero_if(bool which, uint32_t (&v)[4], uint32_t zeros) {        // by a load: an instruction to skip, not four
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %5, 0;\n@p ld.shared.v4.b32 {%0,%1,%2,%3}, [%4]; }"
+               : "+r"(v[0]), "+r"(v[1]), "+r"(v[2]), "+r"(v[3]) : "r"(zeros), "r"((int)which) : "memory");
 }
 // E of a group -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
 __device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const Partial& e, uint32_t b) {
@@ -137,9 +144,12 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   const int down = (max(H - 2, 1) + RT - 3) / (RT - 2);                               // ORDER 2: tiles of a strip
   const int first = block * block_rows, last = min(first + block_rows, total);
   const int above = first % H != 0;
+  constexpr int STEP = ALONE ? 4 : RT;
+  // a range that ends with a strip needs no row of h below it, and its last row of y none of its own: it comes after whole steps
+  const bool tail = PIPELINED && last % H == 0 && (last - first + above) % STEP == 0;
   const int steps = TILED ? (N * strips * down - block + blocks - 1) / blocks
                     : ALONE && SPLIT > 1 ? NWG                                       // one each: all of them meet in reduce
-                          : (last - first + above + 1 + (ALONE ? 2 * (NWG - 1) : 0) + (ALONE ? 4 : RT) - 1) / (ALONE ? 4 : RT);
+                          : (last - first + above + !tail + (ALONE ? 2 * (NWG - 1) : 0) + STEP - 1) / STEP;
 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) {
@@ -161,7 +171,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     if (warp == 0 && lane == 0) {
       Ring r = {0, 1};
       int j = 0;
-      for (int n = steps * NCH; n > 0; --n) {
+      for (int n = steps * NCH + (tail ? NCH : PIPELINED ? 2 : 0); n > 0; --n) {
         const unsigned char* item = stream + (long)j * ITEM;
         for (int part = 0; part < (QUARTERS ? 4 : 1); ++part, r.next()) {
           mbar_wait(empty + 8 * r.slot, r.phase);
@@ -201,36 +211,43 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     }
     s0 += warp;
     const int lx = 2 * (lane >> 2);                                                  // this lane's pixels: lx, lx + 1 of 16
-    auto position = [&](int t, int& s, bool& ok, bool& out) -> Row {                 // of this warp's row of h in step t
-      if (TILED) {
-        const int tile = block + t * blocks, w = 4 * wg + warp, k = tile / down, d = tile - k * down;
-        const int yy = d * (RT - 2) + w;
-        s = 0;
-        ok = yy < H;
-        out = ok && (w > 0 || d == 0) && (w < RT - 1 || yy == H - 1);
-        const int n = k / strips;
-        Row r;
-        r.y = ok ? yy : 0;
-        r.left = (k - n * strips) * VALID - 1;
-        r.pixel = ((long)n * H + r.y) * W + r.left;
-        return r;
-      } else {
-        s = s0 + (ALONE ? 4 : RT) * t;
-        ok = s < total;
-        out = s > out_first && s <= out_last;
-        if (!ok) return locate(0, by_strips, by_rows, W);
+    // this warp's row of h, walked down step by step: divisions for the first one alone
+    int row = s0;
+    Row here = locate(row, by_strips, by_rows, W);
+    bool ok = row < total, out = false;                                              // is there such a row; TILED: is its row of y this block's
+    auto enter = [&](int t) {                                                        // TILED: of step t
+      const int tile = block + t * blocks, w = 4 * wg + warp, k = tile / down, d = tile - k * down;
+      const int yy = d * (RT - 2) + w, n = k / strips;
+      ok = yy < H;
+      out = ok && (w > 0 || d == 0) && (w < RT - 1 || yy == H - 1);
+      here.y = ok ? yy : 0;
+      here.left = (k - n * strips) * VALID - 1;
+      here.pixel = (n * H + here.y) * W + here.left;
+    };
+    auto advance = [&](int t) {                                                      // to step t, from the one before
+      if (TILED) return enter(t);
+      here.y += STEP;
+      here.pixel += STEP * W;
+      while (here.y >= H) {                                                          // the next strip; the next image
+        here.y -= H;
+        here.left += VALID;
+        here.pixel += VALID - H * W;
+        if (here.left + 1 >= W) {
+          here.pixel += H * W - (here.left + 1);
+          here.left = -1;
+        }
       }
-      return locate(s, by_strips, by_rows, W);
+      row += STEP;
+      ok = row < total;
     };
     const uint32_t xs = sm + OFF_X + (4 * wg + warp) * (C / 16) * 512 + lane * 16;   // X_SHARED: [k16][lane][4 registers]
     typedef uint4 Raw[X_SHARED ? 1 : C / 16];                                        // x of the next step as loaded
-    auto load_x = [&](Raw& raw, int t) {
-      int s; bool ok, out;
-      const Row r = position(t, s, ok, out);
+    auto load_x = [&](Raw& raw) {
+      const Row r = here;
       const bool in0 = ok && (unsigned)(r.left + lx) < (unsigned)W, in1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W;
       // outside of the image some other pixel is read; arrange_x replaces it by zero, so that h is silu(0) = 0 there
-      const unsigned char* p0 = (in0 ? x + (r.pixel + lx) * (C * 2) : x) + q * 16;
-      const unsigned char* p1 = (in1 ? x + (r.pixel + lx + 1) * (C * 2) : x) + q * 16;
+      const unsigned char* p0 = (in0 ? x + (long)(r.pixel + lx) * (C * 2) : x) + q * 16;
+      const unsigned char* p1 = (in1 ? x + (long)(r.pixel + lx + 1) * (C * 2) : x) + q * 16;
 #pragma unroll
       for (int m = 0; m < C / 32; ++m) {
         if (X_SHARED) {
@@ -248,12 +265,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       if (X_SHARED) cp_async_commit();
     };
 
-    auto prefetch_x = [&](int t) {
-      int s; bool ok, out;
-      const Row r = position(t, s, ok, out);
+    auto prefetch_x = [&] {
+      const Row r = here;
       const int c = r.left + lx + (q & 1);
       if (ok && (unsigned)c < (unsigned)W)
-        for (int m = q >> 1; m * 128 < C * 2; m += 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(x + (r.pixel + lx + (q & 1)) * (C * 2) + m * 128));
+        for (int m = q >> 1; m * 128 < C * 2; m += 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(x + (long)(r.pixel + lx + (q & 1)) * (C * 2) + m * 128));
     };
 
     // ---- where rows are handed on
@@ -280,7 +296,8 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     const uint32_t b1 = sm + OFF_B1 + rank * NCH * HC * 2 + q * (HC / 8 * 4);
     uint32_t xf[X_SHARED ? 1 : C / 16][4];
     uint32_t one[4] = {0, 0, 0, 0};                                                  // A operand of the bias: 1 for pixels in the image
-    auto arrange_x = [&](Raw& raw, const Row& r, bool ok) {                          // as loaded -> A operands
+    auto arrange_x = [&](Raw& raw) {                                                 // as loaded -> A operands
+      const Row r = here;
       const uint32_t keep0 = ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;  // is this lane's pixel in the image?
       const uint32_t keep1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
       one[0] = q == 0 ? keep0 & 0x3C00 : 0;
@@ -293,11 +310,6 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         lo[0] = a.x & keep0; lo[1] = b.x & keep1; lo[2] = a.y & keep0; lo[3] = b.y & keep1;
         hi[0] = a.z & keep0; hi[1] = b.z & keep1; hi[2] = a.w & keep0; hi[3] = b.w & keep1;
       }
-    };
-    auto arrange_next = [&](Raw& raw, int t) {
-      int s; bool ok, out;
-      const Row r = position(t, s, ok, out);
-      arrange_x(raw, r, ok);
     };
     auto offset = [&](int slot) { return (uint64_t)(slot * (SLOT >> 4)); };
     auto expand = [&](float (&s)[HC / 2], uint64_t d0, uint64_t d1, uint64_t d2) {                     // where We's two halves lie, and the bias
@@ -329,14 +341,301 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         wgmma_commit();
       }
     };
+    constexpr int OUT = C / 32 / SPLIT, MB = OUT == 3 ? 2 : OUT < 4 ? OUT : 4;    // 32 channels each: loads in flight
+    struct Identity {                                                               // what is added to the sums, and where they go: 16 bytes a lane
+      long at;
+      bool put0, put1;
+      uint4 a[MB], b[MB];
+    };
+    auto fetch_identity = [&](Identity& to, int m0) {
+#pragma unroll
+      for (int m = 0; m < MB && m0 + m < OUT; ++m) {
+        to.a[m] = ldg128(x + (to.put0 ? to.at + (m0 + m) * 64 : 0));
+        to.b[m] = ldg128(x + (to.put1 ? to.at + C * 2 + (m0 + m) * 64 : 0));
+      }
+    };
+    auto identity = [&](Identity& to, int back) {                                   // of the row of y so many rows above this warp's row of h
+      const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;                        // read again: not kept in a register
+      Row r = here;
+      bool put = out;
+      if (!TILED) {
+        put = row - back >= out_first && row - back < out_last;
+        r.pixel -= back * W;
+        if (put && r.y < back) r = locate(row - back, by_strips, by_rows, W);          // in another strip
+      }
+      to.put0 = put && lx > 0 && r.left + lx < W;
+      to.put1 = put && lx < 14 && r.left + lx + 1 < W;
+      to.at = (long)(r.pixel + lx) * (C * 2) + q * 16 + rank * OUT * 64;
+      fetch_identity(to, 0);
+    };
+    auto put = [&](float (&o)[C / 2], Identity& id) {                               // with bias and identity
+      const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;
+#pragma unroll
+      for (int m0 = 0; m0 < OUT; m0 += MB) {
+        if (m0 > 0) fetch_identity(id, m0);
+        if (m0 == 0) {
+          if (!GROUP_AHEAD) wgmma_wait<0>();
+          if (SPLIT > 1) reduce(o, sm, tid, rank);
+        }
+#pragma unroll
+        for (int mm = 0; mm < MB && m0 + mm < OUT; ++mm) {
+          const int m = m0 + mm;
+          const uint4 bias = lds128(sm + OFF_BP + (rank * OUT + m) * 64 + q * 16);
+          uint4 a = id.a[mm], b = id.b[mm];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float* v = o + 4 * (4 * m + i);
+            (&a.x)[i] = add2(add2(pack2(v[0], v[1]), (&bias.x)[i]), (&a.x)[i]);
+            (&b.x)[i] = add2(add2(pack2(v[2], v[3]), (&bias.x)[i]), (&b.x)[i]);
+          }
+          if (id.put0) *reinterpret_cast<uint4*>(y + id.at + m * 64) = a;
+          if (id.put1) *reinterpret_cast<uint4*>(y + id.at + C * 2 + m * 64) = b;
+        }
+      }
+    };
+#if OVERLAP == 4
+    // Two chunks in flight: while the tensor cores convolve chunk n, the warps activate chunk n + 1, whose expansion ran under the gathering of
+    // chunk n - 1; the rows of h are in shared memory long before the barrier that the next convolution waits for.
+    if (mine > 0) {
+      uint32_t h[2][NP][4];
+      constexpr int GROUPS = HC / 8;
+      float s[HC / 2];
+      Ring ahead = {0, 0};                                                           // of the chunk that is expanded
+      int now = 0, behind = NS - 2;                                                  // slots of this chunk, of the one before the last
+      bool cut;                                                                      // row of h below the output row is outside
+      // where this warp's row goes, and where the rows above it are: lanes' own addresses, or the compiler branches
+      const int w = tid >> 5 & 3;                                                    // `warp`, but not known to be uniform
+      const uint32_t to = (w < 2 ? pairs + w * ROW : own_base + (w - 2) * ROW) + lane * 8;
+      const uint32_t from0 = (w < 2 ? up_base + w * ROW : pairs + (w - 2) * ROW) + lane * 8;
+      const uint32_t from1 = (w == 0 ? up_base + ROW : w < 3 ? pairs + (w - 1) * ROW : own_base) + lane * 8;
+      auto activate = [&](uint32_t (&h)[NP][4], int parity) {                         // to its neighbours, and as A operand
+        const uint32_t st = to + (w < 2 ? parity : own) * 2 * ROW;
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g) {
+          const uint32_t lo = silu_packed(pack2(s[4 * g], s[4 * g + 1])), hi = silu_packed(pack2(s[4 * g + 2], s[4 * g + 3]));
+          h[g >> 1][(g & 1) * 2] = lo;
+          h[g >> 1][(g & 1) * 2 + 1] = hi;
+          sts64(st + g * 256, lo, hi);
+        }
+        if (warp >= 2 && wg < NWG - 1) mbar_arrive(handed + 8 * (wg * NEAR + own));  // every lane for what it wrote
+#pragma unroll
+        for (int p = 0; p < NP; ++p) zero_if(cut, h[p], sm + OFF_ZERO + lane * 16);
+      };
+      auto expand_ahead = [&] {
+        mbar_wait(full + 8 * ahead.slot, ahead.phase);
+        expand(s, de + offset(ahead.slot), 0, de + offset(ahead.slot) + (WEB >> 4));
+        ahead.next();
+      };
+      {
+        Raw raw;
+        load_x(raw);
+        arrange_x(raw);
+        cut = here.y == 0;
+        address();
+        expand_ahead();
+        wgmma_wait<0>();
+        activate(h[0], 0);
+        expand_ahead();
+        wgmma_wait<0>();
+      }
+      for (int t = 0; t < mine; ++t) {
+        const bool top = H == 1 || here.y == 1;                                     // row of h above the output row is outside
+        float o[C / 2];
+        Identity id;
+#pragma unroll
+        for (int j = 0; j < NCH; ++j) {
+          address();
+          if (NCH % NS == 0) { now = j % NS; ahead.slot = (j + 2) % NS; behind = (j + NS - 2) % NS; }  // known to the compiler
+          const uint32_t f0 = top ? sm + OFF_ZERO + lane * 8 : from0 + (w < 2 ? upper : j & 1) * 2 * ROW;
+          const uint32_t f1 = from1 + (w == 0 ? upper : w < 3 ? j & 1 : own) * 2 * ROW;
+          bar_sync(1 + wg, 128);
+          if (!later && warp < 2) mbar_wait(handed + 8 * (up_wg * NEAR + upper), up_phase);
+          if ((tid & 127) == 0 && (j > 1 || t > 0)) mbar_arrive(empty + 8 * behind);  // what all four warps have left
+          if (++own == depth) own = 0;
+          if (++upper == up_depth) { upper = 0; up_phase ^= 1; }
+          // ---- the next chunk's h, while the operands of this chunk's convolution come
+          constexpr int AT_ONCE = NWG == 2 ? GROUPS : 2;                             // groups whose convolutions the registers hold
+          constexpr bool TOGETHER = AT_ONCE == GROUPS;
+          Partial e[AT_ONCE];
+          uint32_t f[AT_ONCE][4], g[TOGETHER ? NP : 1][4], b[GROUPS];
+          auto fetch = [&](int i) {
+            lds64(f[i % AT_ONCE][0], f[i % AT_ONCE][1], f0 + i * 256);
+            lds64(f[i % AT_ONCE][2], f[i % AT_ONCE][3], f1 + i * 256);
+          };
+          auto fetch_bias = [&](int p) { lds64(b[2 * p], b[2 * p + 1], b1 + j * (HC * 2) + p * 8); };
+          auto product = [&](int i) {
+            const uint64_t d = dw + offset(now) + (i >> 1) * (PAIR >> 4);
+            Wgmma<24>::rs(e[i % AT_ONCE], f[i % AT_ONCE], d + ((i & 1) * 768 >> 4), 0);
+            Wgmma<24>::rs(e[i % AT_ONCE], h[j & 1][i >> 1], d + (1536 + (i & 1) * 384 >> 4), 1);
+          };
+          auto begin = [&](int i) {
+            wgmma_fence();
+            product(i);
+            wgmma_commit();
+          };
+          auto finish = [&](int i) {
+            uint32_t (&a)[4] = g[TOGETHER ? i >> 1 : 0];
+            gather(a[2 * (i & 1)], a[2 * (i & 1) + 1], e[i % AT_ONCE], b[i]);
+          };
+          auto project = [&](int p) { Wgmma<C>::rs(o, g[TOGETHER ? p : 0], dp + offset(now) + p * (C * 32 >> 4), (j > 0) | (p > 0)); };
+          auto walk_on = [&] {
+            if (j == NCH / 2) {
+              advance(t + 1);
+              if (t + 1 < mine) prefetch_x();
+            }
+          };
+          Raw raw;
+#pragma unroll
+          for (int i = 0; i < AT_ONCE; ++i) fetch(i);
+          if (j == NCH - 1) cut = here.y == 0;                                       // of the chunk that is activated now
+          if (!TOGETHER || j == NCH - 1) wgmma_wait<0>();                            // its expansion is complete
+          else wgmma_wait<1>();
+          activate(h[~j & 1], ~j & 1);
+          // ---- convolution, gathering and projection; the expansion of the chunk after the next. While the last chunk but one is convolved,
+          // x of the next step goes into registers that the expansion has left
+          if (TOGETHER) {
+            wgmma_fence();
+#pragma unroll
+            for (int i = 0; i < GROUPS; ++i) product(i);
+            wgmma_commit();
+            walk_on();
+            if (j == NCH - 2) load_x(raw);
+            fetch_bias(0);
+            fetch_bias(1);
+            wgmma_wait<0>();
+            if (j != NCH - 2) expand_ahead();                                        // from here on the compiler mixes the gathering into it
+#pragma unroll
+            for (int i = 0; i < GROUPS; ++i) {
+              if (j == NCH - 1 && i == GROUPS / 2) identity(id, STEP + 1);
+              finish(i);
+            }
+            wgmma_fence();
+#pragma unroll
+            for (int p = 0; p < NP; ++p) project(p);
+            wgmma_commit();
+          } else {
+            begin(0);
+            begin(1);
+            walk_on();
+            if (j == NCH - 2) load_x(raw);
+            fetch_bias(0);
+            wgmma_wait<1>();
+            fetch(2);
+            finish(0);
+            begin(2);
+            wgmma_wait<1>();
+            fetch(3);
+            finish(1);
+            wgmma_fence();
+            project(0);
+            wgmma_commit();
+            begin(3);
+            fetch_bias(1);
+            wgmma_wait<1>();                                                         // the projection, too: its operands are used again
+            finish(2);
+            wgmma_wait<0>();
+            if (j == NCH - 1) identity(id, STEP + 1);
+            finish(3);
+            wgmma_fence();
+            project(1);
+            wgmma_commit();
+          }
+          if (j == NCH - 2) arrange_x(raw);
+          if (!TOGETHER || j == NCH - 2) expand_ahead();
+          now = now + 1 == NS ? 0 : now + 1;
+          behind = behind + 1 == NS ? 0 : behind + 1;
+        }
+        put(o, id);
+      }
+      // ---- the last row of a strip: two rows of h that are there, and none below. The warpgroups take the chunks in turn and add up their sums
+      if (tail) {
+        float o[C / 2];
+        int at = (mine - 1) * NCH % FAR;                                              // where the last step's rows are
+        const uint32_t above_end = kept + (NWG - 1) * NEAR * 2 * ROW;
+#pragma unroll 1
+        for (int j = 0; j < NCH; ++j) {
+          address();
+          if (j > 1) {
+            mbar_wait(full + 8 * ahead.slot, ahead.phase);
+            ahead.next();
+          }
+          bar_sync(1 + wg, 128);
+          if ((tid & 127) == 0) mbar_arrive(empty + 8 * behind);
+          behind = behind + 1 == NS ? 0 : behind + 1;
+          if (j % NWG == wg) {
+            const uint32_t f1 = above_end + (at * 2 + 1) * ROW + lane * 8, f0 = H == 1 ? sm + OFF_ZERO + lane * 8 : f1 - ROW;
+            const uint64_t slot = offset(now);
+            uint32_t f[2][2][4], g[2][4];
+            Partial e[2];
+            const uint4 v = lds128(b1 + j * (HC * 2));
+            const uint32_t b[4] = {v.x, v.y, v.z, v.w};
+            auto fetch = [&](int i) {
+              lds64(f[i >> 1][i & 1][0], f[i >> 1][i & 1][1], f0 + i * 256);
+              lds64(f[i >> 1][i & 1][2], f[i >> 1][i & 1][3], f1 + i * 256);
+            };
+            auto begin = [&](int i) {
+              wgmma_fence();
+              Wgmma<24>::rs(e[i & 1], f[i >> 1][i & 1], dw + slot + ((i >> 1) * PAIR + (i & 1) * 768 >> 4), 0);
+              wgmma_commit();
+            };
+            auto finish = [&](int i) { gather(g[i >> 1][2 * (i & 1)], g[i >> 1][2 * (i & 1) + 1], e[i & 1], b[i]); };
+            auto project = [&](int p) {
+              wgmma_fence();
+              Wgmma<C>::rs(o, g[p], dp + slot + p * (C * 32 >> 4), (j >= NWG) | (p > 0));
+              wgmma_commit();
+            };
+#pragma unroll
+            for (int i = 0; i < GROUPS; ++i) fetch(i);
+            begin(0);
+            begin(1);
+            wgmma_wait<1>();
+            finish(0);
+            begin(2);
+            wgmma_wait<1>();
+            finish(1);
+            project(0);
+            begin(3);
+            wgmma_wait<2>();
+            finish(2);
+            wgmma_wait<0>();
+            finish(3);
+            project(1);
+            wgmma_wait<0>();
+          }
+          now = now + 1 == NS ? 0 : now + 1;
+          if (++at == FAR) at = 0;
+        }
+        const uint32_t sums = ex + lane * 16;
+        if (wg > 0 && warp == 0)
+#pragma unroll
+          for (int i = 0; i < C / 8; ++i)
+            asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(sums + ((wg - 1) * (C / 8) + i) * 512), "f"(o[4 * i]), "f"(o[4 * i + 1]),
+                         "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
+        bar_sync(8, CONSUMERS);
+        for (int other = 0; other < NWG - 1; ++other)
+#pragma unroll
+          for (int i = 0; i < C / 8; ++i) {
+            const uint4 v = lds128(sums + (other * (C / 8) + i) * 512);
+            o[4 * i] += __uint_as_float(v.x); o[4 * i + 1] += __uint_as_float(v.y);
+            o[4 * i + 2] += __uint_as_float(v.z); o[4 * i + 3] += __uint_as_float(v.w);
+          }
+        if (wg == 0) {
+          Identity id;
+          identity(id, 1);
+          put(o, id);
+        }
+      }
+    }
+#else
     Ring now = {0, 0};                                                               // of this chunk
-    int prev = NS - 1, prev2 = NS - 2;                                               // slots of the chunks before
+    int prev = NS - 1, prev2 = NS - 2;                                               // slots of the chunks before (QUARTERS: of the last Wp's halves)
     float s_kept[HC / 2];
     if (mine > 0) {
       Raw raw;
-      load_x(raw, 0);
-      if (!LATER) arrange_next(raw, 0);
-      if (UNDER) {
+      if (TILED) enter(0);
+      load_x(raw);
+      if (!LATER) arrange_x(raw);
+      if (GROUP_AHEAD) {
         mbar_wait(full, 0);
         address();
         expand(s_kept, de, 0, de + (WEB >> 4));
@@ -346,15 +645,12 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     for (int t = 0; t < mine; ++t) {
       Raw raw;
       bool cut, top;                                                                 // row of h below the output row, or above it, is outside
-      {
-        int s; bool ok, out;
-        const Row r = position(t, s, ok, out);
-        cut = TILED ? r.y == H - 1 : r.y == 0;                                       // TILED: of the third row, F[1]
-        top = TILED ? r.y == 0 : (H == 1 || r.y == 1);                               // output row 0
-        if (LATER) arrange_x(raw, r, ok);
-      }
+      if (TILED) enter(t);
+      cut = TILED ? here.y == H - 1 : here.y == 0;                                   // TILED: of the third row, F[1]
+      top = TILED ? here.y == 0 : (H == 1 || here.y == 1);                           // output row 0
+      if (LATER) arrange_x(raw);
       float o[C / 2], s_anew[HC / 2];
-      float (&s)[HC / 2] = UNDER ? s_kept : s_anew;
+      float (&s)[HC / 2] = GROUP_AHEAD ? s_kept : s_anew;
 #pragma unroll 1
       for (int j0 = 0; j0 < NCH; j0 += UNROLL)
 #pragma unroll
@@ -369,16 +665,18 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         Ring after = QUARTERS ? fourth : now;                                        // the next chunk
         after.next();
         const uint64_t filters = odd * (MID >> 4);
-        if (!(EARLY && u > 0) && !(UNDER && j == 0)) {
+        if (!(GROUP_AHEAD && j == 0)) {
           if (STREAMED || t == 0) mbar_wait(full + 8 * now.slot, now.phase);
           if (QUARTERS) mbar_wait(full + 8 * second.slot, second.phase);
           expand(s, de + offset(now.slot), de + offset(second.slot), QUARTERS ? db + filters : de + offset(now.slot) + (WEB >> 4));
         }
-        if (EARLY && u > 0) wgmma_wait<1>();                                         // the previous projection may still run
-        else if (!UNDER || j > 0) wgmma_wait<0>();
+        if (!GROUP_AHEAD || j > 0) wgmma_wait<0>();
         const bool more = j == NCH - 1 && t + 1 < mine;
-        if (!SINGLE && more) load_x(raw, t + 1);
-        if (j == NCH / 2 && t + 1 < mine) prefetch_x(t + 1);
+        if (j == NCH / 2) {
+          advance(t + 1);
+          if (t + 1 < mine) prefetch_x();
+        }
+        if (!GROUP_AHEAD && more) load_x(raw);
         // ---- h: to its neighbours, and as A operand
         uint32_t st;
         if (TILED) st = ex + (odd * RT + 4 * wg + warp) * ROW;
@@ -421,8 +719,8 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             mbar_arrive(empty + 8 * now.slot);
             mbar_arrive(empty + 8 * second.slot);
             if (j + t > 0) { mbar_arrive(empty + 8 * prev2); mbar_arrive(empty + 8 * prev); }
-          } else if (EARLY ? j + t * NCH > 1 : j + t > 0) {
-            mbar_arrive(empty + 8 * (EARLY ? prev2 : prev));
+          } else if (j + t > 0) {
+            mbar_arrive(empty + 8 * prev);
           }
         }
         uint32_t b[HC / 8];
@@ -433,7 +731,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         }
         // ---- convolution and projection, two groups at a time
         Partial e[1 + AHEAD][2];
-        constexpr int FETCHED = SINGLE ? 1 : EAGER ? NP : 1 + AHEAD;
+        constexpr int FETCHED = GROUP_AHEAD ? 1 : !PAIR_AHEAD ? NP : 1 + AHEAD;
         uint32_t f[FETCHED][2][4], g[1 + AHEAD][4];
         auto fetch = [&](int p) {
 #pragma unroll
@@ -443,26 +741,20 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           }
         };
         auto start = [&](int p) {
-          if (!EAGER) fetch(p);
+          if (PAIR_AHEAD) fetch(p);
           wgmma_fence();
           convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
           wgmma_commit();
         };
-        if (EAGER && !SINGLE)
+        if (!PAIR_AHEAD && !GROUP_AHEAD)
 #pragma unroll
           for (int p = 0; p < NP; ++p) fetch(p);
-        if (ALL) {
+        if (PAIRS_TOGETHER) {
           wgmma_fence();
 #pragma unroll
           for (int p = 0; p < NP; ++p) convolve(e[p & AHEAD], f[p % FETCHED], h[p], dw + (QUARTERS ? filters : offset(now.slot)) + p * (PAIR >> 4));
           wgmma_commit();
-          if (EARLY && u + 1 < UNROLL) {                                             // from one repetition to the next ptxas would serialise it
-            if (STREAMED || t == 0) mbar_wait(full + 8 * after.slot, after.phase);
-            expand(s, de + offset(after.slot), 0, de + offset(after.slot) + (WEB >> 4));
-            wgmma_wait<1>();
-          } else {
-            wgmma_wait<0>();
-          }
+          wgmma_wait<0>();
 #pragma unroll
           for (int p = 0; p < NP; ++p)
 #pragma unroll
@@ -472,7 +764,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           for (int p = 0; p < NP; ++p) Wgmma<C>::rs(o, g[p & AHEAD], dp + offset(now.slot) + p * (C * 32 >> 4), (j > 0) | (p > 0));
           wgmma_commit();
         }
-        if (SINGLE) {
+        if (GROUP_AHEAD) {
           auto fetch = [&](int i) {                                                  // of a group
             lds64(f[0][i & 1][0], f[0][i & 1][1], f0 + i * 256);
             lds64(f[0][i & 1][2], f[0][i & 1][3], f1 + i * 256);
@@ -502,7 +794,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           fetch(3);
           finish(1);
           project(0);
-          if (more) load_x(raw, t + 1);                                              // into registers that the expansion has left
+          if (more) load_x(raw);                                                     // into registers that the expansion has left
           begin(3);
           wgmma_wait<1>();                                                           // the projection, too: its operands are used again
           finish(2);
@@ -510,9 +802,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           finish(3);
           project(1);
         }
-        if (AHEAD && !ALL) start(0);
+        if (AHEAD && !PAIRS_TOGETHER) start(0);
 #pragma unroll
-        for (int p = 0; p < (ALL || SINGLE ? 0 : NP); ++p) {
+        for (int p = 0; p < (PAIRS_TOGETHER || GROUP_AHEAD ? 0 : NP); ++p) {
           if (!AHEAD) start(p);
           if (AHEAD && p + 1 < NP) start(p + 1);
           if (AHEAD && p + 1 < NP) wgmma_wait<1>();                                  // pair p, and the projection of pair p-1
@@ -535,8 +827,8 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         }
       }
       // ---- the next step's first expansion under bias + residual, 16 bytes a lane
-      if (UNDER) {
-        arrange_next(raw, t + 1);
+      if (GROUP_AHEAD) {
+        arrange_x(raw);
         if (t + 1 < mine) {
           if (STREAMED) mbar_wait(full + 8 * now.slot, now.phase);
           address();
@@ -546,46 +838,14 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           wgmma_wait<0>();
         }
       }
-      {
-        int s; bool ok, out;
-        const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;                        // read again: not kept in a register
-        Row r = position(t, s, ok, out);
-        if (!TILED && out) r = locate(s - 1, by_strips, by_rows, W);
-        const bool put0 = out && lx > 0 && r.left + lx < W, put1 = out && lx < 14 && r.left + lx + 1 < W;
-        constexpr int OUT = C / 32 / SPLIT, MB = OUT == 3 ? 2 : OUT < 4 ? OUT : 4;  // 32 channels each: loads in flight
-        const long at = (r.pixel + lx) * (C * 2) + q * 16 + rank * OUT * 64;
-#pragma unroll
-        for (int m0 = 0; m0 < OUT; m0 += MB) {
-          uint4 ra[MB], rb[MB];
-#pragma unroll
-          for (int m = 0; m < MB && m0 + m < OUT; ++m) {
-            ra[m] = ldg128(x + (put0 ? at + (m0 + m) * 64 : 0));
-            rb[m] = ldg128(x + (put1 ? at + C * 2 + (m0 + m) * 64 : 0));
-          }
-          if (m0 == 0) {
-            if (!UNDER) wgmma_wait<0>();
-            if (SPLIT > 1) reduce(o, sm, tid, rank);
-          }
-#pragma unroll
-          for (int mm = 0; mm < MB && m0 + mm < OUT; ++mm) {
-            const int m = m0 + mm;
-            const uint4 bias = lds128(sm + OFF_BP + (rank * OUT + m) * 64 + q * 16);
-            uint4 a = ra[mm], b = rb[mm];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const float* v = o + 4 * (4 * m + i);
-              (&a.x)[i] = add2(add2(pack2(v[0], v[1]), (&bias.x)[i]), (&a.x)[i]);
-              (&b.x)[i] = add2(add2(pack2(v[2], v[3]), (&bias.x)[i]), (&b.x)[i]);
-            }
-            if (put0) *reinterpret_cast<uint4*>(y + at + m * 64) = a;
-            if (put1) *reinterpret_cast<uint4*>(y + at + C * 2 + m * 64) = b;
-          }
-
-        }
-      }
-      if (UNDER) wgmma_wait<0>();
-      else if (!LATER) arrange_next(raw, t + 1);
+      if (TILED) enter(t);
+      Identity id;
+      identity(id, STEP + 1);
+      put(o, id);
+      if (GROUP_AHEAD) wgmma_wait<0>();
+      else if (!LATER) arrange_x(raw);
     }
+#endif
     if (SPLIT > 1) cluster_sync();                                                   // nobody leaves while others read its sums
   }
 }

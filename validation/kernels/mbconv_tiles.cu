@@ -16,8 +16,8 @@
 // be is one more row of We, which an A operand with a column of ones meets: zeros where a pixel is outside of the image.
 // We, be, w1, b1 are pre-multiplied by 1/2, because silu(2h) = h + h*tanh(h). Wp's output channels are permuted so that a lane
 // writes 16 contiguous bytes of a pixel.
-// A thread streams the weights, at a chunk's barrier: the halves of We(j+1) and Wp(j) that the chunk's last pairs need, with the filters of
-// chunk j+1; and, into two buffers in turn, the halves of We(j+2) and Wp(j+1) that the next chunk's first pairs need.
+// Five warps stream the weights, a piece each, behind a chunk's barrier: the halves of We(j+1) and Wp(j) that the chunk's last pairs
+// need, with the filters of chunk j+1; and, into two buffers in turn, the halves of We(j+2) and Wp(j+1) that the next chunk's first pairs need.
 //
 // Conditions: stride 1, C a multiple of 64, at most 256.
 // Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, SHARED_BYTES.
@@ -138,6 +138,24 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     if (part == NP - 1) Wgmma<HC>::rs(s, one, desc(filters, 0, 128), 1);
     wgmma_commit();
   };
+  // the weights to come, while the products run: one thread alone would keep its warpgroup waiting
+  const int part = 4 * wg + warp;
+  auto stream_on = [&](int j, int odd) {
+    const int j1 = j + 1 < NCH ? j + 1 : 0, j2 = j1 + 1 < NCH ? j1 + 1 : 0;
+    const bool coming = part < 3 || (part < 5 && n + 1 < steps * NCH);
+    if (!coming) return;
+    const bool first = part > 2;
+    const uint32_t bar = first ? soon + 8 * (odd ^ 1) : late, to = sm + (first ? (odd ^ 1) * 2 * HALF : OFF_LATE);
+    const int item = part == 1 ? j : part == 3 ? j2 : j1, half = first ? 0 : HALF;
+    const uint32_t dst = part == 2 ? sm + OFF_F + (odd ^ 1) * MID : part == 1 || part == 4 ? to + HALF : to;
+    const int at = item * ITEM + (part == 2 ? WEB : part == 1 || part == 4 ? WEB + MID + half : half);
+    if (lane == 0) {
+      if (part == 0) mbar_expect(late, 2 * HALF + MID);
+      if (part == 3) mbar_expect(bar, 2 * HALF);
+      bulk_load(dst, stream + at, part == 2 ? MID : HALF, bar);
+    }
+    __syncwarp();
+  };
   auto start = [&](int t) {                                                        // the first chunk's expansion
     const Place r = place(t);
     one[0] = q == 0 && r.ok && (unsigned)(r.left + lx) < (unsigned)W ? 0x3C00 : 0;
@@ -174,26 +192,19 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       const uint32_t f1 = (below ? sm + OFF_ZERO : ex + (odd * RT + w + 1) * ROW) + lane * 8;
       wgmma_wait<0>();                                                             // the last projection of the chunk before
       bar_sync(8, CONSUMERS);
-      if (tid == 0) {                                                              // all have left what the chunk before used
-        const int j1 = j + 1 < NCH ? j + 1 : 0, j2 = j1 + 1 < NCH ? j1 + 1 : 0;
-        load(sm + OFF_LATE, late, j1, j, 1, j1, odd ^ 1);
-        if (n + 1 < steps * NCH) load(sm + (odd ^ 1) * 2 * HALF, soon + 8 * (odd ^ 1), j2, j1, 0, -1, 0);
-      }
-      if (last && t + 1 < steps) load_x(t + 1);                                    // all four warps' last expansion is done
-      if (j == NCH / 2 && t + 1 < steps) prefetch_x(t + 1);
       // ---- convolution and projection, two groups at a time
-      uint32_t f[2][4], c[4], g[4];                                                // rows above and below; before silu and after
+      uint32_t f[2][2][4], c[4], g[4];                                             // rows above and below of two pairs; before silu and after
       auto fetch = [&](int p) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          lds64(f[i][0], f[i][1], f0 + (2 * p + i) * 256);
-          lds64(f[i][2], f[i][3], f1 + (2 * p + i) * 256);
+          lds64(f[p & 1][i][0], f[p & 1][i][1], f0 + (2 * p + i) * 256);
+          lds64(f[p & 1][i][2], f[p & 1][i][3], f1 + (2 * p + i) * 256);
         }
       };
       auto project = [&](int p) {                                                  // operands of the pair before are free
 #pragma unroll
         for (int i = 0; i < 4; ++i) g[i] = silu_packed(c[i]);
-        if (p == 0) mbar_wait(soon + 8 * odd, n + 1 >> 1 & 1);
+        if (p == 0 && last) mbar_wait(soon + 8 * odd, n + 1 >> 1 & 1);              // else the expansion has waited
         wgmma_fence();
         Wgmma<C>::rs(o, g, desc((p < NP / 2 ? here : ring + (OFF_LATE >> 4)) + (HALF + p % (NP / 2) * C * 32 >> 4), C / 8 * 128, 128), (j > 0) | (p > 0));
         wgmma_commit();
@@ -203,16 +214,22 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       for (int p = 0; p < NP; ++p) {
         const uint32_t d = mids[0] + (BIAS + p * PAIR >> 4);
         wgmma_fence();
-        Wgmma<24>::rs(e[0], f[0], desc(d, 384, 128), 0);                           // k16: the rows above and below of one group
-        Wgmma<24>::rs(e[1], f[1], desc(d + (768 >> 4), 384, 128), 0);
+        Wgmma<24>::rs(e[0], f[p & 1][0], desc(d, 384, 128), 0);                    // k16: the rows above and below of one group
+        Wgmma<24>::rs(e[1], f[p & 1][1], desc(d + (768 >> 4), 384, 128), 0);
         Wgmma<24>::rs(e[0], h[p], desc(d + (1536 >> 4), 384, 128), 1);             // its own row of two groups, one of which meets zeros
         Wgmma<24>::rs(e[1], h[p], desc(d + (1920 >> 4), 384, 128), 1);
         wgmma_commit();
+        if (p > 0 && p + 1 < NP) fetch(p + 1);                                     // in time: what is behind products in shared memory takes long
         if (p == NP - 1) mbar_wait(late, n + 1 & 1);
         if (!last && p != NP / 2) {                                                // 1, 1, 0, 2 quarters: the second half comes late
           if (p == 0) mbar_wait(soon + 8 * odd, n + 1 >> 1 & 1);
           if (p == NP - 1) expand(2, ring + (OFF_LATE >> 4), mids[1]);
           expand(p, p < NP / 2 ? here : ring + (OFF_LATE >> 4), mids[1]);
+        }
+        if (p == 0) {                                                              // all have left what the chunk before used
+          stream_on(j, odd);
+          if (last && t + 1 < steps) load_x(t + 1);
+          if (j == NCH / 2 && t + 1 < steps) prefetch_x(t + 1);
         }
         // what was issued since: quarters of the expansion, a projection
         if (p == 0) {
@@ -235,7 +252,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         }
         uint32_t b[2];
         lds64(b[0], b[1], b1 + j * (HC * 2) + p * 8);
-        if (p + 1 < NP) fetch(p + 1);
+        if (p == 0) fetch(1);                                                      // no sooner: the expansion still needs the registers
         combine(c[0], c[1], e[0], b[0]);
         combine(c[2], c[3], e[1], b[1]);
       }

@@ -86,6 +86,8 @@ def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
         for expansion in range(1, 9):  # few blocks, which clusters share, and many
             for N, name in ((1, rows.NAME), (30, tiles.NAME if C == tiles.CHANNELS else rows.NAME)):
                 chosen.append((MBConvProblem(N=N, H=15, W=29, C=C, expansion=expansion), name))
+    for C in (96, 128):  # every range ends with a strip, whose last row comes behind whole steps
+        chosen += [(MBConvProblem(N=44, H=24, W=29, C=C, expansion=expansion), rows.NAME) for expansion in (2, 4)]
     for N, H, W in ((40, 13, 13), (12, 20, 35), (80, 1, 1), (80, 3, 5), (80, 7, 1), (30, 2, 29)):
         chosen.append((MBConvProblem(N=N, H=H, W=W, C=tiles.CHANNELS, expansion=4), tiles.NAME))
     return tuple(chosen)

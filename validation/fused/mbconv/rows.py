@@ -20,8 +20,15 @@ NAME: Final = "mbconv_rows"
 STRIP: Final = 14
 """Output columns of a strip: the 16 rows that a matrix instruction gives to a warp, less one column of halo on either side."""
 WARP_ROWS: Final = 16
+LAST_ROW: Final = 0.4
+"""Of a step, about: without the expansion, and without other rows to share the time."""
+PIPELINED_CHUNKS: Final = 16
+"""That the source repeats, all of a step: beyond, the instructions no longer fit into their cache."""
 RESIDENT, STREAMED, TILED = 0, 1, 2
 """ORDER of the source: warpgroups on their own with all weights, a chain of warpgroups, tiles with rows for their neighbours."""
+BY_PAIR, PAIR_AHEAD, PAIRS_TOGETHER, GROUP_AHEAD, PIPELINED = range(5)
+"""OVERLAP of the source: pairs of groups one after the other; a pair's convolution under the gathering of the pair before; a chunk's two
+pairs at once; as the second, but group by group; two chunks in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +46,7 @@ class Layout:
     x_shared: bool
     """Whether x lies in shared memory, not in registers."""
     overlap: int
-    """OVERLAP of the source: what runs under the gathering of the convolved groups."""
+    """OVERLAP of the source: what of a warpgroup's work runs under other of it."""
 
     @property
     def rows(self) -> int:
@@ -49,33 +56,34 @@ class Layout:
 
 LAYOUTS: Final[dict[int, tuple[tuple[Layout, ...], ...]]] = {
     64: (
-        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=4),),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=0),),
+        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=GROUP_AHEAD),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=BY_PAIR),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=BY_PAIR),),
     ),
     96: (
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=0),),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=0),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=6, unroll=0, x_shared=False, overlap=PIPELINED),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=BY_PAIR),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=BY_PAIR),),
     ),
     128: (
         (
-            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=16, x_shared=False, overlap=3),
-            Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0),
+            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=0, x_shared=False, overlap=PIPELINED),
+            Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=BY_PAIR),
         ),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=0),),
+        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=BY_PAIR),),
     ),
     256: ((),),
 }
 """By channels: what the registers of so many warpgroups hold beside C / 2 accumulators a thread. The model chooses within the first
 group of which one fits into shared memory. 256 channels only with blocks that share the rows: mbconv_tiles serves the rest."""
 SHARED_LAYOUTS: Final[dict[int, tuple[tuple[int, Layout], ...]]] = {
-    64: ((2, Layout(order=RESIDENT, warpgroups=3, chunk=32, slots=0, unroll=1, x_shared=False, overlap=2)),),
-    96: ((3, Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=0)),),
+    64: ((2, Layout(order=RESIDENT, warpgroups=3, chunk=32, slots=0, unroll=1, x_shared=False, overlap=PAIRS_TOGETHER)),),
+    96: ((3, Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=BY_PAIR)),),
     128: tuple((split, LAYOUTS[128][0][1]) for split in (2, 4)),
     256: (
-        (2, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=0)),
-        (4, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=1)),
-        (8, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=0)),
+        (2, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=BY_PAIR)),
+        (4, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=PAIR_AHEAD)),
+        (8, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=BY_PAIR)),
     ),
 }
 """For clusters of so many blocks that share the rows, each with a part of the hidden channels: the sums take registers, too."""
@@ -108,7 +116,18 @@ def range_rows(problem: MBConvProblem, layout: Layout, blocks: int, one_step: bo
         return layout.rows - 2
     if one_step:  # the row below the last, the row above the first; RESIDENT: for each warpgroup
         return layout.rows - (2 * layout.warpgroups if layout.order == RESIDENT else 2)
-    return -(-sequence(problem) // blocks)
+    fewest = -(-sequence(problem) // blocks)
+    if layout.overlap != PIPELINED:
+        return fewest
+    whole = -(-fewest // problem.H) * problem.H
+    return min((fewest, whole), key=lambda rows: pipelined_steps(problem, layout, rows))
+
+
+def pipelined_steps(problem: MBConvProblem, layout: Layout, rows: int) -> float:
+    """Of a walk down so many output rows. After whole steps to the end of a strip, one row's convolution and projection are left."""
+    if rows % problem.H:
+        return -(-(rows + 2) // layout.rows)
+    return rows // layout.rows + LAST_ROW if rows % layout.rows == 0 else -(-(rows + 1) // layout.rows)
 
 
 def sequence(problem: MBConvProblem) -> int:
@@ -165,6 +184,8 @@ def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split:
     unroll = layout.unroll or chunks
     if layout.order == STREAMED and chunks < layout.slots:
         return f"a ring of {layout.slots} slots is more than {chunks} chunks of {chunk} hidden channels"
+    if layout.overlap == PIPELINED and (chunks % 2 or chunks > PIPELINED_CHUNKS):
+        return f"two chunks in flight are for even numbers of chunks, at most {PIPELINED_CHUNKS}, not {chunks}"
     if chunks % unroll:
         return f"{chunks} chunks of {chunk} hidden channels are no multiple of {unroll}"
     needed = shared_bytes(C, hidden, layout, split)
