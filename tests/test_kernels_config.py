@@ -164,7 +164,7 @@ def test_streamed_refuses_what_it_cannot_count():
 
 def test_persistent_grids():
     big, small = a_problem(), a_problem(N=1, H=8, W=9)
-    for asked, blocks in ((big, 132), (small, 1)):
+    for asked, blocks in ((big, 132), (small, 2)):
         launch = launch_of(asked, chosen(asked, H200), H200)
         assert launch.grid == (blocks, 1, 1)
         assert launch.block == (512, 1, 1)

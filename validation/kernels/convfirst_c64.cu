@@ -85,7 +85,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       bulk_load(sm + FROM[i], reinterpret_cast<const unsigned char*>(blob) + FROM[i], BYTES[i], wfull + 8 * i);
     }
   }
-  int tile = blockIdx.x * NWG + wg;
+  int tile = wg * gridDim.x + blockIdx.x;                                      // few patches go to as many multiprocessors as there are
   uint32_t cur = coord(tile, TX, TY), nxt = cur;
   const uint32_t inc = coord(step, TX, TY);
   if ((tid & 127) == 0) {
@@ -183,5 +183,5 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       bulk_commit();
     }
   }
-  if (lane == 0) bulk_wait_all();
+  if (lane == 0) bulk_wait_read();                                             // whoever needs the grid's output waits for the grid
 }

@@ -50,7 +50,7 @@ def configure(problem: ConvFirstProblem, device: DeviceLimits) -> Config | str:
 
 
 def launches(problem: ConvFirstProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
-    """A persistent grid over patches."""
+    """A persistent grid over patches: a multiprocessor has a second one only when all have one."""
     N, H, W, C = problem.input_shape
     patches = N * -(-H // 8) * -(-W // 8)
     pixel = ELEMENT_BYTES * C
@@ -59,7 +59,7 @@ def launches(problem: ConvFirstProblem, config: Config, device: DeviceLimits) ->
     target = TensorBox(dims=dims, strides_bytes=strides, box=(64, 8, 1, 1))
     return (
         Launch(
-            grid=(min(device.multiprocessors, -(-patches // config.defines["WARPGROUPS"])), 1, 1),
+            grid=(min(device.multiprocessors, patches), 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=mapped(source, target, weights=1),
