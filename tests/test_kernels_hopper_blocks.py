@@ -14,6 +14,7 @@ from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.choice import estimated_clocks, machine_counts
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.convnext import patch, planes, wide
+from perfmodel.validation.fused.convnext.gelu import EXPANDED, PROJECTED
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.fused_mbconv import few, stream
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
@@ -212,16 +213,16 @@ def test_convnext_planes_stream(C, e):
     for at, (what, j) in enumerate(order):
         part = slice(j * chunk, (j + 1) * chunk)
         if what == "expand":
-            np.testing.assert_array_equal(core(items, at * C * chunk, C, chunk), rounded(expand_w[:, part] / 2))
+            np.testing.assert_array_equal(core(items, at * C * chunk, C, chunk), rounded(expand_w[:, part] * EXPANDED))
         else:
-            np.testing.assert_array_equal(core(items, at * C * chunk, chunk, C), rounded(project_w[part]))
+            np.testing.assert_array_equal(core(items, at * C * chunk, chunk, C), rounded(project_w[part] * PROJECTED))
     assert 2 * len(order) * C * chunk == len(items)
     table = planes.BAND_BYTES * C
     np.testing.assert_array_equal(blob[:table], planes.bands(p.conv_w[..., 0]).reshape(-1).view(np.uint8))
     rest = blob[table:]
-    np.testing.assert_array_equal(rest[: 4 * C].view(np.float32), p.conv_b)
-    np.testing.assert_array_equal(lane_pairs(rest[4 * C : (4 + 2 * e) * C], chunk), rounded(expand_b / 2))
-    np.testing.assert_array_equal(lane_pairs(rest[(4 + 2 * e) * C :], C), rounded(project_b))
+    np.testing.assert_array_equal(rest[: 16 * C].view(np.float32).reshape(C, 4), np.stack([p.conv_b] * 4, 1))
+    np.testing.assert_array_equal(lane_pairs(rest[16 * C : (16 + 2 * e) * C], chunk), rounded(expand_b * EXPANDED))
+    np.testing.assert_array_equal(lane_pairs(rest[(16 + 2 * e) * C :], C), rounded(project_b))
 
 
 @pytest.mark.parametrize(("C", "e"), [(96, 4), (96, 6)])
@@ -234,15 +235,17 @@ def test_convnext_patch_stream(C, e):
     (expand_w, expand_b), (project_w, project_b) = p.folded_expansion(), p.folded_projection()
     for index, start in enumerate(range(0, e * C, chunk)):
         at = 2 * index * C * chunk
-        np.testing.assert_array_equal(core(items, at, C, chunk), rounded(expand_w[:, start : start + chunk] / 2))
-        np.testing.assert_array_equal(core(items, at + C * chunk, chunk, C), rounded(project_w[start : start + chunk]))
+        np.testing.assert_array_equal(core(items, at, C, chunk), rounded(expand_w[:, start : start + chunk] * EXPANDED))
+        np.testing.assert_array_equal(
+            core(items, at + C * chunk, chunk, C), rounded(project_w[start : start + chunk] * PROJECTED)
+        )
     table = patch.table_bytes(C, config.defines["WIDE"])
     np.testing.assert_array_equal(
         blob[:table], patch.bands(p.conv_w[..., 0], wide=bool(config.defines["WIDE"])).reshape(-1).view(np.uint8)
     )
     rest = blob[table:]
     np.testing.assert_array_equal(rest[: 4 * C].view(np.float32), p.conv_b)
-    np.testing.assert_array_equal(lane_pairs(rest[4 * C : (4 + 2 * e) * C], chunk), rounded(expand_b / 2))
+    np.testing.assert_array_equal(lane_pairs(rest[4 * C : (4 + 2 * e) * C], chunk), rounded(expand_b * EXPANDED))
     np.testing.assert_array_equal(lane_pairs(rest[(4 + 2 * e) * C :], C), rounded(project_b))
 
 
@@ -254,15 +257,15 @@ def test_convnext_wide_stream():
     at = 0
     for start in range(0, 1024, 128):
         for c in range(0, 256, 64):
-            np.testing.assert_array_equal(core(items, at, 64, 128), rounded(expand_w[c : c + 64, start : start + 128] / 2))
+            np.testing.assert_array_equal(core(items, at, 64, 128), rounded(expand_w[c : c + 64, start : start + 128] * EXPANDED))
             at += 8192
         for row in range(start, start + 128, 32):
-            np.testing.assert_array_equal(core(items, at, 32, 256), rounded(project_w[row : row + 32]))
+            np.testing.assert_array_equal(core(items, at, 32, 256), rounded(project_w[row : row + 32] * PROJECTED))
             at += 8192
     assert at == len(items) // 2
     assert len(filters) == 256 // 32 * wide.table_bytes()
     np.testing.assert_array_equal(blob[:1024].view(np.float32), p.conv_b)
-    np.testing.assert_array_equal(lane_pairs(blob[1024:3072], 128), rounded(expand_b / 2))
+    np.testing.assert_array_equal(lane_pairs(blob[1024:3072], 128), rounded(expand_b * EXPANDED))
 
 
 def test_convnext_groups_leave_no_multiprocessor_idle():
@@ -323,9 +326,10 @@ def test_convnext_kernel_by_channels(C, kernel):
 def test_gelu_by_tanh_is_as_near_as_the_source_says():
     """The coefficients as they stand in convnext.cuh against the form by erf; roundings to half precision aside."""
     source = (importlib.resources.files("perfmodel.validation") / "kernels" / "convnext.cuh").read_text(encoding="utf-8")
-    B, A = (float(text) for text in re.findall(r"__float2half2_rn\((\d\.\d+)f\)", source))
+    (inner,) = (float(text) for text in re.findall(r"__float2half2_rn\((\d\.\d+)f\)", source))
     u = np.linspace(-6, 6, 20_001)
-    found = u + u * np.tanh(u * (A + B * u * u))
+    s = float(EXPANDED) * 2 * u
+    found = float(PROJECTED) * (s + s * np.tanh(s * (s * s + inner)))
     exact = np.array([v * (1 + math.erf(v * math.sqrt(2))) for v in u])
     assert np.abs(found - exact).max() <= 2.8e-4
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from perfmodel.errors import PerfmodelError, shown
 from perfmodel.validation.baselines import Baseline, torch_or_none
@@ -24,7 +24,7 @@ from perfmodel.validation.fused.family import Family
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
 from perfmodel.validation.prepare import one_compiler_each, prepare_baselines, prepare_kernels
-from perfmodel.validation.recorder import REFUSED, RESULTS, Recorder, run_record, say
+from perfmodel.validation.recorder import REFUSED, RESULTS, Recorder, folder_of, run_record, say
 from perfmodel.validation.timing import Mode
 
 STAGES: Final = ("check", "time", "count")
@@ -255,8 +255,7 @@ def main(argv: list[str] | None = None) -> int:
             return only_check(families, options.every).exit_code
         wanted = _wanted(families, options)
         where = run_record(options.revision)
-        slug = cast("str", where["device"]).lower().removeprefix("nvidia ").replace(" ", "-")
-        folder = options.output or RESULTS / slug
+        folder = options.output or RESULTS / folder_of(where["device"])
         everything = [problem for problems in wanted.values() for problem in problems]
         recorders = {name: Recorder(folder / f"{name}.jsonl", where) for name in wanted}
         prepare_kernels(

@@ -102,6 +102,15 @@ class Recorder(Results):
         say(line)
 
 
+def folder_of(device: str) -> str:
+    """The folder of a device's results.
+
+    >>> folder_of("NVIDIA H200")
+    'h200'
+    """
+    return device.lower().removeprefix("nvidia ").replace(" ", "-")
+
+
 def append(path: Path, line: Mapping[str, Any]) -> None:
     """One more line at the end of a file, flushed; what a stopped run left there of a line is cut off first."""
     with path.open("ab+") as file:

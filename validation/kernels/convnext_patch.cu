@@ -18,8 +18,7 @@
 // - a thread streams the weights through a ring shared by these warpgroups.
 // Patches are handed over in SLOTS of [64 pixels][C] with rows of 2C+16 bytes (no bank conflicts).
 //
-// We, be are multiplied by 1/2: with u = preactivation / 2, gelu = u + u*tanh(u*(A + B*u^2)), A and B fitted to the exact
-// form (by erf): off by at most 2.8e-4, before roundings.
+// We, be and Wp are scaled for gelu2 (convnext.cuh).
 // Conditions: C a multiple of 32, H, W >= 1. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK, GROUP (1, 2), SLOTS,
 // RING_SLOTS, WIDE (the filter table in the pairs that the matrix instruction takes, if there is room), REGISTERS (of the expanding warpgroups), CONV_REGISTERS, SHARED_BYTES.
 #include "hopper.cuh"
@@ -58,7 +57,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG); }
-    for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 4); mbar_init(sempty + 8 * i, 4); }
+    for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 128); mbar_init(sempty + 8 * i, 128); }
     for (int i = 0; i < 2; ++i) mbar_init(xfull + 8 * i, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -170,11 +169,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           sts128(to[i >> 1] + (i & 1) * PITCH + slab * 64, v);
         }
       }
-      __syncwarp();
-      if (lane < NG) {
-        const int s = slot0 + lane;
-        mbar_arrive(sfull + 8 * (s < SLOTS ? s : s - SLOTS));
-      }
+#pragma unroll
+      for (int s = slot0; s < slot0 + NG; ++s) mbar_arrive(sfull + 8 * (s < SLOTS ? s : s - SLOTS));
       slot0 += NG;
       if (slot0 >= SLOTS) { slot0 -= SLOTS; sphase ^= 1; }
     }
@@ -194,7 +190,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     for (; it < rounds; ++it) {
       const int s = it * NWG + wg, slot = s % SLOTS;
       if (s >= count) {                                                          // no patch left: let the others have the weights
-        for (int i = 0; i < ITEMS; ++i, rd.next()) { mbar_wait(wfull + 8 * rd.slot, rd.phase); release(rd.slot); }
+        for (int i = 0; i < ITEMS; ++i, rd.next()) {
+          mbar_wait(wfull + 8 * rd.slot, rd.phase);
+          bar_sync(1 + wg, 128);                                                 // or a warp could fall behind by a whole ring, and wait for ever
+          release(rd.slot);
+        }
         continue;
       }
       const uint32_t base = sm + OFF_SLOT + slot * SLOT + warp * 16 * PITCH;     // this warp's sixteen pixels
@@ -284,8 +284,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         u.x = add2(u.x, residual[i].x); u.y = add2(u.y, residual[i].y); u.z = add2(u.z, residual[i].z); u.w = add2(u.w, residual[i].w);
         if (spot(i, at)) *reinterpret_cast<uint4*>(y + at) = u;
       }
-      __syncwarp();
-      if (lane == 0) mbar_arrive(sempty + 8 * slot);
+      mbar_arrive(sempty + 8 * slot);
     }
   }
 }

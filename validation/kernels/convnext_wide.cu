@@ -54,7 +54,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * SHARES); }
-    for (int i = 0; i < 2; ++i) { mbar_init(xfull + 8 * i, 2); mbar_init(xempty + 8 * i, 4); }
+    for (int i = 0; i < 2; ++i) { mbar_init(xfull + 8 * i, 2); mbar_init(xempty + 8 * i, 128); }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); } else __syncthreads();
@@ -155,8 +155,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
               mma16816(d[2 * c + 1], odd, b[2], b[3]);
             }
           }
-          __syncwarp();
-          if (lane == 0) mbar_arrive(xempty + 8 * wg);
+          mbar_arrive(xempty + 8 * wg);
           const uint32_t bd = sm + OFF_BD + (slab * 32 + warp * 8) * 4;
           const uint4 bl = lds128(bd), bh = lds128(bd + 16);
           float bias[8];

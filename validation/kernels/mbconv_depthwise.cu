@@ -214,7 +214,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
   const uint32_t xfull = sm + OFF_BAR, xempty = xfull + 8 * XS, gfull = xempty + 8 * XS, gempty = gfull + 8 * GS, wfull = gempty + 8 * GS, ofull = wfull + 8, oempty = ofull + 8;
 
   if (tid == 0) {
-    for (int i = 0; i < XS; ++i) { mbar_init(xfull + 8 * i, 128); mbar_init(xempty + 8 * i, 4 * NWG + (ADDS ? 4 : 0)); }
+    for (int i = 0; i < XS; ++i) { mbar_init(xfull + 8 * i, 128); mbar_init(xempty + 8 * i, 4 * NWG + (ADDS ? 128 : 0)); }
     for (int i = 0; i < GS; ++i) { mbar_init(gfull + 8 * i, 4 * NWG); mbar_init(gempty + 8 * i, 4); }
     mbar_init(wfull, 1);
     mbar_init(ofull, 128);
@@ -476,7 +476,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
             ask();
             publish();
             if (ADDS && row < piece.first) {                                         // only a neighbour of the rows of this block
-              if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
+              mbar_arrive(xempty + 8 * xr.slot());
               xr.next();
             }
           }
@@ -530,7 +530,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         }
         if (!finishes) {
           if (ADDS) {
-            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
+            mbar_arrive(xempty + 8 * xr.slot());
             xr.next();
           }
           continue;
@@ -568,14 +568,13 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           *reinterpret_cast<uint4*>(to + further * CO) = v;
         }
         if (ADDS) {
-          __syncwarp();
-          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
+          mbar_arrive(xempty + 8 * xr.slot());
           xr.next();
         }
       }
       if (ADDS)                                                                      // rows below the last, which were only neighbours
         for (int row = piece.last; row <= min(piece.bottom, H - 1); ++row) {
-          if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
+          mbar_arrive(xempty + 8 * xr.slot());
           xr.next();
         }
     }

@@ -8,6 +8,7 @@ import numpy as np
 
 from perfmodel.validation.fused.choice import Offer, best
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
+from perfmodel.validation.fused.convnext.gelu import EXPANDED, PROJECTED
 from perfmodel.validation.fused.convnext.planes import streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
@@ -153,15 +154,15 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
 
 def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameters) -> Buffers:
     """The stream of the two products' chunks in the order of consumption; filters and biases."""
-    half, C, chunk = np.float32(0.5), problem.C, CHUNK
+    C, chunk = problem.C, CHUNK
     (expand_w, expand_b), (project_w, project_b) = parameters.folded_expansion(), parameters.folded_projection()
     chunks = problem.hidden // chunk
-    expand = core_matrices(bits(expand_w * half, "fp16"), C, chunk).reshape(chunks, -1)
-    project = core_matrices(bits(project_w, "fp16"), chunk, C).reshape(chunks, -1)
+    expand = core_matrices(bits(expand_w * EXPANDED, "fp16"), C, chunk).reshape(chunks, -1)
+    project = core_matrices(bits(project_w * PROJECTED, "fp16"), chunk, C).reshape(chunks, -1)
     blob = as_bytes(
         bands(parameters.conv_w[..., 0], wide=bool(config.defines["WIDE"])),
         parameters.conv_b.astype(np.float32),
-        lane_bias(expand_b * half, chunk),
+        lane_bias(expand_b * EXPANDED, chunk),
         lane_bias(project_b, C),
     )
     return as_bytes(np.stack([expand, project], 1)), blob

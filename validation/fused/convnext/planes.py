@@ -9,6 +9,7 @@ import numpy as np
 
 from perfmodel.validation.fused.choice import Offer, best, machine_counts
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
+from perfmodel.validation.fused.convnext.gelu import EXPANDED, PROJECTED
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
@@ -83,7 +84,7 @@ def fixed_bytes(problem: ConvNeXtProblem, layout: Layout, rows: int) -> int:
     """Of shared memory, all but the weights: a halo tile, its planes, patches between the roles, filters, biases, barriers."""
     C, patches = problem.C, slots(layout, rows)
     needed = raw_bytes(rows) + SLAB * PLANE_BYTES[rows] + patches * C * COLUMN_BYTES + C * BAND_BYTES
-    return needed + 4 * C + (problem.hidden + C) * ELEMENT_BYTES + 8 * (2 * patches + 1) + 4 * patches
+    return needed + 16 * C + (problem.hidden + C) * ELEMENT_BYTES + up(8 * (2 * patches + 1), 16) + 16 * patches
 
 
 def halo_bytes(rows: int) -> int:
@@ -208,16 +209,16 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
 
 def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameters) -> Buffers:
     """The stream of the two products' chunks in the order of consumption; filters and biases."""
-    half, C, chunk = np.float32(0.5), problem.C, config.defines["CHUNK"]
+    C, chunk = problem.C, config.defines["CHUNK"]
     (expand_w, expand_b), (project_w, project_b) = parameters.folded_expansion(), parameters.folded_projection()
     chunks = problem.hidden // chunk
-    expand = core_matrices(bits(expand_w * half, "fp16"), C, chunk).reshape(chunks, -1)
-    project = core_matrices(bits(project_w, "fp16"), chunk, C).reshape(chunks, -1)
+    expand = core_matrices(bits(expand_w * EXPANDED, "fp16"), C, chunk).reshape(chunks, -1)
+    project = core_matrices(bits(project_w * PROJECTED, "fp16"), chunk, C).reshape(chunks, -1)
     stream = [expand[0], *(part for pair in zip(expand[1:], project[:-1], strict=True) for part in pair), project[-1]]
     blob = as_bytes(
         bands(parameters.conv_w[..., 0]),
-        parameters.conv_b.astype(np.float32),
-        lane_bias(expand_b * half, chunk),
+        np.repeat(parameters.conv_b.astype(np.float32), 4),
+        lane_bias(expand_b * EXPANDED, chunk),
         lane_bias(project_b, C),
     )
     return as_bytes(*stream), blob

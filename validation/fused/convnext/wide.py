@@ -9,6 +9,7 @@ import numpy as np
 
 from perfmodel.validation.fused.choice import Offer, best
 from perfmodel.validation.fused.configuration import Config, Launch, Operand
+from perfmodel.validation.fused.convnext.gelu import EXPANDED, PROJECTED
 from perfmodel.validation.fused.convnext.patch import HALO_BYTES, NARROW_ENTRIES, PATCH, SLAB, bands, halo_box, moved_bytes
 from perfmodel.validation.fused.convnext.planes import streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
@@ -147,15 +148,15 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
 def pack(problem: ConvNeXtProblem, config: Config, parameters: ConvNeXtParameters) -> Buffers:
     """The items in the order of consumption: for each chunk, the input channels and then the projection; filters; biases."""
     del config
-    half, C = np.float32(0.5), problem.C
+    C = problem.C
     elements = ITEM_BYTES // ELEMENT_BYTES
     (expand_w, expand_b), (project_w, project_b) = parameters.folded_expansion(), parameters.folded_projection()
     items = []
     for start in range(0, problem.hidden, CHUNK):
         columns = slice(start, start + CHUNK)
-        items.append(core_matrices(bits(expand_w[:, columns] * half, "fp16"), elements // CHUNK, CHUNK))
-        items.append(core_matrices(bits(project_w[columns], "fp16"), elements // C, C))
-    blob = as_bytes(parameters.conv_b.astype(np.float32), lane_bias(expand_b * half, CHUNK), lane_bias(project_b, C))
+        items.append(core_matrices(bits(expand_w[:, columns] * EXPANDED, "fp16"), elements // CHUNK, CHUNK))
+        items.append(core_matrices(bits(project_w[columns] * PROJECTED, "fp16"), elements // C, C))
+    blob = as_bytes(parameters.conv_b.astype(np.float32), lane_bias(expand_b * EXPANDED, CHUNK), lane_bias(project_b, C))
     return as_bytes(*items), as_bytes(bands(parameters.conv_w[..., 0], wide=False)), blob
 
 
