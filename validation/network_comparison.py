@@ -189,9 +189,8 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     whole = _summary(rows)
     groups: dict[str, list[NetworkRow]] = {}
     for row in rows:
-        size = "batch ≥ 64" if row.batch >= 64 else "batch ≤ 16" if row.batch <= 16 else "batch 17 to 63"
         unseen = ", host unseen" if row.run in IN_STREAM and not row.host_seen else ""
-        groups.setdefault(f"{row.run}, {size}{unseen}", []).append(row)
+        groups.setdefault(f"{row.run}, {size_class(row.batch)}{unseen}", []).append(row)
     return NetworkComparison(
         file=path.name,
         hardware=device.slug,
@@ -206,6 +205,11 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
         skipped=tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items()),
         rows=tuple(rows),
     )
+
+
+def size_class(batch: int) -> str:
+    """Cases are summed up by these."""
+    return "batch ≥ 64" if batch >= 64 else "batch ≤ 16" if batch <= 16 else "batch 17 to 63"
 
 
 def _summary(rows: list[NetworkRow]) -> Summary:
