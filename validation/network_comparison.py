@@ -20,7 +20,7 @@ from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped, diagnosed
 from perfmodel.validation.files import MeasurementFileError
-from perfmodel.validation.machine_file import slug_of
+from perfmodel.validation.machine_file import is_device
 from perfmodel.validation.network_run import IN_STREAM, read_results
 from perfmodel.validation.statistics import Summary
 
@@ -110,12 +110,10 @@ def _named(model: str) -> str:
 
 
 def of_another(line: Mapping[str, Any], device: DeviceSpec) -> str | None:
-    """Why a line says nothing about the device, as far as the catalogue knows both; a TOML file of one's own is taken at its word."""
-    try:
-        measured = slug_of(line["device"])
-    except PerfmodelError:
+    """Why a line says nothing about the device; a TOML file of one's own that names another device is taken at its word."""
+    if device.slug not in names() or is_device(line["device"], device):
         return None
-    return f"measured on {shown(line['device'])}" if measured != device.slug and device.slug in names() else None
+    return f"measured on {shown(line['device'])}"
 
 
 def too_few(path: Path, count: int, what: str, skipped: Mapping[str, list[str]]) -> MeasurementFileError:
