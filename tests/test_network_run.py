@@ -33,6 +33,7 @@ from perfmodel.validation.network_run import (
     measure_compiled,
     read_results,
 )
+from perfmodel.validation.network_tables import foreseen_tables
 from perfmodel.validation.samples import Sample
 from tests.gpus import H200
 
@@ -281,6 +282,14 @@ def test_bad_input_is_one_sentence(arguments: list[str], said: str, capsys: pyte
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_cases_that_were_predicted_before_they_were_measured() -> None:
+    (_, sums), (heads, rows) = foreseen_tables()
+    assert len(rows) == sum(int(row[1]) for row in sums)
+    assert heads[3:6] == ("measured ms", "predicted ms", "error")
+    for row in rows:
+        assert 100 * (float(row[4]) / float(row[3]) - 1) == pytest.approx(float(row[5].removesuffix(" %")), abs=3)
 
 
 def test_fused_kernels_are_measured_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
