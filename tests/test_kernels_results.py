@@ -545,11 +545,15 @@ def test_what_was_measured_before_a_refusal_stays(tmp_path, measuring):
     measuring.setattr(measure, "time_fused", time_fused)
     measuring.setattr(measure, "count_dram", count_dram)
     path = tmp_path / "convfirst.jsonl"
+    told = []
     for _ in range(2):
-        outcome = measure.run(Recorder(path, WHERE), [problem], stages=("time", "count"), again=False, timed=("fused",))
+        recorder = Recorder(path, WHERE)
+        outcome = measure.run(recorder, [problem], stages=("time", "count"), again=False, timed=("fused",), tell=told.append)
         assert outcome == Outcome(refused=2)
         assert outcome.exit_code == 5
     assert asked == [["burst", "sustained"], ["sustained"]]
+    times = [f"time {problem.name}, fused{more}" for more in (" and 1 more", "")]
+    assert told == [times[0], f"count {problem.name}, fused", times[1], f"count {problem.name}, fused"]
     refused = [(line["kind"], line.get("mode")) for line in read_lines(path) if "refused" in line]
     assert refused == [("time", "sustained"), ("count", None)]
 
@@ -576,6 +580,24 @@ def test_options_that_are_no_such_number_are_refused(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "is no whole number from" in capsys.readouterr().err
+
+
+def test_blocks_that_are_timed_are_not_compiled_again(tmp_path, measuring):
+    """And the command says what it is doing before it does it."""
+    compiled = []
+    measuring.setattr(measure, "run_record", lambda revision: WHERE)
+    measuring.setattr(measure, "prepare_kernels", lambda asked, device: None)
+    measuring.setattr(measure, "prepare_baselines", lambda problems, tell: compiled.extend(problems))
+    measuring.setattr(measure, "torch_or_none", lambda: True)
+    measuring.setattr(measure, "run", lambda *_, **__: Outcome())
+    known, other = (problem for problem in FAMILIES["convfirst"].cases() if problem.N == 1 and problem.C in (64, 128))
+    line = {"kind": "time", "case": known.name, "what": "compile", "mode": "burst", "median_s": 1e-3}
+    Recorder(tmp_path / "convfirst.jsonl", WHERE).add(line)
+    arguments = ["--output", str(tmp_path), "--stage", "time", "--case", known.name, "--case", other.name]
+    assert main(arguments) == 0
+    assert compiled == [other]
+    assert main([*arguments, "--again"]) == 0
+    assert compiled == [other, known, other]
 
 
 def test_every_0_checks_none_of_the_odd_sizes(measuring):

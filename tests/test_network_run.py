@@ -33,6 +33,7 @@ from perfmodel.validation.network_run import (
     measure_compiled,
     read_results,
 )
+from perfmodel.validation.network_tables import foreseen_tables
 from perfmodel.validation.samples import Sample
 from tests.gpus import H200
 
@@ -214,7 +215,7 @@ def test_layers_beside_their_networks_kernels(tmp_path: Path) -> None:
         "autocast": None,
         "layout": "nhwc",
         "run": "graph",
-        "device": "GPU",
+        "device": "NVIDIA H200",
         "times_s": [1e-5],
         "median_s": 1e-5,
     }
@@ -267,6 +268,8 @@ def test_layers_beside_their_networks_kernels(tmp_path: Path) -> None:
         (["validate", "run", "--what", "layers", "--output", "r", "--precisions", "tf32"], "--precisions takes"),
         (["validate", "run", "--what", "layers", "--output", "r", "--models", "nonesuch"], "unknown model 'nonesuch'"),
         (["validate", "run", "--what", "fused", "--output", "r", "--jobs", "2"], "--jobs says nothing about --what fused"),
+        (["validate", "run", "--what", "fused", "--output", "r", "--seeds", "4"], "--seeds takes at most 3, not 4"),
+        (["validate", "run", "--output", "r", "--every", "3"], "--every says nothing about --what networks"),
         (["hardware", "measure", "--only", "memory,everything"], "not 'everything'"),
         (["hardware", "measure", "--hardware", "nonesuch", "--output", "r.toml"], "unknown device 'nonesuch'"),
         (["hardware", "measure", "--hardware", "h200", "--output", "."], "it is a folder"),
@@ -281,6 +284,14 @@ def test_bad_input_is_one_sentence(arguments: list[str], said: str, capsys: pyte
     assert "Traceback" not in error
 
 
+def test_cases_that_were_predicted_before_they_were_measured() -> None:
+    (_, sums), (heads, rows) = foreseen_tables()
+    assert len(rows) == sum(int(row[1]) for row in sums)
+    assert heads[3:6] == ("measured ms", "predicted ms", "error")
+    for row in rows:
+        assert 100 * (float(row[4]) / float(row[3]) - 1) == pytest.approx(float(row[5].removesuffix(" %")), abs=3)
+
+
 def test_fused_kernels_are_measured_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
@@ -290,9 +301,12 @@ def test_fused_kernels_are_measured_as_asked(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("perfmodel.validation.measure.main", measured)
     options = ["--models", "convfirst,mbconv", "--batches", "1,16", "--stages", "time"]
+    options += ["--every", "3", "--seeds", "1", "--revision", "-dirty"]
     assert command(["validate", "run", "--what", "fused", "--output", "folder", *options]) == 0
     assert command(["validate", "run", "--what", "fused", "--output", "folder"]) == 0
-    wanted = "--output folder --block convfirst --block mbconv --stage time --batch 1 --batch 16"
+    wanted = (
+        "--output folder --block convfirst --block mbconv --stage time --batch 1 --batch 16 --every=3 --seeds=1 --revision=-dirty"
+    )
     assert asked == [wanted.split(), ["--output", "folder"]]
 
 

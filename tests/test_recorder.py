@@ -101,3 +101,8 @@ def test_results_of_another_kind_are_told_apart_by_their_own_fields(tmp_path):
     results.add({"key": "resnet50/1"})
     assert Results(path, "H200", ("key", "device"), PLAIN).has(key="resnet50/1")
     assert not Results(path, "H100", ("key", "device"), PLAIN).has(key="resnet50/1")
+
+
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_measured(tmp_path):
+    with pytest.raises(PerfmodelError, match=r"cannot write .*Is a directory; choose another place"):
+        Results(tmp_path, "NVIDIA H200")

@@ -6,7 +6,7 @@ from perfmodel.expected.constants import NAMES, calibration_of
 from perfmodel.expected.paths import RULES
 from perfmodel.expected.terms import TERMS
 from perfmodel.units import percent
-from perfmodel.validation.network_tables import BLIND, NETWORKS, cases_table, recorded_networks, runs_table
+from perfmodel.validation.network_tables import BLIND, NETWORKS, cases_table, foreseen_tables, recorded_networks, runs_table
 from perfmodel.validation.protocol_report import (
     RESULTS,
     ablation_table,
@@ -82,6 +82,11 @@ def blind_networks_markdown() -> str:
     if not (RESULTS / "h200" / BLIND).is_file():
         return "Not recorded yet."
     return _measured_markdown(BLIND)
+
+
+def foreseen_networks_markdown() -> str:
+    """Networks that were predicted before they were measured."""
+    return "\n\n".join(map(markdown_table, foreseen_tables()))
 
 
 def _measured_markdown(file: str) -> str:

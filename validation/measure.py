@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def run(
     seeds: int = len(SEEDS),
     every: int = 1,
     timed: Sequence[str] = TIMED,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Measure what is not recorded yet. What cannot be measured is recorded with its reason; that and failed checks are tried again."""
     failed = refused = 0
@@ -58,6 +60,9 @@ def run(
         """Record what is measured; what is left of `keys` when a measurement fails is refused for its reason."""
         nonlocal failed, refused
         left = list(keys)
+        first = keys[0]
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        tell(f"{first['kind']} {first['case']}, {first['what']}{more}")
         try:
             for line in measure():
                 recorder.add(line)
@@ -74,7 +79,7 @@ def run(
         if missing(key):
             measured(lambda p=problem, o=only: [check(p, o, SEEDS[:seeds])], [key])  # type: ignore[misc]
     for problem in chosen if "time" in stages else ():
-        modes: tuple[Mode, ...] = ("burst", "sustained") if problem.N >= LARGE_BATCH else ("burst",)
+        modes = _modes(problem)
         fused = [mode for mode in modes if missing(_time_key(problem, "fused", mode))]
         if fused and "fused" in timed:
             measured(lambda p=problem, m=fused: time_fused(p, m), [_time_key(problem, "fused", mode) for mode in fused])  # type: ignore[misc]
@@ -174,6 +179,14 @@ def _baselines(problem: Problem) -> tuple[Baseline, ...]:
     return ("eager", "compile") if problem.N >= LARGE_BATCH else ("compile",)
 
 
+def _modes(problem: Problem) -> tuple[Mode, ...]:
+    return ("burst", "sustained") if problem.N >= LARGE_BATCH else ("burst",)
+
+
+def _is_timed(recorder: Recorder, problem: Problem, what: str) -> bool:
+    return all(recorder.has(**_time_key(problem, what, mode)) for mode in _modes(problem))
+
+
 def _time_key(problem: Problem, what: str, mode: Mode) -> dict[str, str]:
     return {"kind": "time", "case": problem.name, "what": what, "mode": mode}
 
@@ -247,6 +260,13 @@ def main(argv: list[str] | None = None) -> int:
     families = tuple(FAMILIES[name] for name in names)
     stages = tuple(options.stage or STAGES)
     one_compiler_each()
+    began = time.perf_counter()
+
+    def tell(what: str) -> None:
+        """What takes time, and when it began: torch takes ten seconds and more to compile even what is in its cache."""
+        sys.stderr.write(f"{time.perf_counter() - began:6.1f} s {what}\n")
+        sys.stderr.flush()
+
     try:
         if options.profile:
             profiled([problem_of(record) for record in json.loads(options.profile)])
@@ -258,12 +278,12 @@ def main(argv: list[str] | None = None) -> int:
         folder = options.output or RESULTS / folder_of(where["device"])
         everything = [problem for problems in wanted.values() for problem in problems]
         recorders = {name: Recorder(folder / f"{name}.jsonl", where) for name in wanted}
-        prepare_kernels(
-            _checked(everything, options.every) if "check" in stages else [(p, None) for p in everything], this_device()
-        )
+        asked = list(_checked(everything, options.every)) if "check" in stages else [(p, None) for p in everything]
+        tell(f"kernels of {len(asked)} cases: choosing and compiling")
+        prepare_kernels(asked, this_device())
         timed = tuple(options.what or TIMED)
         if "time" in stages and "compile" in timed and torch_or_none():
-            prepare_baselines(everything)
+            prepare_baselines([p for p in everything if options.again or not _is_timed(recorders[p.family], p, "compile")], tell)
         outcome = Outcome()
         for name, problems in wanted.items():
             outcome += run(
@@ -274,6 +294,7 @@ def main(argv: list[str] | None = None) -> int:
                 seeds=options.seeds,
                 every=options.every,
                 timed=timed,
+                tell=tell,
             )
         if outcome.refused:
             sys.stderr.write(

@@ -20,7 +20,7 @@ from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped, diagnosed
 from perfmodel.validation.files import MeasurementFileError
-from perfmodel.validation.machine_file import slug_of
+from perfmodel.validation.machine_file import is_device
 from perfmodel.validation.network_run import IN_STREAM, read_results
 from perfmodel.validation.statistics import Summary
 
@@ -110,12 +110,10 @@ def _named(model: str) -> str:
 
 
 def of_another(line: Mapping[str, Any], device: DeviceSpec) -> str | None:
-    """Why a line says nothing about the device, as far as the catalogue knows both; a TOML file of one's own is taken at its word."""
-    try:
-        measured = slug_of(line["device"])
-    except PerfmodelError:
+    """Why a line says nothing about the device; a TOML file of one's own that names another device is taken at its word."""
+    if device.slug not in names() or is_device(line["device"], device):
         return None
-    return f"measured on {shown(line['device'])}" if measured != device.slug and device.slug in names() else None
+    return f"measured on {shown(line['device'])}"
 
 
 def too_few(path: Path, count: int, what: str, skipped: Mapping[str, list[str]]) -> MeasurementFileError:
@@ -189,9 +187,8 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     whole = _summary(rows)
     groups: dict[str, list[NetworkRow]] = {}
     for row in rows:
-        size = "batch ≥ 64" if row.batch >= 64 else "batch ≤ 16" if row.batch <= 16 else "batch 17 to 63"
         unseen = ", host unseen" if row.run in IN_STREAM and not row.host_seen else ""
-        groups.setdefault(f"{row.run}, {size}{unseen}", []).append(row)
+        groups.setdefault(f"{row.run}, {size_class(row.batch)}{unseen}", []).append(row)
     return NetworkComparison(
         file=path.name,
         hardware=device.slug,
@@ -206,6 +203,11 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
         skipped=tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items()),
         rows=tuple(rows),
     )
+
+
+def size_class(batch: int) -> str:
+    """Cases are summed up by these."""
+    return "batch ≥ 64" if batch >= 64 else "batch ≤ 16" if batch <= 16 else "batch 17 to 63"
 
 
 def _summary(rows: list[NetworkRow]) -> Summary:

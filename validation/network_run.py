@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib
-import json
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
@@ -28,6 +28,7 @@ from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
 from perfmodel.validation.host_times import HostProbe
+from perfmodel.validation.recorder import Needed, Results, read_lines
 
 Run = Literal["eager", "graph", "compile", "compile-graph"]
 RUNS: Final = ("eager", "graph", "compile", "compile-graph")
@@ -116,27 +117,6 @@ class Counts(NamedTuple):
         return Counts(self.measured + other.measured, self.failed + other.failed)
 
 
-class NetworkResults:
-    """A file of results: what is in it, and what comes. Raises OSError, before anything is measured, where it cannot be written."""
-
-    def __init__(self, path: Path, device: str) -> None:
-        self._path, self._device = path, device
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a", encoding="utf-8").close()
-        self._known = {line["key"] for line in read_results(path) if line["device"] == device}
-
-    def has(self, case: NetworkCase) -> bool:
-        """Whether the case is recorded for this device."""
-        return case.key in self._known
-
-    def add(self, case: NetworkCase, line: dict[str, Any]) -> None:
-        """Append and flush."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": case.key, "device": self._device, **asdict(case), **line}) + "\n")
-            file.flush()
-        self._known.add(case.key)
-
-
 class _Host(BaseModel):
     looks: list[dict[str, PositiveFloat]] = Field(min_length=1)
     blocks_s: list[PositiveFloat] = Field(min_length=1)
@@ -167,32 +147,39 @@ class _Line(BaseModel):
     host: _Host | None = None
 
 
+def _checked(where: str, entry: Mapping[str, Any]) -> None:
+    try:
+        _Line.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise MeasurementFileError(
+            f"{where} is no result of `perfmodel validate run`: {f'{shown(field)}: ' if field else ''}{first['msg']}"
+        ) from None
+
+
+NEEDED: Final[Needed] = MappingProxyType({None: _checked, "layer": _checked})
+"""Of networks, which have no kind, and of single layers."""
+
+
 def read_results(path: Path) -> tuple[dict[str, Any], ...]:
     """Every line of a file of results; a last line that was cut off is left out. Raises MeasurementFileError for what is not one."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MeasurementFileError(f"cannot read the results {path}: {getattr(error, 'strerror', None) or error}") from None
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):  # a number may have too many digits
-            if number == len(lines):
-                break
-            raise MeasurementFileError(
-                f"{path}, line {number} is no JSON; it must be a file that `perfmodel validate run` wrote"
-            ) from None
-        try:
-            _Line.model_validate(entry)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise MeasurementFileError(
-                f"{path}, line {number} is no result of `perfmodel validate run`: {f'{shown(field)}: ' if field else ''}{first['msg']}"
-            ) from None
-        found.append(entry)
-    return tuple(found)
+    return read_lines(path, NEEDED)
+
+
+class NetworkResults:
+    """A file of results: which cases are in it, and what comes. Raises, before anything is measured, as `Results` does."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self._results = Results(path, device, ("key", "device"), NEEDED)
+
+    def has(self, case: NetworkCase) -> bool:
+        """Whether the case is recorded for this device."""
+        return self._results.has(key=case.key)
+
+    def add(self, case: NetworkCase, line: Mapping[str, Any]) -> None:
+        """Append and flush."""
+        self._results.add({"key": case.key, **asdict(case), **line})
 
 
 def measure_all(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from perfmodel.units import percent
 from perfmodel.validation.agreement_plot import Case, agreement_plot
-from perfmodel.validation.network_comparison import NetworkComparison, compare_networks
+from perfmodel.validation.network_comparison import NetworkComparison, compare_networks, size_class
+from perfmodel.validation.network_run import read_results
 from perfmodel.validation.protocol_report import HEADER, RESULTS, Block, summary_cells
+from perfmodel.validation.statistics import Summary
 
 Table = tuple[Sequence[str], list[list[str]]]
 NETWORKS = "networks.jsonl"
 BLIND = "networks-blind.jsonl"
+PREDICTED = "networks-blind-predicted.jsonl"
+"""What was predicted of cases in BLIND before they were measured, with the revision that predicted it."""
 RECORDED = {NETWORKS: "Whole networks", BLIND: "Networks that nobody had looked at when the model was made"}
 
 
@@ -41,6 +46,35 @@ def cases_table(comparison: NetworkComparison) -> Table:
         if row.run != "eager" or row.batch >= 64
     ]
     return ("network", "batch", "precision", "run", "measured ms", "expected ms", "error"), rows
+
+
+def foreseen_tables() -> tuple[Table, Table]:
+    """Cases that were predicted before they were measured: errors of those predictions by how they ran, and each case."""
+    predicted = {
+        line["key"]: line for line in map(json.loads, (RESULTS / "h200" / PREDICTED).read_text(encoding="utf-8").splitlines())
+    }
+    measured = [line for line in read_results(RESULTS / "h200" / BLIND) if line["key"] in predicted]
+    groups: dict[str, list[tuple[float, float, float]]] = {}
+    rows = []
+    for line in measured:
+        before, seconds = predicted[line["key"]], line["median_s"]
+        expected = before["predicted_latency_s"]
+        groups.setdefault(f"{line['run']}, {size_class(line['batch'])}", []).append((expected, seconds, line["batch"]))
+        inside = before["latency_low_s"] <= seconds <= before["latency_high_s"]
+        rows.append(
+            [
+                line["model"],
+                str(line["batch"]),
+                line["run"],
+                f"{1e3 * seconds:.2f}",
+                f"{1e3 * expected:.2f}",
+                f"{100 * (expected / seconds - 1):+.1f} %",
+                "yes" if inside else "no",
+            ]
+        )
+    sums = [[name, *summary_cells(Summary.of(*zip(*group, strict=True)))] for name, group in sorted(groups.items())]
+    heads = ("network", "batch", "run", "measured ms", "predicted ms", "error", "inside its interval")
+    return (("how they ran", *HEADER), sums), (heads, rows)
 
 
 def network_blocks(comparison: NetworkComparison, heading: str) -> list[Block]:

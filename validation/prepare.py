@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from perfmodel.validation.baselines import baseline, torch_or_none
@@ -51,11 +51,19 @@ def _compile_kernel(job: tuple[Problem, str | None, DeviceLimits]) -> Config | N
     return config
 
 
-def prepare_baselines(problems: Iterable[Problem]) -> int:
+def prepare_baselines(problems: Iterable[Problem], tell: Callable[[str], None] = lambda _: None) -> int:
     """Run torch.compile on every block once, so that the measuring process finds its code on disk; how many."""
     problems = tuple(problems)
-    with _pool(min(BASELINES_AT_ONCE, len(problems))) as pool:
-        return sum(pool.map(_compile_baseline, problems))
+    if not problems:
+        return 0
+    at_once = min(BASELINES_AT_ONCE, len(problems))
+    tell(f"torch.compile: {len(problems)} blocks, {at_once} at the same time")
+    compiled = 0
+    with _pool(at_once) as pool:
+        for problem, done in zip(problems, pool.map(_compile_baseline, problems), strict=True):
+            compiled += done
+            tell(f"torch.compile: {problem.name}{'' if done else ' left for its turn'}")
+    return compiled
 
 
 def _compile_baseline(problem: Problem) -> bool:

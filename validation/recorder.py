@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -57,6 +59,10 @@ class Results:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             exists = path.exists()
+            if exists:
+                path.open("ab").close()
+            elif not os.access(path.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise PerfmodelError(
                 f"cannot write {shown(str(path), 200)}: {error.strerror}; choose another place with --output"

@@ -353,6 +353,16 @@ def validate_run(
             min=1, help="Networks that torch.compile compiles at the same time (default: one for each core, at most 14)."
         ),
     ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --what fused: check only every so many-th of the odd sizes; 0: none (default: 1)."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="With --what fused: random inputs of each check (default: all there are).")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="With --what fused: of the source, for the record, where it is not a git checkout.")
+    ] = None,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Fill the compiler's cache for runs compile, and measure nothing.")
     ] = False,
@@ -366,7 +376,7 @@ def validate_run(
         raise PerfmodelError(f"--{taken[0]} says nothing about --what {what}; leave it out")
     sizes = None if batches is None else [_whole(text) for text in listed("--batches", batches)]
     if what == "fused":
-        raise typer.Exit(_measure_fused(output, models, sizes, stages))
+        raise typer.Exit(_measure_fused(output, models, sizes, stages, {"every": every, "seeds": seeds, "revision": revision}))
     if layout not in LAYOUTS:
         raise PerfmodelError(f"--layout takes {' or '.join(LAYOUTS)}, not '{shown(layout)}'")
     wanted_runs = cast("list[Run]", _chosen("--runs", runs, RUNS) if what == "networks" else ["graph"])
@@ -411,16 +421,20 @@ def validate_run(
 
 
 _OF_NETWORKS = ("runs", "layout", "profile", "traces", "jobs", "prepare")
+_OF_FUSED = ("stages", "every", "seeds", "revision")
 NOT_TAKEN = {
-    "networks": ("stages",),
-    "layers": ("stages", *_OF_NETWORKS),
+    "networks": _OF_FUSED,
+    "layers": (*_OF_FUSED, *_OF_NETWORKS),
     "fused": ("precisions", "resolution", "seconds", *_OF_NETWORKS),
 }
 """What is measured, and the options that have nothing to say about it."""
 MEASURED_BY_DEFAULT = ("resnet50", "convnext_tiny", "efficientnet_b0", "mobilenetv2_100")
 
 
-def _measure_fused(output: Path, models: str | None, batches: list[int] | None, stages: str | None) -> int:
+def _measure_fused(
+    output: Path, models: str | None, batches: list[int] | None, stages: str | None, others: dict[str, int | str | None]
+) -> int:
+    from perfmodel.validation.checks import SEEDS
     from perfmodel.validation.fused.catalog import FAMILIES
     from perfmodel.validation.measure import STAGES
     from perfmodel.validation.measure import main as measure_fused
@@ -429,6 +443,9 @@ def _measure_fused(output: Path, models: str | None, batches: list[int] | None, 
     arguments += [part for name in _chosen("--models", models, FAMILIES) for part in ("--block", name)]
     arguments += [part for name in _chosen("--stages", stages, STAGES) for part in ("--stage", name)]
     arguments += [part for batch in batches or () for part in ("--batch", str(batch))]
+    if (seeds := others["seeds"]) is not None and int(seeds) > len(SEEDS):
+        raise PerfmodelError(f"--seeds takes at most {len(SEEDS)}, not {seeds}")
+    arguments += [f"--{option}={value}" for option, value in others.items() if value is not None]
     return measure_fused(arguments)
 
 
