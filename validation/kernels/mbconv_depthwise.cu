@@ -476,7 +476,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
             ask();
             publish();
             if (ADDS && row < piece.first) {                                         // only a neighbour of the rows of this block
-              mbar_arrive(xempty + 8 * xr.slot());
+              if (lane == 0) mbar_arrive(xempty + 8 * xr.slot(), 32);              // for its warp, which has read nothing of it
               xr.next();
             }
           }
