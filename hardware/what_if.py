@@ -64,10 +64,15 @@ _VALUE: Final = re.compile(r"\s*([+-]?)([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|
 _CHIP_RATES: Final = (
     r"(sustained_)?(matrix|vector|special|convolution)_\w+_ops_per_s",
     r"depthwise_\w+_ops_per_s",
-    r"\w+_(elements|rows)_per_s",
+    r"\w+_(elements|rows|outputs)_per_s",
     r"l2_read_bytes_per_s",
 )
 """Measured of the whole chip, and by its clock."""
+_DRAM_RATES: Final = (r"dram_\w+_bytes_per_s", r"\w+_dram_(bytes|elements|rows)_per_s")
+"""Measured on data from DRAM. Those of kernels whose threads keep few loads on their way are the chip's, too: what is measured of the same
+kernels on data in L2 limits them however fast the DRAM becomes."""
+_CHIP_TIMES: Final = (r"concat_block_s",)
+"""Of a block of threads where all multiprocessors have some, in the whole chip's time."""
 _OWN_RATES: Final = (
     r"small_product_ops_per_s",
     r"l2_read_(alone|same)_bytes_per_s",
@@ -82,10 +87,11 @@ _OWN_TIMES: Final = (
 """Measured in clocks of the chip; what the host does and what DRAM takes is not."""
 _MATRIX: Final = r"peak(\.matrix\.fp16\.fp32\.ops_per\w+)?"
 _MEASURED: Final = (
-    (r"memory\.dram_(bandwidth_bytes_per_s|transfers_per_s|bus_width_bits)", (r"dram_\w+_bytes_per_s",), 1),
+    (r"memory\.dram_(bandwidth_bytes_per_s|transfers_per_s|bus_width_bits)", _DRAM_RATES, 1),
     (r"chip\.multiprocessors", _CHIP_RATES, 1),
+    (r"chip\.multiprocessors", _CHIP_TIMES, -1),
     (r"chip\.boost_clock_hz", (*_CHIP_RATES, *_OWN_RATES), 1),
-    (r"chip\.boost_clock_hz", _OWN_TIMES, -1),
+    (r"chip\.boost_clock_hz", (*_CHIP_TIMES, *_OWN_TIMES), -1),
     (_MATRIX, (r"small_product_ops_per_s",), 1),
     (_MATRIX, (r"narrow_product_s",), -1),
     (r"peak(\.special\.fp32\.fp32\.ops_per\w+)?", (r"special_\w+_ops_per_s",), 1),
@@ -252,7 +258,7 @@ def _power(path: str, quantity: str, vector: AbstractSet[str]) -> int:
     if peak is None or (peak[1] == "matrix" and peak[3] != DEFAULT_ACCUMULATE[peak[2]]):
         return 0
     units = "matrix|convolution" if peak[1] == "matrix" else "vector|matrix" if peak[2] in vector else "vector"
-    return int(re.fullmatch(rf"(sustained_)?({units})_{peak[2]}_ops_per_s", quantity) is not None)
+    return int(re.fullmatch(rf"(sustained_)?({units})(_\d+)?_{peak[2]}_ops_per_s", quantity) is not None)
 
 
 def _follow(data: dict[str, Any], table: str, field: str, factor: float, key: str) -> str:

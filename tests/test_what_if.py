@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import perfmodel
 from perfmodel.cli import run as command
 from perfmodel.errors import PerfmodelError
+from perfmodel.expected.machine import CHAINS, WIDTHS
 from perfmodel.hardware.catalog import load, names
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.hardware.what_if import what_if
@@ -88,6 +89,17 @@ def test_twice_the_bandwidth_halves_what_memory_holds() -> None:
 FIGURES = [path for path, _, _ in H200.numbers()]
 
 
+KINDS = ("pointwise", "add", "silu", "gelu", "norm", "norm_autocast", "broadcast", "bias", "reduce", "concat")
+FROM_DRAM = [
+    "dram_copy_bytes_per_s",
+    "dram_read_bytes_per_s",
+    "dram_write_bytes_per_s",
+    "product_dram_bytes_per_s",
+    "layer_norm_dram_rows_per_s",
+    *(f"{kind}_dram_elements_per_s" for kind in (*CHAINS, *KINDS)),
+]
+
+
 def measured(device: DeviceSpec) -> dict[str, float]:
     return {entry.quantity: entry.value for entry in device.measured}
 
@@ -100,7 +112,7 @@ def test_a_figure_set_to_what_it_is_changes_nothing_that_was_measured(figure: st
 @pytest.mark.parametrize(
     ("change", "moved"),
     [
-        ("dram_bandwidth=2x", {"dram_copy_bytes_per_s": 2.0, "dram_read_bytes_per_s": 2.0, "dram_write_bytes_per_s": 2.0}),
+        ("dram_bandwidth=2x", dict.fromkeys(FROM_DRAM, 2.0)),
         ("l2_bytes=2x", {}),
         ("power=500W", {}),
         (
@@ -109,6 +121,7 @@ def test_a_figure_set_to_what_it_is_changes_nothing_that_was_measured(figure: st
                 "matrix_fp16_ops_per_s": 2.0,
                 "sustained_matrix_fp16_ops_per_s": 2.0,
                 "convolution_fp16_ops_per_s": 2.0,
+                **{f"convolution_{width}_fp16_ops_per_s": 2.0 for width in WIDTHS},
                 "small_product_ops_per_s": 2.0,
                 "narrow_product_s": 0.5,
             },
@@ -134,7 +147,23 @@ def test_the_host_and_dram_do_not_follow_the_chips_clock() -> None:
     assert after["sustained_matrix_fp16_ops_per_s"] == pytest.approx(0.5 * before["sustained_matrix_fp16_ops_per_s"])
     more = measured(what_if(H200, ["multiprocessors=2x"]))
     assert more["silu_elements_per_s"] == pytest.approx(2 * before["silu_elements_per_s"])
+    assert more["pool_3x3_outputs_per_s"] == pytest.approx(2 * before["pool_3x3_outputs_per_s"])
+    assert more["concat_block_s"] == pytest.approx(0.5 * before["concat_block_s"])
     assert more["small_product_ops_per_s"] == before["small_product_ops_per_s"]
+
+
+def test_what_the_framework_moves_follows_the_bandwidth() -> None:
+    """Kernels from DRAM take less on a faster one, and none less than its own rate on data in L2 or than half."""
+    before, after = (
+        perfmodel.predict("mobilenetv2_100", device, batch=256, schedule="eager", tier="expected", graph=True)
+        for device in (H200, what_if(H200, ["dram_bandwidth=2x"]))
+    )
+    held = [(old, new) for old, new in zip(before.times, after.times, strict=True) if old.kernel.kind in ("batch_norm", "relu6")]
+    assert (
+        0.5 * sum(old.latency_s for old, _ in held)
+        < sum(new.latency_s for _, new in held)
+        < 0.9 * sum(old.latency_s for old, _ in held)
+    )
 
 
 @pytest.mark.parametrize("schedule", ["eager", "pointwise", "block"])
