@@ -206,6 +206,20 @@ def test_eager_rows_wait_for_their_own_host(tmp_path: Path) -> None:
     assert replayed < 0.5 * fast
 
 
+def test_a_layer_is_of_a_network_of_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else a file names is not looked for: a function would be imported and run, a file read."""
+    (tmp_path / "named_by_a_file.py").write_text("raise SystemExit('run')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "layers.jsonl"
+    names = ("resnet18", "ResNet-18", "named_by_a_file:model", "timm:resnet18", str(tmp_path / "model.onnx"))
+    lines = [_recorded(kind="layer", network=name, node="bn1", key=name) for name in names]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    found = compare_layers(path, "h200")
+    assert [row.network for row in found.rows] == list(names[:2])
+    assert sum(len(one.rows) for one in found.skipped) == 3
+    assert all("unknown model" in one.reason for one in found.skipped)
+
+
 def test_layers_beside_their_networks_kernels(tmp_path: Path) -> None:
     path = tmp_path / "layers.jsonl"
     shared = {
@@ -363,6 +377,12 @@ def _recorded(**fields: object) -> dict[str, object]:
         ({"model": 3}, "model"),
         ({"host": {"looks": [], "blocks_s": [1.0]}}, "host.looks"),
         ({"host": {"looks": [{"host_norm_s": 1.0}], "blocks_s": [1.0]}}, "host_block_s"),
+        ({"host": {"looks": [{"host_block_s": 1.0, "norm": 1.0}], "blocks_s": [1.0]}}, "host.looks"),
+        ({"host": {"looks": [{"host_block_s": 1e300}], "blocks_s": [1e300]}}, "host.looks"),
+        ({"host": {"looks": [LOOK], "blocks_s": [1.0]}}, "needs its date"),
+        ({"host": {"looks": [LOOK], "blocks_s": [1.0]}, "date": "yesterday"}, "date"),
+        ({"kind": "layer", "network": ["resnet18"], "node": "bn1"}, "network"),
+        ({"kind": "layer", "network": "resnet18"}, "node"),
     ],
 )
 def test_a_damaged_line_is_named(

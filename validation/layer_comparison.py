@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
+from perfmodel.networks.catalog import find
 from perfmodel.prediction import Prediction, predict
 from perfmodel.report.table import Column, Table
 from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped
-from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.network_comparison import MOST_SAID, of_another, too_few
 from perfmodel.validation.network_run import read_results
 from perfmodel.validation.statistics import Summary
@@ -95,12 +95,10 @@ def compare_layers(path: Path, hardware: str) -> LayerComparison:
             skipped.setdefault(reason, []).append(str(line["key"])[:80])
             continue
         try:
-            prediction = predicted(line["network"], line["batch"], line["resolution"], line["dtype"], line["layout"])
+            # by the catalogue's name alone: other names are of files, and of functions that would be imported and run
+            network = find(line["network"]).name
+            prediction = predicted(network, line["batch"], line["resolution"], line["dtype"], line["layout"])
             own = [time for time in prediction.times if line["node"] in time.kernel.layers]
-        except KeyError as error:
-            raise MeasurementFileError(
-                f"{path} lacks the field {error} in a line; it must be a file that `validate run` wrote"
-            ) from None
         except PerfmodelError as error:  # a type without a rate, an image that the network does not take: this line only
             skipped.setdefault(str(error)[:MOST_SAID], []).append(str(line["key"])[:80])
             continue

@@ -91,8 +91,8 @@ def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
             quantity=quantity,
             value=value,
             kernel="chains of modules, beside the case",
-            date=str(line.get("date", "unknown")),
-            driver=str(line.get("driver", "unknown")),
+            date=line["date"],
+            driver=str(line.get("driver") or "unknown")[:MOST_SAID],
             where="the host of the case",
         )
         for quantity, value in found.items()

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from perfmodel.errors import UnknownNameError, shown
-from perfmodel.validation.files import MeasurementFileError
+from perfmodel.hardware.spec import Date
+from perfmodel.validation.files import LineCheck, MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
 from perfmodel.validation.host_times import HostProbe
@@ -117,9 +118,13 @@ class Counts(NamedTuple):
         return Counts(self.measured + other.measured, self.failed + other.failed)
 
 
+_Quantity = Annotated[str, Field(pattern=r"^host_[a-z_]{1,60}_s$")]
+_Seconds = Annotated[float, Field(ge=1e-10, le=3600)]
+
+
 class _Host(BaseModel):
-    looks: list[dict[str, PositiveFloat]] = Field(min_length=1)
-    blocks_s: list[PositiveFloat] = Field(min_length=1)
+    looks: list[dict[_Quantity, _Seconds]] = Field(min_length=1)
+    blocks_s: list[_Seconds] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _looks_agree(self) -> Self:
@@ -144,21 +149,36 @@ class _Line(BaseModel):
     run: Run
     median_s: PositiveFloat
     times_s: list[PositiveFloat] = Field(min_length=1)
+    date: Date | None = None
     host: _Host | None = None
 
-
-def _checked(where: str, entry: Mapping[str, Any]) -> None:
-    try:
-        _Line.model_validate(entry)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise MeasurementFileError(
-            f"{where} is no result of `perfmodel validate run`: {f'{shown(field)}: ' if field else ''}{first['msg']}"
-        ) from None
+    @model_validator(mode="after")
+    def _host_has_its_date(self) -> Self:
+        if self.host is not None and self.date is None:
+            raise ValueError("a host that was looked at needs its date")
+        return self
 
 
-NEEDED: Final[Needed] = MappingProxyType({None: _checked, "layer": _checked})
+class _LayerLine(_Line):
+    network: str = Field(min_length=1)
+    node: str = Field(min_length=1)
+
+
+def _checked(form: type[_Line]) -> LineCheck:
+    def check(where: str, entry: Mapping[str, Any]) -> None:
+        try:
+            form.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise MeasurementFileError(
+                f"{where} is no result of `perfmodel validate run`: {f'{shown(field)}: ' if field else ''}{first['msg']}"
+            ) from None
+
+    return check
+
+
+NEEDED: Final[Needed] = MappingProxyType({None: _checked(_Line), "layer": _checked(_LayerLine)})
 """Of networks, which have no kind, and of single layers."""
 
 
