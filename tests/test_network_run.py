@@ -147,6 +147,22 @@ def test_at_most_so_many_compile_at_once(steps: list[str], tmp_path: Path) -> No
     assert steps.index("time b/1 compile") < steps.index("compile c/1")
 
 
+def test_processes_end_where_a_result_cannot_be_written(
+    steps: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The others still wait for their turn: it never comes, and they end."""
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(network_run.NetworkResults, "add", full)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="disk full"):
+        measure_compiled(cases(("a", "b", "c"), (1,), runs=("compile",)), tmp_path / "r.jsonl", jobs=3)
+    assert threading.active_count() == before
+    assert [step for step in steps if step.startswith("time")] == ["time a/1 compile"]
+
+
 def test_preparing_runs_nothing(steps: list[str]) -> None:
     assert measure_compiled(cases(("a", "b"), (1,), runs=("compile", "compile-graph")), None, jobs=2) == Counts(4, 0)
     assert sorted(steps) == ["compile a/1", "compile b/1"]

@@ -299,29 +299,34 @@ def measure_compiled(
 
     while left and not late():
         together, left = left[:jobs], left[jobs:]
-        workers = [_Worker(cases_, timed=path is not None, profile=profile, traces=traces) for cases_ in together]
-        ready = [worker.answer() for worker in workers]
-        for worker, answer in zip(workers, ready, strict=True):
-            if answer is not True:
-                say(f"{worker.cases[0].key}: {answer}")
-                failed += len(worker.cases)
-            elif results is None:
-                count += len(worker.cases)
-                say(f"{time.perf_counter() - began:6.1f} s {worker.cases[0].key}: compiled")
-            elif late():
-                worker.stop()
-            else:
-                failed += len(worker.cases)
-                for case, line in worker.lines():
-                    if isinstance(line, str):
-                        say(f"{case.key}: {line}")
-                        continue
-                    results.add(case, line)
-                    count += 1
-                    failed -= 1
-                    said = f"{line['median_s'] * 1e3:.3f} ms, compiled in {line['prepared_s']:.0f} s"
-                    say(f"{time.perf_counter() - began:6.1f} s {case.key}: {said}")
-            worker.end()
+        workers: list[_Worker] = []
+        try:
+            workers += (_Worker(cases_, timed=path is not None, profile=profile, traces=traces) for cases_ in together)
+            ready = [worker.answer() for worker in workers]
+            for worker, answer in zip(workers, ready, strict=True):
+                if answer is not True:
+                    say(f"{worker.cases[0].key}: {answer}")
+                    failed += len(worker.cases)
+                elif results is None:
+                    count += len(worker.cases)
+                    say(f"{time.perf_counter() - began:6.1f} s {worker.cases[0].key}: compiled")
+                elif late():
+                    worker.stop()
+                else:
+                    failed += len(worker.cases)
+                    for case, line in worker.lines():
+                        if isinstance(line, str):
+                            say(f"{case.key}: {line}")
+                            continue
+                        results.add(case, line)
+                        count += 1
+                        failed -= 1
+                        said = f"{line['median_s'] * 1e3:.3f} ms, compiled in {line['prepared_s']:.0f} s"
+                        say(f"{time.perf_counter() - began:6.1f} s {case.key}: {said}")
+                worker.end()
+        finally:  # one that still waited for its turn would keep this process from ending
+            for worker in workers:
+                worker.end()
     if late():
         say(f"stopped after {seconds:.0f} s")
     return Counts(count, failed)
