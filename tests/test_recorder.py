@@ -49,6 +49,7 @@ def test_what_comes_after_a_stopped_run_can_be_read(tmp_path, left, kept):
         ("9" * 5000 + "\n", "line 1 cannot be read"),
         (b'{"kind": "time", "case": "\xff"}\n', "line 1 cannot be read"),
         ("{}\n", "line 1 has the kind None"),
+        ('{"kind": ' + "[" * 200_000, "line 1 cannot be read"),
         ('{"kind": [1]}\n', r"line 1 has the kind \[1\]"),
         ('{"kind": "\x1b[31m"}\n'.replace("\x1b", "\\u001b"), r"kind '\\x1b"),
         (json.dumps({**TIME, "median_s": 0}) + "\n", "line 1: median_s is 0, but it must be positive"),
@@ -87,6 +88,18 @@ def test_a_refusal_is_no_result(tmp_path, capsys):
     assert capsys.readouterr().out.count("no driver") == 2
 
 
+def test_a_check_that_fails_takes_the_place_of_one_that_passed(tmp_path):
+    """In the file as well as in the run that measures it again."""
+    key = {"kind": "check", "case": "a", "what": "kernel"}
+    path = tmp_path / "convfirst.jsonl"
+    results = Results(path, "H200")
+    results.add({**key, "passed": True})
+    assert results.has(**key)
+    results.add({**key, "passed": False})
+    assert not results.has(**key)
+    assert not Results(path, "H200").has(**key)
+
+
 @pytest.mark.parametrize("place", ["afile/convfirst.jsonl", "folder"])
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, place):
     (tmp_path / "afile").write_text("")
@@ -101,6 +114,9 @@ def test_results_of_another_kind_are_told_apart_by_their_own_fields(tmp_path):
     results.add({"key": "resnet50/1"})
     assert Results(path, "H200", ("key", "device"), PLAIN).has(key="resnet50/1")
     assert not Results(path, "H100", ("key", "device"), PLAIN).has(key="resnet50/1")
+    append(path, {"kind": "time"})
+    with pytest.raises(MeasurementFileError, match=r"line 2 has the kind 'time', which must be none$"):
+        read_lines(path, PLAIN)
 
 
 def test_a_place_that_cannot_be_written_is_found_before_anything_is_measured(tmp_path):

@@ -86,6 +86,8 @@ class Results:
             self._refused[self._key(line)] = str(line[REFUSED])
         elif line.get("passed", True):
             self._known.add(self._key(line))
+        else:  # of the same kernel the newest check counts
+            self._known.discard(self._key(line))
 
     def _key(self, line: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(str(line.get(field, "")) for field in self._fields)
@@ -148,6 +150,8 @@ def _is_cut_off(last: bytes) -> bool:
         json.loads(last)
     except ValueError:
         return True
+    except RecursionError:  # which the reader refuses, with its place
+        pass
     return False
 
 
@@ -169,7 +173,7 @@ def read_lines(path: Path, needed: Needed = FUSED) -> tuple[dict[str, Any], ...]
         entry = _parsed(where, line)
         kind = entry.get("kind")
         if not isinstance(kind, str | None) or kind not in needed:
-            known = " or ".join(str(one) for one in needed if one) or "none"
+            known = " or ".join(one or "none" for one in needed)
             raise MeasurementFileError(f"{where} has the kind {shown(repr(kind), 40)}, which must be {known}")
         (_REFUSAL if REFUSED in entry else needed[kind])(where, entry)
         found.append(entry)
