@@ -341,6 +341,19 @@ def test_a_tools_words_are_kept(monkeypatch, tmp_path, status, clean):
         assert words[-1].endswith(f"ERROR SUMMARY: {status} errors")
 
 
+def test_a_tool_that_says_nothing_is_said(monkeypatch, tmp_path, capsys):
+    fake = tmp_path / "compute-sanitizer"
+    fake.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda _: str(fake))
+    monkeypatch.setattr(sanitize, "this_device", lambda: H200)
+    asked = ["--block", "convnext", "--tool", "memcheck", "--revision", "1a2b", "--output"]
+    assert sanitize.main([*asked, str(tmp_path)]) == 5
+    assert capsys.readouterr().err == "perfmodel: memcheck of convnext ended with 1: broken\n"
+    assert sanitize.main([*asked, str(fake)]) == 2
+    assert capsys.readouterr().err.startswith("perfmodel: cannot write to ")
+
+
 @pytest.mark.parametrize("path", sanitized(), ids=lambda path: path.stem)
 def test_recorded_words_of_a_tool(path):
     """About today's problems, each of which came out right, and nothing found."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from perfmodel.errors import PerfmodelError
+from perfmodel.errors import PerfmodelError, shown
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.fused.reference import deviation, tolerance
@@ -120,7 +120,7 @@ def watched(tool: str, family: str) -> tuple[bool, str]:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise GpuError(f"{tool} of {family} did not end within {TIMEOUT_S} s") from error
-    if done.returncode not in (0, 1, FOUND):
+    if done.returncode not in (0, 1, FOUND) or not done.stdout.strip():
         raise GpuError(f"{tool} of {family} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-400:]}")
     return done.returncode == 0, done.stdout
 
@@ -143,7 +143,12 @@ def main(argv: list[str] | None = None) -> int:
             return int(not run(problems(options.inside)))
         device, revision = this_device().name, options.revision or git_revision()
         folder = options.output or RESULTS / folder_of(device)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PerfmodelError(
+                f"cannot write to {shown(str(folder), 200)}: {error.strerror}; choose another place with --output"
+            ) from None
         asked = [
             (tool, family) for family in dict.fromkeys(options.block or FAMILIES) for tool in dict.fromkeys(options.tool or TOOLS)
         ]
@@ -157,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
                 well &= clean
         return int(not well)
     except PerfmodelError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"perfmodel: {error}\n")
         return error.exit_code
 
 
