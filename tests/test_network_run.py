@@ -442,6 +442,18 @@ def test_samples_of_a_machine_are_written_as_they_come(monkeypatch: pytest.Monke
     assert MachineRun.model_validate_json(path.read_text(encoding="utf-8")) == found
 
 
+def test_a_part_that_cannot_be_measured_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No copy of the device's file is left that looks like a result."""
+    found = MachineRun(device="NVIDIA H200", date="2026-11-30", driver="1", cupy="14", torch=None, samples=())
+    monkeypatch.setattr("perfmodel.validation.microbenchmarks.run", lambda *_: found)
+    options = ["--hardware", "h200", "--only", "memory,compiled", "--output", str(tmp_path / "x.toml")]
+    assert command(["hardware", "measure", *options]) == 5
+    assert "nothing of memory, compiled can be measured here" in capsys.readouterr().err
+    assert not (tmp_path / "x.toml").exists()
+
+
 def test_a_part_measured_onto_an_older_run_keeps_its_other_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The samples of both in one file; in the device's file only what was measured now is new."""
 

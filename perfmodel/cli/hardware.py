@@ -106,6 +106,12 @@ def hardware_measure(
     if older is not None:
         older.require(this_device().name, driver_version())
     found = run(lambda line: print(line, file=sys.stderr, flush=True), parts, keep)
+    if not found.samples:
+        from perfmodel.validation.fused.problem import GpuError
+
+        raise GpuError(
+            f"nothing of {', '.join(parts)} can be measured here: PyTorch is missing, or for phases compute capability 9.0"
+        )
     anew = {sample.quantity for sample in found.samples}
     measured = [entry for entry in whole(found).measured(where) if entry.quantity in anew]
     emit(with_measured(name, measured, keep=only is not None), target)
