@@ -31,7 +31,7 @@ def runs_table(comparison: NetworkComparison) -> Table:
 
 
 def cases_table(comparison: NetworkComparison) -> Table:
-    """Each case, without those in stream order whose time is the host's."""
+    """Each case, without eager ones of small batches, whose time is the host's."""
     rows = [
         [
             row.model,
