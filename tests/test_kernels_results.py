@@ -437,6 +437,8 @@ def test_a_problem_is_found_by_its_name():
     ("name", "words"),
     [
         ("mbconv", "no name of a case, such as convfirst_e4"),
+        (f"convfirst_e4_fp16_n{'9' * 5000}_c64_h56_w56", "no name of a case"),
+        ("mbconv\x1b[2J", r"^'mbconv\\x1b\[2J' is no name"),
         ("other_e4_fp16_n1_c64_h56_w56", "no name of a case"),
         ("convfirst_e4_fp16_n1_c64_h56_w56_k3", "convfirst has no 'k'"),
         ("mbconv_e4_fp16_n1_c64_h56_w56_k3_g1_q2", "mbconv has no 'q'; what its names may add is k, g, s, se, o"),
@@ -613,9 +615,10 @@ def test_blocks_that_are_timed_are_not_compiled_again(tmp_path, measuring):
     assert compiled == [other, known, other]
 
 
-def test_every_0_checks_none_of_the_odd_sizes(measuring):
-    measuring.setattr(measure, "prepare_kernels", lambda asked, device: None)
-    assert measure.only_check([FAMILIES["convfirst"]], 0) == Outcome()
+def test_every_0_leaves_nothing_for_odd_sizes_alone(measuring, capsys):
+    measuring.setattr(measure, "only_check", lambda *_: pytest.fail("checked"))
+    assert main(["--only-check", "--every", "0"]) == 2
+    assert "--every 0 leaves none of them" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, measuring, capsys):

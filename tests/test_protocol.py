@@ -13,6 +13,7 @@ from perfmodel.errors import PerfmodelError
 from perfmodel.expected.constants import calibration_of
 from perfmodel.hardware.catalog import load, load_text
 from perfmodel.validation.dataset import Dataset, gather, layout_of, schedule_of
+from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.fused_tables import fused_blocks, recorded_fused
 from perfmodel.validation.layer_run import layers_of
@@ -300,8 +301,10 @@ def test_a_part_measured_anew_leaves_the_other_figures(tmp_path: Path) -> None:
     with pytest.raises(GpuError, match="do not go together"):
         newer.model_copy(update={"driver": "2"}).onto(older)
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(GpuError, match="no samples of `perfmodel hardware measure`"):
+    with pytest.raises(MeasurementFileError, match="no samples of `perfmodel hardware measure`: device: Field required"):
         recorded_run(path)
+    with pytest.raises(MeasurementFileError, match="cannot read"):
+        recorded_run(tmp_path / "absent.json")
 
 
 def test_measured_networks_beside_constants_fitted_elsewhere() -> None:

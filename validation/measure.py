@@ -271,6 +271,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.profile:
             profiled([problem_of(record) for record in json.loads(options.profile)])
             return 0
+        if options.only_check and not options.every:
+            raise MeasureError("--only-check checks odd sizes, and --every 0 leaves none of them; give it 1 or more")
         if options.only_check:
             return only_check(families, options.every).exit_code
         wanted = _wanted(families, options)

@@ -18,7 +18,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from perfmodel.errors import shown
 from perfmodel.hardware.spec import Measured
+from perfmodel.validation.files import MeasurementFileError, read_text
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
@@ -158,12 +160,15 @@ def run(
 
 
 def recorded_run(path: Path) -> MachineRun:
-    """A run's samples as `--samples` wrote them; raises GpuError where they are not."""
+    """A run's samples as `--samples` wrote them; raises MeasurementFileError where they are not."""
     try:
-        return MachineRun.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else getattr(error, "strerror", None) or error
-        raise GpuError(f"{path} has no samples of `perfmodel hardware measure`: {reason}") from None
+        return MachineRun.model_validate_json(read_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = shown(".".join(map(str, first["loc"])))
+        raise MeasurementFileError(
+            f"{shown(str(path), 200)} has no samples of `perfmodel hardware measure`: {f'{field}: ' if field else ''}{first['msg']}"
+        ) from None
 
 
 def _torch() -> Any | None:

@@ -302,7 +302,7 @@ def _fused_factors(files: list[str], description: str, source: str) -> str:
     folder, _, device = files[0].rpartition("=")
     protocol = run_fused(Path(folder), device)
     for one in protocol.skipped:
-        _say(f"left out, {one.reason}: {', '.join(one.rows)}")
+        _say(f"left out, {shown(one.reason, 300)}: {', '.join(shown(row, 300) for row in one.rows)}")
     return fused_toml(calibrated_fused(protocol, description=description, source=source, date=today(), revision=git_revision()))
 
 

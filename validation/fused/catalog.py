@@ -6,6 +6,7 @@ import re
 from types import MappingProxyType
 from typing import Any, Final
 
+from perfmodel.errors import shown
 from perfmodel.validation.fused.convfirst.family import FAMILY as CONVFIRST
 from perfmodel.validation.fused.convnext.family import FAMILY as CONVNEXT
 from perfmodel.validation.fused.family import Family
@@ -16,7 +17,8 @@ from perfmodel.validation.fused.problem import GpuError, Problem
 FAMILIES: Final = MappingProxyType({family.name: family for family in (CONVFIRST, MBCONV, FUSED_MBCONV, CONVNEXT)})
 
 CASE: Final = re.compile(
-    r"(?P<block>[a-z_]+)_e(?P<e>\d+)_(?P<dtype>[a-z0-9]+)_n(?P<N>\d+)_c(?P<C>\d+)_h(?P<H>\d+)_w(?P<W>\d+)(?P<form>(_[a-z]+\d+)*)"
+    r"(?P<block>[a-z_]+)_e(?P<e>\d{1,9})_(?P<dtype>[a-z0-9]+)_n(?P<N>\d{1,9})_c(?P<C>\d{1,9})_h(?P<H>\d{1,9})_w(?P<W>\d{1,9})"
+    r"(?P<form>(_[a-z]+\d{1,9})*)"
 )
 """The name of a case: a problem in one word."""
 
@@ -37,12 +39,12 @@ def problem_named(name: str) -> Problem:
     found = CASE.fullmatch(name)
     if found is None or found["block"] not in FAMILIES:
         raise GpuError(
-            f"'{name}' is no name of a case, such as {' or '.join(family.cases()[0].name for family in FAMILIES.values())}"
+            f"'{shown(name)}' is no name of a case, such as {' or '.join(family.cases()[0].name for family in FAMILIES.values())}"
         )
     words = {word[1]: int(word[2]) for word in re.finditer(r"_([a-z]+)(\d+)", found["form"])}
     kind: Any = FAMILIES[found["block"]].problem
     sizes = {size: int(found[size]) for size in ("N", "H", "W", "C")}
     made: Problem = kind(**sizes, expansion=int(found["e"]), dtype=found["dtype"], **kind.fields_of_suffix(words))
     if made.name != name:
-        raise GpuError(f"'{name}' is written {made.name}")
+        raise GpuError(f"'{shown(name)}' is written {made.name}")
     return made
