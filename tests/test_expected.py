@@ -510,6 +510,14 @@ def test_a_pools_results_lie_on_the_line_through_two_windows() -> None:
         assert kernel_seconds(f, m, PRIORS).rate_s[0] == pytest.approx(f.m[0] * f.n[0] * each)
 
 
+def test_one_window_alone_tells_nothing_of_others() -> None:
+    h200 = load("h200")
+    kept = tuple(entry for entry in h200.measured if entry.quantity != "pool_2x2_outputs_per_s")
+    device = h200.model_copy(update={"measured": kept})
+    assert Machine.of(device, device.matrix_peak("fp16")).pool_outputs_per_s == ()
+    assert predict("resnet18", device, batch=16, schedule="eager", tier="expected").latency_s > 0
+
+
 def test_a_convolution_of_an_image_is_held_by_its_results() -> None:
     m = measured_machine(narrow_outputs_per_s=1e10)
     f = of_convolution(3, 32, kernel=3)

@@ -122,9 +122,7 @@ class Machine:
             dram_rates=tuple(measured.get(f"{kind}_dram_elements_per_s", math.inf) for kind in RATES),
             rows_per_s=measured.get("layer_norm_rows_per_s"),
             dram_rows_per_s=measured.get("layer_norm_dram_rows_per_s"),
-            pool_outputs_per_s=tuple(
-                (kernel**2, measured[key]) for kernel in (2, 3) if (key := f"pool_{kernel}x{kernel}_outputs_per_s") in measured
-            ),
+            pool_outputs_per_s=_pool_outputs_per_s(measured),
             product_bytes_per_s=measured.get("product_dram_bytes_per_s"),
             narrow_outputs_per_s=measured.get("narrow_input_outputs_per_s", math.inf),
             chains=tuple((kind, measured[key]) for kind in CHAINS if (key := f"{kind}_dram_elements_per_s") in measured),
@@ -147,6 +145,12 @@ class Machine:
 
 def _beyond_gap(measured: Mapping[str, float], kind: str) -> float:
     return max(0.0, measured.get(f"{kind}_startup_s", 0.0) - measured.get("kernel_floor_s", 0.0))
+
+
+def _pool_outputs_per_s(measured: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    """(taps, results per second) of both windows; nothing where one is missing, through which no line can be drawn."""
+    found = tuple((kernel**2, measured[key]) for kernel in (2, 3) if (key := f"pool_{kernel}x{kernel}_outputs_per_s") in measured)
+    return found if len(found) == 2 else ()
 
 
 def _host_s(measured: Mapping[str, float]) -> tuple[float, ...] | None:
