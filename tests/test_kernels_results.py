@@ -6,13 +6,14 @@ import dataclasses
 import json
 import re
 import statistics
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from perfmodel.validation import checks, driver, gpu, launch, measure, sanitize
+from perfmodel.validation import benchmarks, checks, driver, gpu, launch, measure, prepare, sanitize
 from perfmodel.validation.dram import problem_of, worth_counting
 from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.catalog import FAMILIES, problem_named
@@ -628,3 +629,54 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, measuring, ca
     error = capsys.readouterr().err
     assert error.startswith("perfmodel: cannot write")
     assert error.count("\n") == 1
+
+
+def test_a_compiler_that_dies_leaves_its_block_for_later(monkeypatch):
+    class Pool:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def map(self, _, problems):
+            yield True
+            raise BrokenProcessPool("a process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr(prepare, "_pool", lambda _: Pool())
+    said = []
+    assert prepare.prepare_baselines(FAMILIES["convfirst"].cases()[:3], said.append) == 1
+    assert "left for their turn" in said[-1]
+
+
+def test_what_pytorch_cannot_run_is_one_sentence(monkeypatch):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    class Anything:
+        def __getattr__(self, _):
+            return self
+
+        def __call__(self, *_, **__):
+            return self
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+    torch = Anything()
+    torch.OutOfMemoryError = OutOfMemoryError
+    problem = FAMILIES["convfirst"].cases()[0]
+
+    def fails(_):
+        raise RuntimeError("backend='inductor' raised:\n a long story")
+
+    for name, value in (
+        ("cupy_with_gpu", Anything()), ("torch_or_none", lambda: torch), ("baseline", lambda *_: fails),
+        ("this_device", lambda: H200), ("torch_input", lambda _: None), ("in_memory", Anything()),
+    ):  # fmt: skip
+        monkeypatch.setattr(benchmarks, name, value)
+    with pytest.raises(GpuError, match=f"{problem.name} in PyTorch, compile: backend='inductor' raised:$"):
+        next(benchmarks.time_baseline(problem, "compile", ["burst"]))

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def agreement_plot(
     others = [pair for pairs in (beside or {}).values() for pair in pairs]
     for name, pairs in (beside or {}).items():
         left.scatter(*zip(*pairs, strict=True), s=9, color=FAINT, linewidths=0, label=name)
-    for color, (name, members) in zip(COLORS, series.items(), strict=False):
+    for color, (name, members) in zip(cycle(COLORS), series.items(), strict=False):
         points = [(case.measured, case.predicted) for case in members]
         left.scatter(*zip(*points, strict=True), s=9, color=color, linewidths=0, label=name)
     across = _ends([case.measured for case in cases] + [measured for measured, _ in others])
@@ -80,7 +81,8 @@ def agreement_plot(
             arrowprops={"arrowstyle": "-", "color": "#666666", "linewidth": 0.5, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 1},
         )
     errors = [[max(-MOST_PERCENT, min(MOST_PERCENT, 100 * case.error)) for case in members] for members in series.values()]
-    right.hist(errors, bins=[-MOST_PERCENT + 2 * i for i in range(MOST_PERCENT + 1)], color=COLORS[: len(errors)], stacked=True)
+    bins = [-MOST_PERCENT + 2 * i for i in range(MOST_PERCENT + 1)]
+    right.hist(errors, bins=bins, color=list(islice(cycle(COLORS), len(errors))), stacked=True)
     right.set(xlabel=f"error, % (beyond ±{MOST_PERCENT} at the ends)", ylabel="cases", xlim=(-MOST_PERCENT, MOST_PERCENT))
     figure.suptitle(title)
     return figure

@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from perfmodel.errors import shown
 from perfmodel.validation.baselines import Baseline, baseline, torch_or_none
 from perfmodel.validation.checks import random_inputs
 from perfmodel.validation.compile import compiler_version
 from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.count import count
-from perfmodel.validation.fused.problem import Problem
+from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, in_memory, this_device
 from perfmodel.validation.launch import FusedBlock
 from perfmodel.validation.machine_file import device_named
@@ -63,8 +64,14 @@ def time_baseline(problem: Problem, what: Baseline, modes: Iterable[Mode]) -> It
         launches = -(-BURST_LAUNCHES // sets) * sets
         stream = torch.cuda.Stream()
         with torch.no_grad(), torch.cuda.stream(stream):
-            for x in [*inputs[:3], inputs[0]]:
-                block(x)
+            try:
+                for x in [*inputs[:3], inputs[0]]:
+                    block(x)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # what torch.compile raises is one, too
+                reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+                raise GpuError(f"{problem.name} in PyTorch, {what}: {shown(reason, 200)}") from None
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=stream):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from perfmodel.expected.terms import CONCAT_ELEMENTS
 from perfmodel.validation.samples import Sample
+from perfmodel.validation.torch_timing import REPEATS, graph_seconds, shape_text, slope, tuned
 
 CHANNELS: Final = 256
 SIZE: Final = 28
@@ -32,83 +33,81 @@ CONVOLUTION_PIXELS: Final = 256 * 56 * 56 * 64
 
 def samples(torch: Any) -> Iterator[Sample]:
     """Every figure of PyTorch's eager kernels; a few seconds."""
-    from perfmodel.validation.microbenchmarks import _slope
+    with tuned(torch), torch.inference_mode():
+        yield from _samples(torch)
+    torch.cuda.empty_cache()
 
+
+def _samples(torch: Any) -> Iterator[Sample]:
+    """What `samples` yields, with the library's choices and without gradients."""
     functional, nn = torch.nn.functional, torch.nn
     make = {"device": "cuda", "dtype": torch.float16}
 
     def pair(channels: int, size: int, counts: tuple[int, int] = IMAGES) -> list[Any]:
         return [torch.randn(count, channels, size, size, **make).to(memory_format=torch.channels_last) for count in counts]
 
-    def slope(quantity: str, kernel: str, work: Callable[[Any], Any], sizes: list[Any], each: float = 1.0) -> Sample:
-        return _slope(torch, quantity, kernel, work, sizes, each, launches=LAUNCHES)
+    def rate(quantity: str, kernel: str, work: Callable[[Any], Any], sizes: list[Any], each: float = 1.0) -> Sample:
+        return slope(torch, quantity, kernel, work, sizes, each, launches=LAUNCHES)
 
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True  # as the networks run
-    with torch.inference_mode():
-        sizes = pair(CHANNELS, SIZE)
-        half, mixed = nn.BatchNorm2d(CHANNELS).cuda().half().eval(), nn.BatchNorm2d(CHANNELS).cuda().eval()
-        factor, bias = torch.randn(IMAGES[1], CHANNELS, 1, 1, **make), torch.randn(1, CHANNELS, 1, 1, **make)
-        weight, other = torch.ones(CHANNELS, **make), torch.randn_like(sizes[1])
-        kinds: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-            ("pointwise", "torch relu", functional.relu),
-            ("add", "torch add of two tensors", lambda x: x + other[: len(x)]),
-            ("silu", "torch silu", functional.silu),
-            ("gelu", "torch gelu", functional.gelu),
-            ("norm", "torch batch_norm, parameters fp16", half),
-            ("norm_autocast", "torch batch_norm, parameters fp32", mixed),
-            ("broadcast", "torch multiply by N×C×1×1", lambda x: x * factor[: len(x)]),
-            ("bias", "torch add of 1×C×1×1", lambda x: x + bias),
-            ("reduce", "torch mean over pixels", lambda x: x.mean((2, 3))),
-            ("concat", "torch cat of two tensors, elements written", lambda x: torch.cat((x[:, :128], x[:, 128:]), 1)),
-        )
-        for kind, said, work in kinds:
-            yield slope(f"{kind}_dram_elements_per_s", f"{said}, from DRAM", work, sizes)
-        yield slope(
-            "layer_norm_dram_rows_per_s",
-            f"torch layer_norm of {CHANNELS}, from DRAM",
-            lambda x: functional.layer_norm(x.permute(0, 2, 3, 1), (CHANNELS,), weight, weight),
-            sizes,
-            1 / CHANNELS,
-        )
-        del sizes
-        stems = pair(64, 112, (64, 256))
-        pools: tuple[tuple[int, Callable[[Any], Any]], ...] = (
-            (2, lambda x: functional.max_pool2d(x, 2, 2)),
-            (3, lambda x: functional.max_pool2d(x, 3, 2, 1)),
-        )
-        for kernel, work in pools:
-            said = f"torch max_pool2d {kernel}×{kernel}, stride 2, from DRAM"
-            yield slope(f"pool_{kernel}x{kernel}_outputs_per_s", said, work, stems, 1 / 4)
-        del stems
-        yield from _products(torch, pair)
-        images = pair(3, 224, (64, 256))
-        stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False).cuda().half().to(memory_format=torch.channels_last)
-        yield slope(
-            "narrow_input_outputs_per_s",
-            "torch conv2d 3×3 of 3 channels to 32, stride 2",
-            stem,
-            images,
-            32 / 4 / 3,  # outputs to an element of the image
-        )
-        del images
-        yield from _convolutions(torch)
-        yield _stream_gap(torch)
-        yield _concat_block(torch)
-    torch.backends.cudnn.benchmark = before
-    torch.cuda.empty_cache()
+    sizes = pair(CHANNELS, SIZE)
+    half, mixed = nn.BatchNorm2d(CHANNELS).cuda().half().eval(), nn.BatchNorm2d(CHANNELS).cuda().eval()
+    factor, bias = torch.randn(IMAGES[1], CHANNELS, 1, 1, **make), torch.randn(1, CHANNELS, 1, 1, **make)
+    weight, other = torch.ones(CHANNELS, **make), torch.randn_like(sizes[1])
+    kinds: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+        ("pointwise", "torch relu", functional.relu),
+        ("add", "torch add of two tensors", lambda x: x + other[: len(x)]),
+        ("silu", "torch silu", functional.silu),
+        ("gelu", "torch gelu", functional.gelu),
+        ("norm", "torch batch_norm, parameters fp16", half),
+        ("norm_autocast", "torch batch_norm, parameters fp32", mixed),
+        ("broadcast", "torch multiply by N×C×1×1", lambda x: x * factor[: len(x)]),
+        ("bias", "torch add of 1×C×1×1", lambda x: x + bias),
+        ("reduce", "torch mean over pixels", lambda x: x.mean((2, 3))),
+        ("concat", "torch cat of two tensors, elements written", lambda x: torch.cat((x[:, :128], x[:, 128:]), 1)),
+    )
+    for kind, said, work in kinds:
+        yield rate(f"{kind}_dram_elements_per_s", f"{said}, from DRAM", work, sizes)
+    yield rate(
+        "layer_norm_dram_rows_per_s",
+        f"torch layer_norm of {CHANNELS}, from DRAM",
+        lambda x: functional.layer_norm(x.permute(0, 2, 3, 1), (CHANNELS,), weight, weight),
+        sizes,
+        1 / CHANNELS,
+    )
+    del sizes
+    stems = pair(64, 112, (64, 256))
+    pools: tuple[tuple[int, Callable[[Any], Any]], ...] = (
+        (2, lambda x: functional.max_pool2d(x, 2, 2)),
+        (3, lambda x: functional.max_pool2d(x, 3, 2, 1)),
+    )
+    for kernel, work in pools:
+        said = f"torch max_pool2d {kernel}×{kernel}, stride 2, from DRAM"
+        yield rate(f"pool_{kernel}x{kernel}_outputs_per_s", said, work, stems, 1 / 4)
+    del stems
+    yield from _products(torch, pair)
+    images = pair(3, 224, (64, 256))
+    stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False).cuda().half().to(memory_format=torch.channels_last)
+    yield rate(
+        "narrow_input_outputs_per_s",
+        "torch conv2d 3×3 of 3 channels to 32, stride 2",
+        stem,
+        images,
+        32 / 4 / 3,  # outputs to an element of the image
+    )
+    del images
+    yield from _convolutions(torch)
+    yield _stream_gap(torch)
+    yield _concat_block(torch)
 
 
 def _products(torch: Any, pair: Callable[[int, int, tuple[int, int]], list[Any]]) -> Iterator[Sample]:
-    from perfmodel.validation.microbenchmarks import _slope
-
     rates = []
     for inputs, outputs in PRODUCTS:
         layer = torch.nn.Conv2d(inputs, outputs, 1, bias=False).cuda().half().to(memory_format=torch.channels_last)
         few = max(16, 2**25 // (inputs + outputs) // 56**2)  # both tensors together: 64 MB
         sizes = pair(inputs, 56, (2 * few, 6 * few))
         moved = 2 * (inputs + outputs) / inputs  # bytes to an element of the input
-        rates.append(_slope(torch, "product_dram_bytes_per_s", "", layer, sizes, moved, launches=LAUNCHES).median)
+        rates.append(slope(torch, "product_dram_bytes_per_s", "", layer, sizes, moved, launches=LAUNCHES).median)
     said = ", ".join(f"{inputs} → {outputs}" for inputs, outputs in PRODUCTS)
     yield Sample(
         quantity="product_dram_bytes_per_s",
@@ -119,8 +118,6 @@ def _products(torch: Any, pair: Callable[[int, int, tuple[int, int]], list[Any]]
 
 
 def _convolutions(torch: Any) -> Iterator[Sample]:
-    from perfmodel.validation.microbenchmarks import _graph_seconds
-
     for width in CONVOLUTION_WIDTHS:
         size = {64: 56, 128: 28, 256: 28, 512: 14}[width]
         count = CONVOLUTION_PIXELS // (width * size**2)
@@ -130,7 +127,7 @@ def _convolutions(torch: Any) -> Iterator[Sample]:
         yield Sample(
             quantity=f"convolution_{width}_fp16_ops_per_s",
             kernel="torch conv2d 3×3, fp16",
-            values=tuple(ops / took for took in _graph_seconds(torch, lambda layer=layer, x=x: layer(x), LAUNCHES)),  # type: ignore[misc]
+            values=tuple(ops / took for took in graph_seconds(torch, lambda layer=layer, x=x: layer(x), LAUNCHES)),  # type: ignore[misc]
             detail=f"{count}×{width}×{size}×{size}",
         )
 
@@ -141,11 +138,9 @@ AHEAD: Final = 400
 
 def _stream_gap(torch: Any) -> Sample:
     """What a kernel adds to a stream whose host is ahead, less what the same kernel adds to a replayed graph."""
-    from perfmodel.validation.microbenchmarks import REPEATS, _graph_seconds
-
     x = torch.randn(2**20, device="cuda", dtype=torch.float16)
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
-    in_graph = statistics.median(_graph_seconds(torch, x.relu_, 200))
+    in_graph = statistics.median(graph_seconds(torch, x.relu_, 200))
     found = []
     for _ in range(REPEATS):
         for _ in range(16):  # 1.1e12 operations each
@@ -167,29 +162,21 @@ def _stream_gap(torch: Any) -> Sample:
 
 def _concat_block(torch: Any) -> Sample:
     """What one more block of threads costs a concatenation with channels last: small tensors get as many as the largest has."""
-    from perfmodel.validation.microbenchmarks import _graph_seconds
-
     widths = (512, *(32,) * 15)
     parts = [
         torch.randn(64, width, 7, 7, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last) for width in widths
     ]
-    few, many = (_graph_seconds(torch, lambda count=count: torch.cat(parts[:count], 1)) for count in (4, 16))  # type: ignore[misc]
+    few, many = (graph_seconds(torch, lambda count=count: torch.cat(parts[:count], 1)) for count in (4, 16))  # type: ignore[misc]
     return Sample(
         quantity="concat_block_s",
         kernel="torch cat of 16 tensors less of 4, fp16",
         values=tuple((long - short) / 12 / (parts[0].numel() / CONCAT_ELEMENTS) for short, long in zip(few, many, strict=True)),
-        detail=f"{_shape_of(parts[0])} and {_shape_of(parts[1])}",
+        detail=f"{shape_text(parts[0])} and {shape_text(parts[1])}",
     )
-
-
-def _shape_of(x: Any) -> str:
-    return "×".join(map(str, x.shape))
 
 
 def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sample]:
     """What torch.compile's own kernels attain from DRAM: a norm with relu, with relu6, with SiLU, with a mean; the first from L2, too."""
-    from perfmodel.validation.microbenchmarks import _graph_seconds
-
     functional, nn = torch.nn.functional, torch.nn
     x = torch.randn(IMAGES[1], CHANNELS, SIZE, SIZE, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
 
@@ -206,7 +193,7 @@ def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sam
     def seconds(after: Callable[[Any], Any], given: Any, launches: int) -> tuple[float, ...]:
         torch.compiler.reset()  # each shape compiled by itself, as a network's are
         chain = compiler(Chain(after).cuda().half().eval())
-        return _graph_seconds(torch, lambda: chain(given), launches)
+        return graph_seconds(torch, lambda: chain(given), launches)
 
     chains: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
         ("chain_dram_elements_per_s", "batch_norm and relu", functional.relu),
@@ -221,7 +208,7 @@ def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sam
                 quantity=quantity,
                 kernel=f"torch.compile: {said}, fp16, from DRAM",
                 values=rates,
-                detail=_shape_of(x),
+                detail=shape_text(x),
             )
         near, least = x[:NEAR_IMAGES], x[:1, :, :1, :1].contiguous(memory_format=torch.channels_last)
         start = seconds(functional.relu, least, SMALL)
@@ -229,13 +216,13 @@ def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sam
             quantity="chain_startup_s",
             kernel="torch.compile: batch_norm and relu, fp16, replayed in a graph",
             values=start,
-            detail=_shape_of(least),
+            detail=shape_text(least),
         )
         took = (one - statistics.median(start) for one in seconds(functional.relu, near, SMALL))
         yield Sample(
             quantity="chain_elements_per_s",
             kernel="torch.compile: batch_norm and relu, fp16, without its start",
             values=tuple(near.numel() / one for one in took),
-            detail=_shape_of(near),
+            detail=shape_text(near),
         )
     torch.cuda.empty_cache()

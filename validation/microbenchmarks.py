@@ -10,7 +10,7 @@ import datetime
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -25,8 +25,8 @@ from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timing import EventTimer
+from perfmodel.validation.torch_timing import REPEATS, graph_seconds, slope, torch_seconds, tuned
 
-REPEATS: Final = 7
 DRAM_BYTES: Final = 2**30
 """Of one buffer: many times any L2."""
 MATRIX_SIZES: Final = (512, 1024, 2048, 4096, 8192)
@@ -245,38 +245,6 @@ def _launch_gaps(cupy: Any, module: Any, timer: EventTimer) -> Iterator[Sample]:
             yield Sample(quantity=quantity, kernel="nothing", values=tuple(seconds / LAUNCHES for seconds in times))
 
 
-def _torch_seconds(torch: Any, work: Callable[[], Any], launches: int, repeats: int = REPEATS) -> tuple[float, ...]:
-    """Seconds per launch on the GPU of work that is queued `launches` times."""
-    work()
-    found = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        for _ in range(launches):
-            work()
-        end.record()
-        end.synchronize()
-        found.append(start.elapsed_time(end) * 1e-3 / launches)
-    return tuple(found)
-
-
-def _graph_seconds(torch: Any, work: Callable[[], Any], launches: int = 20) -> tuple[float, ...]:
-    """Seconds per launch of work that is captured `launches` times and replayed: the host is not waited for.
-
-    Results are freed at once, so that every launch writes the same memory, which stays in L2 where it fits.
-    """
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(launches):
-            work()
-    return tuple(took / launches for took in _torch_seconds(torch, graph.replay, 1))
-
-
 def _replays(torch: Any, work: Callable[[], Any], rounds: int = 50) -> tuple[float, ...]:
     """Host seconds to replay a graph of one launch and to wait for its end."""
     work()
@@ -293,27 +261,6 @@ def _replays(torch: Any, work: Callable[[], Any], rounds: int = 50) -> tuple[flo
     return tuple(found)
 
 
-def _slope(
-    torch: Any,
-    quantity: str,
-    kernel: str,
-    work: Callable[[Any], Any],
-    sizes: Sequence[Any],
-    each: float = 1.0,
-    launches: int = 20,
-) -> Sample:
-    """What more work takes more: of two sizes the difference, so that what any launch takes does not count. `each`: work of an element."""
-    few, many = sizes
-    times = [_graph_seconds(torch, lambda x=x: work(x), launches) for x in (few, many)]  # type: ignore[misc]
-    more = each * (many.numel() - few.numel())
-    rates = tuple(more / max(long - short, 1e-9) for short, long in zip(*times, strict=True))
-    return Sample(quantity=quantity, kernel=f"{kernel}, fp16", values=rates, detail=f"{_shape(many)} less {_shape(few)}")
-
-
-def _shape(x: Any) -> str:
-    return "×".join(map(str, x.shape))
-
-
 def _matrix_torch(torch: Any) -> Iterator[Sample]:
     """Products of square matrices through cuBLAS: a burst of each size, and the largest under sustained load."""
     for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("tf32", torch.float32), ("fp32", torch.float32)):
@@ -321,7 +268,7 @@ def _matrix_torch(torch: Any) -> Iterator[Sample]:
             for size in MATRIX_SIZES:
                 a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
                 launches = max(1, min(200, round(2e12 / (2 * size**3)))) if name != "fp32" else max(1, round(1e11 / size**3))
-                times = _torch_seconds(torch, lambda a=a, b=b: a @ b, launches)  # type: ignore[misc]
+                times = torch_seconds(torch, lambda a=a, b=b: a @ b, launches)  # type: ignore[misc]
                 rates = tuple(2 * size**3 / t for t in times)
                 quantity = f"matrix_{name}_ops_per_s"
                 yield Sample(quantity=quantity, kernel="cuBLAS", values=rates, detail=f"{size}³", **_loaded())
@@ -331,7 +278,7 @@ def _matrix_torch(torch: Any) -> Iterator[Sample]:
     powers: list[float] = []
     began = time.perf_counter()
     while time.perf_counter() - began < SUSTAINED_S or len(sustained) < 4:
-        (took,) = _torch_seconds(torch, lambda: a @ b, 20, repeats=1)
+        (took,) = torch_seconds(torch, lambda: a @ b, 20, repeats=1)
         sustained.append(2 * 8192**3 / took)
         for _ in range(60):  # queue a few hundred milliseconds, and look at the clock while they run
             a @ b
@@ -411,24 +358,22 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         ),
         ("grouped_elements_per_s", "torch conv2d 3×3, groups of 8", convolution(3, channels // 8), 1.0),
     )
-    before = torch.backends.cudnn.benchmark
     with torch.inference_mode():
-        torch.backends.cudnn.benchmark = True  # as the networks run
-        for quantity, kernel, work, each in (*((q, k, w, 1.0) for q, k, w in per_element), *grouped):
-            yield _slope(torch, quantity, kernel, work, (few, many), each)
-        padded = (
-            torch.nn.Conv2d(240, 240, 3, padding=1, groups=10, bias=False).cuda().half().to(memory_format=torch.channels_last)
-        )
-        narrow = [x[:, :240].contiguous(memory_format=torch.channels_last) for x in (few, many)]
-        yield _slope(torch, "grouped_padded_elements_per_s", "torch conv2d 3×3, groups of 24", padded, narrow)
-        stems = [torch.randn(count, 64, 112, 112, **make).to(memory_format=torch.channels_last) for count in (8, 32)]
-        kernel = "torch max_pool2d 3×3, stride 2, elements read"
-        yield _slope(torch, "window_elements_per_s", kernel, lambda x: functional.max_pool2d(x, 3, 2, 1), stems)
-        torch.backends.cudnn.benchmark = before
+        with tuned(torch):
+            for quantity, kernel, work, each in (*((q, k, w, 1.0) for q, k, w in per_element), *grouped):
+                yield slope(torch, quantity, kernel, work, (few, many), each)
+            padded = (
+                torch.nn.Conv2d(240, 240, 3, padding=1, groups=10, bias=False).cuda().half().to(memory_format=torch.channels_last)
+            )
+            narrow = [x[:, :240].contiguous(memory_format=torch.channels_last) for x in (few, many)]
+            yield slope(torch, "grouped_padded_elements_per_s", "torch conv2d 3×3, groups of 24", padded, narrow)
+            stems = [torch.randn(count, 64, 112, 112, **make).to(memory_format=torch.channels_last) for count in (8, 32)]
+            kernel = "torch max_pool2d 3×3, stride 2, elements read"
+            yield slope(torch, "window_elements_per_s", kernel, lambda x: functional.max_pool2d(x, 3, 2, 1), stems)
         for width in (64, 128, 256, 384, 768):
             rows = few.numel() * 2 // width
             flat, weight = torch.randn(rows, width, **make), torch.ones(width, **make)
-            times = _graph_seconds(torch, lambda f=flat, w=weight, c=width: functional.layer_norm(f, (c,), w, w))  # type: ignore[misc]
+            times = graph_seconds(torch, lambda f=flat, w=weight, c=width: functional.layer_norm(f, (c,), w, w))  # type: ignore[misc]
             rates = tuple(rows / took for took in times)
             kernel = "torch layer_norm, fp16, in L2"
             yield Sample(
@@ -437,7 +382,7 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         wide = torch.randn(64, channels, size, size, **make).to(memory_format=torch.channels_last)
         layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).cuda().half().to(memory_format=torch.channels_last)
         ops = 2 * 9 * channels * wide.numel()
-        rates = tuple(ops / took for took in _graph_seconds(torch, lambda: layer(wide)))
+        rates = tuple(ops / took for took in graph_seconds(torch, lambda: layer(wide)))
         kernel = "torch conv2d 3×3, fp16"
         yield Sample(
             quantity="convolution_fp16_ops_per_s",
@@ -447,14 +392,15 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
             work=float(ops),
         )
         tiny = torch.randn(1, 64, 2, 2, **make).to(memory_format=torch.channels_last)
-        times = _graph_seconds(torch, lambda: functional.relu(tiny), 200)
+        times = graph_seconds(torch, lambda: functional.relu(tiny), 200)
         yield Sample(quantity="kernel_floor_s", kernel="torch relu of 256 elements, replayed in a graph", values=times)
         yield Sample(
             quantity="graph_replay_s",
             kernel="host: a graph of one launch, and waiting for it",
             values=_replays(torch, lambda: functional.relu(tiny)),
         )
-        yield from _startups(torch, statistics.median(times))
+        with tuned(torch):
+            yield from _startups(torch, statistics.median(times))
 
 
 SMALL_LAUNCHES: Final = 100
@@ -472,8 +418,6 @@ def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
     """What kernels take that have next to nothing to do: one image of 14×14, a tile or two; and what a product takes more for its depth."""
     functional, nn = torch.nn.functional, torch.nn
     make = {"device": "cuda", "dtype": torch.float16}
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True  # as the networks run
 
     def image(channels: int, size: int) -> Any:
         return torch.randn(1, channels, size, size, **make).to(memory_format=torch.channels_last)
@@ -481,15 +425,15 @@ def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
     def convolution(inputs: int, outputs: int, size: int, kernel: int, groups: int = 1) -> tuple[float, ...]:
         layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False).cuda().half()
         layer, x = layer.to(memory_format=torch.channels_last), image(inputs, size)
-        return _graph_seconds(torch, lambda: layer(x), SMALL_LAUNCHES)
+        return graph_seconds(torch, lambda: layer(x), SMALL_LAUNCHES)
 
     for name, kernel, shapes in (("product", 1, SMALL_PRODUCTS), ("convolution", 3, SMALL_CONVOLUTIONS)):
         medians = [statistics.median(convolution(*shape, kernel)) for shape in shapes]
         steps = [inputs * kernel**2 / DEPTH_STEP for inputs, _, _ in shapes]
-        slope, start = _line(steps, medians)
+        step, start = _line(steps, medians)
         detail = ", ".join(f"{inputs} → {outputs} at {size}×{size}" for inputs, outputs, size in shapes)
         kernel_said = f"torch conv2d {kernel}×{kernel}, fp16"
-        yield Sample(quantity=f"{name}_step_s", kernel=f"{kernel_said}, by depth of {DEPTH_STEP}", values=(slope,), detail=detail)
+        yield Sample(quantity=f"{name}_step_s", kernel=f"{kernel_said}, by depth of {DEPTH_STEP}", values=(step,), detail=detail)
         yield Sample(quantity=f"{name}_startup_s", kernel=f"{kernel_said}, at no depth", values=(start,), detail=detail)
     for taps in (3, 5, 7):
         times = tuple(statistics.median(convolution(wide, wide, size, taps, wide)) for wide, size in SMALL_DEPTHWISE)
@@ -510,7 +454,7 @@ def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
     half, mixed = nn.BatchNorm2d(256).cuda().half().eval(), nn.BatchNorm2d(256).cuda().eval()
     factor = torch.randn(1, 256, 1, 1, **make)
     # a half norm first converts its statistics in two small kernels, which the list of kernels has
-    times = tuple(took - 2 * floor_s for took in _graph_seconds(torch, lambda: half(x), SMALL_LAUNCHES))
+    times = tuple(took - 2 * floor_s for took in graph_seconds(torch, lambda: half(x), SMALL_LAUNCHES))
     yield Sample(quantity="norm_startup_s", kernel="torch batch_norm, parameters fp16, without its two helpers", values=times)
     works: tuple[tuple[str, str, Callable[[], Any]], ...] = (
         ("norm_autocast", "torch batch_norm, parameters fp32", lambda: mixed(x)),
@@ -522,9 +466,8 @@ def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
     )
     for name, kernel_said, work in works:
         yield Sample(
-            quantity=f"{name}_startup_s", kernel=f"{kernel_said}, fp16", values=_graph_seconds(torch, work, SMALL_LAUNCHES)
+            quantity=f"{name}_startup_s", kernel=f"{kernel_said}, fp16", values=graph_seconds(torch, work, SMALL_LAUNCHES)
         )
-    torch.backends.cudnn.benchmark = before
 
 
 def _line(x: list[float], y: list[float]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import concurrent.futures
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures.process import BrokenProcessPool
 from typing import Final
 
 from perfmodel.validation.baselines import baseline, torch_or_none
@@ -59,10 +60,15 @@ def prepare_baselines(problems: Iterable[Problem], tell: Callable[[str], None] =
     at_once = min(BASELINES_AT_ONCE, len(problems))
     tell(f"torch.compile: {len(problems)} blocks, {at_once} at the same time")
     compiled = 0
-    with _pool(at_once) as pool:
-        for problem, done in zip(problems, pool.map(_compile_baseline, problems), strict=True):
-            compiled += done
-            tell(f"torch.compile: {problem.name}{'' if done else ' left for its turn'}")
+    try:
+        with _pool(at_once) as pool:
+            for problem, done in zip(problems, pool.map(_compile_baseline, problems), strict=True):
+                compiled += done
+                tell(f"torch.compile: {problem.name}{'' if done else ' left for its turn'}")
+    except BrokenProcessPool:
+        tell(
+            "torch.compile: a process was ended from outside, for want of memory perhaps; the other blocks are left for their turn"
+        )
     return compiled
 
 
@@ -73,8 +79,10 @@ def _compile_baseline(problem: Problem) -> bool:
     try:
         with torch.no_grad(), in_memory(f"{problem.name} in PyTorch: the tensors"):
             baseline("compile", problem, family_of(problem).draw(problem, 0))(torch_input(problem))
-    except GpuError:
-        return False  # several at once may not fit the memory where one does; whoever measures it compiles it then
+    except (
+        Exception
+    ):  # memory that several at once do not find, or what the compiler says: whoever measures it tries again, and says it
+        return False
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     return True
