@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from perfmodel.expected.fused import DEPENDENCE, LINES, QUEUE, Figures
+from perfmodel.expected.fused import DEPENDENCE, LAST, LINES, QUEUE, Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,10 @@ FUSED_TERMS: Final = MappingProxyType(
             without=lambda figures: replace(
                 figures, drain_latency=0.0, store_bytes_per_clock=math.inf, store_bytes_per_clock_alone=math.inf
             ),
+        ),
+        "last": FusedTerm(
+            says="a warpgroup that projects for the others begins the last row of a block when they are through",
+            without=_switched(LAST),
         ),
         "same": FusedTerm(
             says="weights, the same for all, come from L2 faster than data of each multiprocessor's own",
