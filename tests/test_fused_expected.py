@@ -289,6 +289,19 @@ def test_the_first_row_waits_for_dram_where_weights_came_before() -> None:
     assert kernel.prologue_clocks + f.dram_latency == pytest.approx(weights)
 
 
+def test_copies_of_four_bytes_look_up_a_line_for_each_pixel() -> None:
+    f = figures()
+    form = warpgroups.WarpgroupForm(
+        kind="k", actors=3, chunk=32, convolution="none", turns=30, processors=132, loaded_bytes=64 * 2 * 128, blocks=10
+    )
+    bytes_alone, looked_up = (warpgroups.kernel_of(FIRST, replace(form, lookups=lookups), f) for lookups in (0.0, 8.0 * 128))
+    # three warpgroups of four warps, 32 instructions of eight lines each
+    assert looked_up.lead_clocks == pytest.approx(f.dram_latency + 3 * 4 * 32 * 8)
+    assert bytes_alone.lead_clocks == pytest.approx(f.dram_latency + 3 * form.loaded_bytes / f.cache_rate(10))
+    # no slower where the bytes take longer
+    assert warpgroups.kernel_of(FIRST, replace(form, lookups=1.0), f).lead_clocks == bytes_alone.lead_clocks
+
+
 def test_a_norm_in_place_passes_the_tile_four_times() -> None:
     def of(norm: warpgroups.Norm, outside: int = 0) -> FusedKernel:
         form = warpgroups.WarpgroupForm(
@@ -493,6 +506,7 @@ def test_every_term_of_fused_kernels_has_a_switch() -> None:
             warpgroups.kernel_of(FIRST, narrow, f),
             warps.kernel_of(FIRST, a_warp_form(split=2, chunks=2, groups=2), f),
             columns.kernel_of(OWNED, a_column_form(), f),
+            warpgroups.kernel_of(FIRST, replace(narrow, lookups=8e3), f),
         ]
         return [fused_time(kernel, f).latency_s for kernel in kernels]
 

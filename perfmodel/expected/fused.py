@@ -45,6 +45,7 @@ QUEUE: Final = "queue"
 LINES: Final = "lines"
 DEPENDENCE: Final = "dependence"
 LAST: Final = "last"
+LOOKUPS: Final = "lookups"
 """Terms that are no figure, as Figures.switched_off names them (`fused_terms.py`)."""
 
 

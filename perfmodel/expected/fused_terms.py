@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from perfmodel.expected.fused import DEPENDENCE, LAST, LINES, QUEUE, Figures
+from perfmodel.expected.fused import DEPENDENCE, LAST, LINES, LOOKUPS, QUEUE, Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +94,9 @@ FUSED_TERMS: Final = MappingProxyType(
         ),
         "lines": FusedTerm(
             says="sums of another block come by lines of 128 bytes, however little of one is read", without=_switched(LINES)
+        ),
+        "lookups": FusedTerm(
+            says="copies of 4 bytes touch a line for each pixel, and L1 looks up one line in a clock", without=_switched(LOOKUPS)
         ),
     }
 )

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from perfmodel.expected.actors import Demand, Phase
-from perfmodel.expected.fused import LINES, WARP, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import LINES, LOOKUPS, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
 ROWS: Final = 64
@@ -97,6 +97,8 @@ class WarpgroupForm:
     """Blocks that share every item of weights."""
     loaded_bytes: float
     """Of the input by one turn, halo included."""
+    lookups: float = 0.0
+    """Lines of 128 bytes that the instructions touch which load them, where that is more than the bytes fill: L1 looks up one in a clock."""
     taps_from_shared: bool = False
     """Whether the rows of a product over taps are gathered from shared memory by each warp (ldmatrix), once for every chunk."""
     stored_share: float = 1.0
@@ -241,11 +243,17 @@ def _activation_latency(figures: Figures) -> float:
 
 
 def _arrival(form: WarpgroupForm, figures: Figures) -> list[Phase]:
-    demand = Demand(shared=figures.shared(form.loaded_bytes), cache=form.loaded_bytes)
+    demand = Demand(shared=figures.shared(form.loaded_bytes), cache=_loaded(form, figures))
     return [
-        Phase(name="input", demand=_cached(demand, form, figures), background=True),
+        Phase(name="input", demand=demand, background=True),
         Phase(name="arrival", latency=figures.barrier_latency + figures.shared_latency),
     ]
+
+
+def _loaded(form: WarpgroupForm, figures: Figures) -> float:
+    """Clocks of the way from L2 for the input of a turn."""
+    lookups = 0.0 if LOOKUPS in figures.switched_off else form.lookups
+    return max(form.loaded_bytes / _rate(form, figures), lookups)
 
 
 def _cached(demand: Demand, form: WarpgroupForm, figures: Figures) -> Demand:
@@ -393,7 +401,7 @@ def _side_by_side(form: WarpgroupForm) -> float:
 
 def _lead(form: WarpgroupForm, figures: Figures) -> float:
     """The first tile from DRAM."""
-    return figures.dram_latency + form.loaded_bytes * _side_by_side(form) / _rate(form, figures)
+    return figures.dram_latency + _loaded(form, figures) * _side_by_side(form)
 
 
 def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:

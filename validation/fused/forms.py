@@ -24,6 +24,8 @@ DEFAULT_CHUNK: Final = 64
 """Hidden channels at a time, where a kernel's constants do not say."""
 WIDE_PARTS: Final = 4
 """In which convnext_wide reads the residual, one after the other; blocks that share a tile have it beside the sums of the others."""
+ROW_LOOKUPS: Final = 8.0
+"""Lines for each channel of 64 pixels in mbconv_rows, where x goes to shared memory: a lane copies 4 bytes of a pixel, a warp of eight."""
 PATCH_HALO: dict[int, int] = {3: 100, 7: 196}
 """Pixels of an 8×8 patch with its halo, by kernel size."""
 
@@ -247,5 +249,6 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
         processors=resident_blocks(device.multiprocessors, split) if split > 1 else device.multiprocessors,
         flight=2 if layout.overlap == rows.PIPELINED else 1, resident=layout.order == rows.RESIDENT,
         loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
+        lookups=ROW_LOOKUPS * problem.C if config.defines["X_SHARED"] else 0.0,
         again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),
     )  # fmt: skip
