@@ -98,7 +98,7 @@ class WarpgroupForm:
     loaded_bytes: float
     """Of the input by one turn, halo included."""
     lookups: float = 0.0
-    """Lines of 128 bytes that the instructions touch which load them, where that is more than the bytes fill: L1 looks up one in a clock."""
+    """Lines of 128 bytes that the instructions touch which load them, counted for each: L1 looks up one in a clock."""
     taps_from_shared: bool = False
     """Whether the rows of a product over taps are gathered from shared memory by each warp (ldmatrix), once for every chunk."""
     stored_share: float = 1.0
