@@ -230,15 +230,22 @@ def test_planes_read_a_row_of_inputs_for_several_rows_of_outputs() -> None:
     assert one.exclusive
 
 
+OWNED = FusedWork(N=1, H=56, W=56, C=64, hidden=256, outputs=64, kernel=3, stride=1, front="hidden", group_width=1)
+
+
+def a_column_form(**other: Any) -> columns.ColumnForm:
+    form = columns.ColumnForm(
+        kind="k", actors=4, split=1, width=56, places=56, rows=56, completed=1, blocks=100, processors=132, folded=False,
+        again_bytes=0, again_between_bytes=0,
+    )  # fmt: skip
+    return replace(form, **other)
+
+
 def test_depthwise_on_threads_is_a_multiply_add_for_each_tap() -> None:
-    work = FusedWork(N=1, H=56, W=56, C=64, hidden=256, outputs=64, kernel=3, stride=1, front="hidden", group_width=1)
+    work = OWNED
 
     def of(work: FusedWork) -> FusedKernel:
-        form = columns.ColumnForm(
-            kind="k", actors=4, split=1, width=56, places=56, rows=56, completed=1, blocks=100, processors=132, folded=False,
-            again_bytes=0, again_between_bytes=0,
-        )  # fmt: skip
-        return columns.kernel_of(work, form, figures())
+        return columns.kernel_of(work, a_column_form(), figures())
 
     def convolution(kernel: FusedKernel) -> Demand:
         return next(phase.demand for phase in kernel.phases if phase.name == "convolution")
@@ -254,6 +261,74 @@ def test_depthwise_on_threads_is_a_multiply_add_for_each_tap() -> None:
     assert gated.launches == 2
     assert gated.between_clocks > 0
     assert fused_time(gated, figures()).start_s > 2 * fused_time(three, figures()).start_s
+
+
+def test_the_last_row_is_projected_after_the_last_turn() -> None:
+    f = figures()
+    kernel = columns.kernel_of(OWNED, a_column_form(), f)
+    without = columns.kernel_of(OWNED, a_column_form(), FUSED_TERMS["last"].without(f))
+    projection = next(phase for phase in kernel.phases if phase.name == "projection")
+    last = kernel.trail_clocks - without.trail_clocks
+    # all that one row takes of the warpgroup that projects for four others, but for the row of x that it need not fetch
+    assert 4 * (projection.latency + f.issue_chained * projection.demand.issue) > last > 4 * projection.latency
+    assert last == pytest.approx(columns.kernel_of(OWNED, a_column_form(completed=0.5), f).trail_clocks - without.trail_clocks)
+    # the launch for sums projects nothing
+    gated = columns.kernel_of(replace(OWNED, squeeze=16), a_column_form(), f)
+    assert gated.launches * (gated.trail_clocks - without.trail_clocks) == pytest.approx(last)
+
+
+def test_the_first_row_waits_for_dram_where_weights_came_before() -> None:
+    f = figures()
+    kernel = columns.kernel_of(OWNED, a_column_form(blocks=10), f)
+    assert kernel.overlapped(f) == 1
+    assert kernel.lead_clocks > f.dram_latency
+    slow = replace(f, dram_latency=1e6)
+    # asked for together, the later of the two counts
+    assert columns.kernel_of(OWNED, a_column_form(), slow).prologue_clocks == 0
+    weights = f.cache_latency + OWNED.weight_bytes / f.cache_bytes_per_clock_same
+    assert kernel.prologue_clocks + f.dram_latency == pytest.approx(weights)
+
+
+def test_copies_of_four_bytes_look_up_a_line_for_each_pixel() -> None:
+    f = figures()
+    form = warpgroups.WarpgroupForm(
+        kind="k", actors=3, chunk=32, convolution="none", turns=30, processors=132, loaded_bytes=64 * 2 * 128, blocks=10
+    )
+    bytes_alone, looked_up = (warpgroups.kernel_of(FIRST, replace(form, lookups=lookups), f) for lookups in (0.0, 8.0 * 128))
+    # three warpgroups of four warps, 32 instructions of eight lines each
+    assert looked_up.lead_clocks == pytest.approx(f.dram_latency + 3 * 4 * 32 * 8)
+    assert bytes_alone.lead_clocks == pytest.approx(f.dram_latency + 3 * form.loaded_bytes / f.cache_rate(10))
+    # no slower where the bytes take longer
+    assert warpgroups.kernel_of(FIRST, replace(form, lookups=1.0), f).lead_clocks == bytes_alone.lead_clocks
+
+
+def test_a_norm_in_place_passes_the_tile_four_times() -> None:
+    def of(norm: warpgroups.Norm, outside: int = 0) -> FusedKernel:
+        form = warpgroups.WarpgroupForm(
+            kind="k",
+            actors=2,
+            chunk=128,
+            convolution="bands",
+            norm=norm,
+            outside=outside,
+            turns=264,
+            processors=132,
+            loaded_bytes=8192,
+        )
+        work = FusedWork(N=1, H=56, W=56, C=256, hidden=1024, outputs=256, kernel=7, stride=1, front="input", group_width=1)
+        return warpgroups.kernel_of(work, form, figures())
+
+    def phase(kernel: FusedKernel, name: str) -> Phase:
+        return next(phase for phase in kernel.phases if phase.name == name)
+
+    once, matrix, place = (phase(of(norm), "norm") for norm in ("registers", "matrix", "in place"))
+    assert once.demand.shared == matrix.demand.shared == pytest.approx(64 * 256 * 2 / 128)
+    assert place.demand.shared == 4 * once.demand.shared
+    assert matrix.demand.issue < once.demand.issue < place.demand.issue
+    assert place.latency - once.latency == pytest.approx(3 * 4 * figures().shared_latency)
+    there, read = phase(of("in place"), "result"), phase(of("in place", outside=4), "result")
+    assert read.latency - there.latency == pytest.approx(4 * figures().cache_latency)
+    assert read.demand.issue == 2 * there.demand.issue
 
 
 def test_a_block_has_whole_turns() -> None:
@@ -430,6 +505,8 @@ def test_every_term_of_fused_kernels_has_a_switch() -> None:
             warpgroups.kernel_of(by_depth, split, f),
             warpgroups.kernel_of(FIRST, narrow, f),
             warps.kernel_of(FIRST, a_warp_form(split=2, chunks=2, groups=2), f),
+            columns.kernel_of(OWNED, a_column_form(), f),
+            warpgroups.kernel_of(FIRST, replace(narrow, lookups=8e3), f),
         ]
         return [fused_time(kernel, f).latency_s for kernel in kernels]
 

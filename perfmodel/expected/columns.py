@@ -6,11 +6,11 @@ warpgroup: expand, activate, a multiply-add in fp32 for each tap it reaches, act
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from perfmodel.expected.actors import Demand, Phase
-from perfmodel.expected.fused import Figures, FusedKernel, Traffic
+from perfmodel.expected.actors import Demand, Phase, turn_clocks
+from perfmodel.expected.fused import LAST, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 from perfmodel.expected.warpgroups import LANES, ROWS, STEP, WORD
 
@@ -65,6 +65,8 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
     rate = figures.cache_rate(processors)
     row_bytes = ELEMENT_BYTES * work.C * form.width
     parts = -(-work.outputs // ROWS)
+    weights = figures.cache_latency + work.weight_bytes / form.split / figures.cache_bytes_per_clock_same
+    stored = form.places * work.outputs * ELEMENT_BYTES / form.split
     macs = ROWS * STEP * (form.width * expand + form.places * project * parts * form.completed)
     return FusedKernel(
         kind=form.kind,
@@ -73,10 +75,11 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
         turns=turns,
         together=form.rows * form.actors,
         processors=form.processors,
-        lead_clocks=row_bytes / rate,  # asked for while weights come, which take longer than DRAM
-        prologue_clocks=figures.cache_latency + work.weight_bytes / form.split / figures.cache_bytes_per_clock_same,
+        lead_clocks=figures.dram_latency + row_bytes / rate,
+        prologue_clocks=max(0.0, weights - figures.dram_latency),  # asked for with the first row, if not before
         dependent=True,
-        trail_clocks=figures.drained(form.places * work.outputs * ELEMENT_BYTES / form.split, processors),
+        trail_clocks=figures.drained(stored, processors)
+        + _last_row(work, form, figures) / passes,  # the launch for sums has none
         clustered=form.split > 1,
         matrix_macs=turns * macs,
         traffic=Traffic(
@@ -107,21 +110,16 @@ def _product(figures: Figures, n: float, count: float) -> Demand:
 
 def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) -> list[Phase]:
     """Of a row of one warpgroup; where rows of outputs are fewer, its part of one."""
-    expand, project = _steps(work, form)
+    expand, _ = _steps(work, form)
     values = ROWS * form.width
     complete = values / work.stride * form.completed
-    parts = -(-work.outputs // ROWS)
     beside = work.kernel // 2 * 2 * ROWS * WORD  # columns of the neighbour lanes, of four lanes and 64 channels
-    out = form.width / work.stride * form.completed * work.outputs / form.actors / form.split
-    projected = _product(figures, form.places, parts * project * form.completed)
     row_bytes = ELEMENT_BYTES * work.C * form.width / form.actors
-    stored = ELEMENT_BYTES * out
+    share = form.completed / form.actors
+    stored = ELEMENT_BYTES * form.width / work.stride * work.outputs / form.split * share
     # of the warpgroup that serves the others, a part for each of them
-    served = LANES * (FETCH_INSTRUCTIONS + PROJECT_INSTRUCTIONS * form.completed) / form.actors
-    served += (row_bytes + stored) / PIECE * PIECE_INSTRUCTIONS
-    # sums for the other block's channels, there and back
-    sums = 4.0 * ROWS * form.places
-    handed = 2 * figures.cluster_latency + sums / figures.exchange_bytes_per_clock if form.split > 1 else 0.0
+    projection = _projection(work, form, figures)
+    fetched = LANES * FETCH_INSTRUCTIONS / form.actors + row_bytes / PIECE * PIECE_INSTRUCTIONS
     return [
         Phase(
             name="input and output",
@@ -155,21 +153,44 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
             ),
             latency=(figures.special_latency + figures.barrier_latency + figures.shared_latency) * form.completed,
         ),
-        Phase(
-            name="projection",
-            demand=Demand(
-                matrix=projected.matrix,
-                shared=projected.shared + figures.shared(out * 3 * ELEMENT_BYTES),
-                issue=projected.issue + figures.issue(served),
-            ),
-            latency=(figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency + handed)
-            / form.actors
-            * form.completed,
-            exclusive=True,
+        replace(
+            projection,
+            demand=replace(projection.demand * share, issue=projection.demand.issue * share + figures.issue(fetched)),
+            latency=projection.latency * share,
             background=True,
-            chained=True,
         ),
     ]
+
+
+def _projection(work: FusedWork, form: ColumnForm, figures: Figures) -> Phase:
+    """Of a row of outputs, by the warpgroup that serves the others."""
+    _, project = _steps(work, form)
+    out = form.width / work.stride * work.outputs / form.split
+    projected = _product(figures, form.places, -(-work.outputs // ROWS) * project * form.actors)
+    # sums for the other block's channels, there and back
+    sums = 4.0 * ROWS * form.places
+    handed = 2 * figures.cluster_latency + sums / figures.exchange_bytes_per_clock if form.split > 1 else 0.0
+    instructions = LANES * PROJECT_INSTRUCTIONS + ELEMENT_BYTES * out / PIECE * PIECE_INSTRUCTIONS
+    return Phase(
+        name="projection",
+        demand=Demand(
+            matrix=projected.matrix,
+            shared=projected.shared + figures.shared(out * 3 * ELEMENT_BYTES),
+            issue=projected.issue + figures.issue(instructions),
+        ),
+        latency=figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency + handed,
+        exclusive=True,
+        chained=True,
+    )
+
+
+def _last_row(work: FusedWork, form: ColumnForm, figures: Figures) -> float:
+    """Of the projection of a block's last row of outputs, which begins when nobody convolves any more."""
+    if LAST in figures.switched_off:
+        return 0.0
+    return turn_clocks(
+        [_projection(work, form, figures)], 1, issue_alone=figures.issue_alone, issue_chained=figures.issue_chained
+    )[0]
 
 
 def _gates(work: FusedWork, form: ColumnForm, figures: Figures) -> float:

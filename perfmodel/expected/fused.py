@@ -44,6 +44,8 @@ Regime = Literal["burst", "sustained"]
 QUEUE: Final = "queue"
 LINES: Final = "lines"
 DEPENDENCE: Final = "dependence"
+LAST: Final = "last"
+LOOKUPS: Final = "lookups"
 """Terms that are no figure, as Figures.switched_off names them (`fused_terms.py`)."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from perfmodel.expected.fused import DEPENDENCE, LINES, QUEUE, Figures
+from perfmodel.expected.fused import DEPENDENCE, LAST, LINES, LOOKUPS, QUEUE, Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +80,10 @@ FUSED_TERMS: Final = MappingProxyType(
                 figures, drain_latency=0.0, store_bytes_per_clock=math.inf, store_bytes_per_clock_alone=math.inf
             ),
         ),
+        "last": FusedTerm(
+            says="a warpgroup that projects for the others begins the last row of a block when they are through",
+            without=_switched(LAST),
+        ),
         "same": FusedTerm(
             says="weights, the same for all, come from L2 faster than data of each multiprocessor's own",
             without=lambda figures: replace(figures, cache_bytes_per_clock_same=figures.cache_bytes_per_clock),
@@ -90,6 +94,9 @@ FUSED_TERMS: Final = MappingProxyType(
         ),
         "lines": FusedTerm(
             says="sums of another block come by lines of 128 bytes, however little of one is read", without=_switched(LINES)
+        ),
+        "lookups": FusedTerm(
+            says="copies of 4 bytes touch a line for each pixel, and L1 looks up one line in a clock", without=_switched(LOOKUPS)
         ),
     }
 )

@@ -8,10 +8,11 @@ where A comes from there, too.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final, Literal
 
 from perfmodel.expected.actors import Demand, Phase
-from perfmodel.expected.fused import LINES, WARP, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import LINES, LOOKUPS, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
 ROWS: Final = 64
@@ -32,22 +33,32 @@ GELU_INSTRUCTIONS: Final = 8.0
 """The same with the two that make its argument, and nothing to move: the next product reads these registers."""
 OUTPUT_INSTRUCTIONS: Final = 6.0
 """Of a thread for two channels of a result: conversion, bias, residual, and their addresses."""
-NORM_INSTRUCTIONS: Final = 10.0
-"""Of a thread for two channels of a layer norm: sum, square, sum, difference, factor, with conversions and shuffles."""
+OUTSIDE_INSTRUCTIONS: Final = 12.0
+"""The same where the residual is read from outside after the last product: bounds and addresses of every 16 bytes, by division."""
+NORM_INSTRUCTIONS: Final = MappingProxyType({"registers": 11.0, "matrix": 6.0, "in place": 19.0})
+"""Of a thread for two channels of a layer norm: sum, difference, square, factor, with conversions, which values in registers need once
+(18.8 in the machine code of the kernel that has them in shared memory); by products with ones and with themselves, what is left."""
+NORM_PASSES: Final = MappingProxyType({"registers": 1, "matrix": 1, "in place": 4})
+"""Of the tile through shared memory: in place it is read for the sum, for the squares and for the result, and written."""
+NORM_AT_ONCE: Final = 64
+"""Channels in place that are asked for together, and waited for."""
 GATHER_INSTRUCTIONS: Final = 5.0
 """Of a thread for one value that a convolution of the hidden tensor adds up from three columns: shuffle, two sums, conversion."""
 BAND_PRODUCTS: Final = 7 / 128
 """m16n8k16 per output and channel of a depthwise 7×7 by banded matrices: 7 rows of the filter for 128 outputs."""
 BAND_SHARED_BYTES: Final = 46.0
 """Read per output and channel by them: inputs 28, bands 14, result 4."""
-BAND_INSTRUCTIONS: Final = 10.0
-"""Of a thread per output and channel."""
+BAND_INSTRUCTIONS: Final = 18.0
+"""Of a thread per output and channel, in the machine code: 7 byte permutations, 2 products, 3 loads; moves, bias and conversion."""
 PLANE_CHANNELS: Final = 32
 """Of a halo tile that are in planes at a time."""
 PLANE_CHAINS: Final = 8
 """Accumulators of a warp that are summed up side by side: channels times rows of outputs."""
 PLANE_RESULT_INSTRUCTIONS: Final = 2.0
 """Of a thread for one sum: bias, conversion of two, store of two."""
+
+Norm = Literal["registers", "matrix", "in place"]
+"""How a layer norm runs: on A operands in registers, the same with sums by products, or over the tile in shared memory."""
 
 Convolution = Literal["none", "shared", "registers", "rows", "bands", "planes", "threads"]
 """How a grouped or depthwise convolution runs: by threads, a multiply-add for each tap; on the matrix unit, A from shared memory, two
@@ -73,6 +84,7 @@ class WarpgroupForm:
     """Blocks of a cluster that share the hidden channels of a tile."""
     sharing: int = 1
     """Warpgroups of a block that share a tile: each has a part of the expansion's depth and of the outputs, and activates everything."""
+    norm: Norm = "registers"
     plane_rows: int = 1
     """Of a convolution from planes: rows of outputs that a row of inputs serves."""
     convolves_apart: bool = False
@@ -85,12 +97,16 @@ class WarpgroupForm:
     """Blocks that share every item of weights."""
     loaded_bytes: float
     """Of the input by one turn, halo included."""
+    lookups: float = 0.0
+    """Lines of 128 bytes that the instructions touch which load them, counted for each: L1 looks up one in a clock."""
     taps_from_shared: bool = False
     """Whether the rows of a product over taps are gathered from shared memory by each warp (ldmatrix), once for every chunk."""
     stored_share: float = 1.0
     """Of the rows of a turn that are pixels of the result."""
     again_bytes: float = 0.0
     again_between_bytes: float = 0.0
+    outside: int = 0
+    """Readings of the residual from outside after the last product, one after the other; 0: it is there by then."""
     together: float | None = None
     """Turns that fall on the same block at once; None: one for each actor."""
     blocks: float | None = None
@@ -227,11 +243,17 @@ def _activation_latency(figures: Figures) -> float:
 
 
 def _arrival(form: WarpgroupForm, figures: Figures) -> list[Phase]:
-    demand = Demand(shared=figures.shared(form.loaded_bytes), cache=form.loaded_bytes)
+    demand = Demand(shared=figures.shared(form.loaded_bytes), cache=_loaded(form, figures))
     return [
-        Phase(name="input", demand=_cached(demand, form, figures), background=True),
+        Phase(name="input", demand=demand, background=True),
         Phase(name="arrival", latency=figures.barrier_latency + figures.shared_latency),
     ]
+
+
+def _loaded(form: WarpgroupForm, figures: Figures) -> float:
+    """Clocks of the way from L2 for the input of a turn."""
+    lookups = 0.0 if LOOKUPS in figures.switched_off else form.lookups
+    return max(form.loaded_bytes / _rate(form, figures), lookups)
 
 
 def _cached(demand: Demand, form: WarpgroupForm, figures: Figures) -> Demand:
@@ -267,7 +289,7 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
         outputs = ROWS * work.C
         products = outputs * BAND_PRODUCTS
         if form.convolution == "planes":
-            return [_planes(work, form, figures), _norm(outputs, figures)]
+            return [_planes(work, form, figures), _norm(work, form, figures)]
         chain = (
             work.kernel * figures.small_product_latency * work.C / 2 / 4 / 2
         )  # pairs of channels among four warps, two patches at once
@@ -281,20 +303,23 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
             latency=chain + figures.barrier_latency,
             exclusive=form.convolves_apart,
         )
-        return [convolve, _norm(outputs, figures)]
+        return [convolve, _norm(work, form, figures)]
     if form.convolution == "threads" and work.front == "input":
         return [_threads(work, work.C, figures)]
     return []
 
 
-def _norm(outputs: float, figures: Figures) -> Phase:
+def _norm(work: FusedWork, form: WarpgroupForm, figures: Figures) -> Phase:
     """Of 64 pixels, a layer norm over their channels."""
+    outputs, passes = ROWS * work.C, NORM_PASSES[form.norm]
+    waits = 2.0 if passes == 1 else 2.0 + (passes - 1) * work.C / NORM_AT_ONCE
     return Phase(
         name="norm",
         demand=Demand(
-            shared=figures.shared(outputs * 2 * ELEMENT_BYTES), issue=figures.issue(outputs / WORD * NORM_INSTRUCTIONS)
+            shared=figures.shared(outputs * passes * ELEMENT_BYTES),
+            issue=figures.issue(outputs / WORD * NORM_INSTRUCTIONS[form.norm]),
         ),
-        latency=2 * figures.shared_latency + 2 * figures.barrier_latency,
+        latency=waits * figures.shared_latency + 2 * figures.barrier_latency,
     )
 
 
@@ -359,11 +384,12 @@ def _result(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list[Phas
     values = ROWS * work.outputs / form.sharing
     demand = Demand(
         shared=figures.shared(values * 3 * ELEMENT_BYTES) / form.split,
-        issue=figures.issue(values / WORD * OUTPUT_INSTRUCTIONS) / form.split,
+        issue=figures.issue(values / WORD * (OUTSIDE_INSTRUCTIONS if form.outside else OUTPUT_INSTRUCTIONS)) / form.split,
     )
     stored = Demand(cache=values * ELEMENT_BYTES * form.stored_share / form.split)
+    waits = figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency + form.outside * figures.cache_latency
     return [
-        Phase(name="result", demand=demand, latency=figures.phase_latency + 2 * figures.barrier_latency + figures.shared_latency),
+        Phase(name="result", demand=demand, latency=waits),
         Phase(name="output", demand=_cached(stored, form, figures), background=True),
     ]
 
@@ -375,7 +401,7 @@ def _side_by_side(form: WarpgroupForm) -> float:
 
 def _lead(form: WarpgroupForm, figures: Figures) -> float:
     """The first tile from DRAM."""
-    return figures.dram_latency + form.loaded_bytes * _side_by_side(form) / _rate(form, figures)
+    return figures.dram_latency + _loaded(form, figures) * _side_by_side(form)
 
 
 def _prologue(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:

@@ -22,6 +22,10 @@ from perfmodel.validation.fused.tiles import resident_blocks
 
 DEFAULT_CHUNK: Final = 64
 """Hidden channels at a time, where a kernel's constants do not say."""
+WIDE_PARTS: Final = 4
+"""In which convnext_wide reads the residual, one after the other; blocks that share a tile have it beside the sums of the others."""
+ROW_LOOKUPS: Final = 8.0
+"""Lines for each channel of 64 pixels in mbconv_rows, where x goes to shared memory: a lane copies 4 bytes of a pixel, a warp of eight."""
 PATCH_HALO: dict[int, int] = {3: 100, 7: 196}
 """Pixels of an 8×8 patch with its halo, by kernel size."""
 
@@ -131,7 +135,8 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
             resident=bool(values.get("RESIDENT", 0)), multicast=values["CLUSTER"] if wide and not values["SPLIT"] else 1,
             loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
             again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group) * shared_tile),
-            spread=warpgroups.lines_touched(4 * problem.C, 32),
+            spread=warpgroups.lines_touched(4 * problem.C, 32), norm="in place" if wide else "registers",
+            outside=WIDE_PARTS if wide and shared_tile == 1 else 0,
         )  # fmt: skip
     if config.kernel == "fused_mbconv_few":
         return _few_form(problem, config, device, kind, halo)
@@ -163,7 +168,7 @@ def _planes_form(problem: Problem, config: Config, device: DeviceLimits, kind: s
     loaded = planes.halo_bytes(v["ROWS"]) * problem.C / planes.SLAB * tiles / patches
     return warpgroups.WarpgroupForm(
         kind=kind, actors=v["WARPGROUPS"], chunk=v["CHUNK"], convolution="planes", plane_rows=v["ROWS"], convolves_apart=True,
-        turns=patches, together=patches / tiles, processors=device.multiprocessors // v["CLUSTER"] * v["CLUSTER"],
+        norm="matrix", turns=patches, together=patches / tiles, processors=device.multiprocessors // v["CLUSTER"] * v["CLUSTER"],
         resident=bool(v["RESIDENT"]), multicast=v["CLUSTER"], loaded_bytes=loaded + warpgroups.ROWS * pixel,
         stored_share=problem.pixels / (warpgroups.ROWS * patches), again_bytes=halo,
         again_between_bytes=_raster_between(problem, config.tile_rows), blocks=min(device.multiprocessors, tiles),
@@ -244,5 +249,6 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
         processors=resident_blocks(device.multiprocessors, split) if split > 1 else device.multiprocessors,
         flight=2 if layout.overlap == rows.PIPELINED else 1, resident=layout.order == rows.RESIDENT,
         loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
+        lookups=ROW_LOOKUPS * problem.C if config.defines["X_SHARED"] else 0.0,
         again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),
     )  # fmt: skip
