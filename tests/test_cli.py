@@ -306,6 +306,7 @@ FAULTS = [
     (("hardware", "show", "nothing"), "nothing"),
     (("plot", "waterline", "resnet18", "--hardware", "t4", "--output", "/nowhere/x.svg"), "/nowhere/x.svg"),
     (("plot", "gap", "convfirstnet", "--hardware", "t4", "--output", "x.svg"), "accuracy"),
+    (("validate", "report", "--cache", "x"), "--cache is about files of measurements"),
     (("fly",), "fly"),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 
@@ -215,8 +215,13 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+ABOUT_FILES: Final = ("schedule", "layout", "autocast", "least_batch", "ablation", "source", "cache")
+"""Options of `validate report` that say nothing about what is recorded."""
+
+
 @validate_app.command("report")
 def validate_report(
+    ctx: typer.Context,
     files: Annotated[
         list[str] | None,
         typer.Argument(metavar="[CSV=DEV…]", help="Files of timm's benchmark format, each with its GPU; none: as recorded."),
@@ -239,6 +244,8 @@ def validate_report(
     from perfmodel.validation.protocol import run
     from perfmodel.validation.protocol_report import recorded_protocol, require_ending, write_report
 
+    if not files and (about := [name for name in ABOUT_FILES if is_given(ctx, name)]):
+        raise PerfmodelError(f"--{about[0].replace('_', '-')} is about files of measurements; give CSV=DEV, too, or leave it out")
     require_ending(output)
     for place in (output, record):
         if place is not None:

@@ -27,7 +27,6 @@ from perfmodel.units import si
 HARDWARE: Final = {"bandwidth": "B/s", "peak": "op/s", "local_memory": "B"}
 """Figures of a machine that can be asked for, and their units."""
 _LOCAL_BYTES: Final = (1_000, 10**9)
-_MOST_FACTOR: Final = 1e4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

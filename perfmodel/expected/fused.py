@@ -181,11 +181,6 @@ class Figures:
             l2_bytes=float(l2),
         )
 
-    @property
-    def peak_macs_per_s(self) -> float:
-        """Of all multiprocessors, at the clock."""
-        return self.multiprocessors * self.matrix_macs_per_clock * self.clock_hz
-
     def shared(self, moved_bytes: float) -> float:
         """Clocks of shared memory's data path."""
         return moved_bytes / SHARED_BYTES_PER_CLOCK

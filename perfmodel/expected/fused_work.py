@@ -82,7 +82,3 @@ class FusedWork:
     def weight_bytes(self) -> int:
         """Of everything."""
         return self.product_weight_bytes + ELEMENT_BYTES * self.filter_elements
-
-    def product_macs(self, expanded_pixels: float, projected_pixels: float) -> float:
-        """Of the two products over so many pixels, halos and idle rows of instructions included."""
-        return self.hidden * (expanded_pixels * self.depth + projected_pixels * self.outputs)
