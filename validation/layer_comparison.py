@@ -16,7 +16,7 @@ from perfmodel.units import percent, si
 from perfmodel.validation.comparison import Skipped
 from perfmodel.validation.network_comparison import MOST_SAID, of_another, too_few
 from perfmodel.validation.network_run import read_results
-from perfmodel.validation.statistics import Summary
+from perfmodel.validation.statistics import Errors, Summary
 
 
 class LayerRow(BaseModel):
@@ -42,21 +42,12 @@ class LayerRow(BaseModel):
         return self.predicted_latency_s / self.measured_latency_s - 1
 
 
-class LayerComparison(BaseModel):
+class LayerComparison(Errors):
     """All of them, and summaries by library path."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 1
     file: str
     hardware: str
-    n: int
-    mape: float
-    median_ape: float
-    p90_ape: float
-    max_ape: float
-    bias: float
-    spearman: float | None
     by_path: dict[str, Summary]
     skipped: tuple[Skipped, ...]
     rows: tuple[LayerRow, ...]
@@ -128,13 +119,7 @@ def compare_layers(path: Path, hardware: str) -> LayerComparison:
     return LayerComparison(
         file=path.name,
         hardware=device.slug,
-        n=whole.n,
-        mape=whole.mape,
-        median_ape=whole.median_ape,
-        p90_ape=whole.p90_ape,
-        max_ape=whole.max_ape,
-        bias=whole.bias,
-        spearman=whole.spearman,
+        **whole.errors,
         by_path={name: _summary(group) for name, group in sorted(groups.items())},
         skipped=tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items()),
         rows=tuple(rows),

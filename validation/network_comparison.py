@@ -22,7 +22,7 @@ from perfmodel.validation.comparison import Skipped, diagnosed
 from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.machine_file import is_device
 from perfmodel.validation.network_run import IN_STREAM, read_results
-from perfmodel.validation.statistics import Summary
+from perfmodel.validation.statistics import Errors, Summary
 
 SCHEDULE_OF = {"eager": "eager", "graph": "eager", "compile": "pointwise", "compile-graph": "pointwise"}
 MOST_SAID = 160
@@ -55,21 +55,12 @@ class NetworkRow(BaseModel):
         return self.predicted_latency_s / self.measured_latency_s - 1
 
 
-class NetworkComparison(BaseModel):
+class NetworkComparison(Errors):
     """All of them, and summaries by how they ran."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 1
     file: str
     hardware: str
-    n: int
-    mape: float
-    median_ape: float
-    p90_ape: float
-    max_ape: float
-    bias: float
-    spearman: float | None
     by_run: dict[str, Summary]
     skipped: tuple[Skipped, ...]
     rows: tuple[NetworkRow, ...]
@@ -192,13 +183,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     return NetworkComparison(
         file=path.name,
         hardware=device.slug,
-        n=whole.n,
-        mape=whole.mape,
-        median_ape=whole.median_ape,
-        p90_ape=whole.p90_ape,
-        max_ape=whole.max_ape,
-        bias=whole.bias,
-        spearman=whole.spearman,
+        **whole.errors,
         by_run={name: _summary(group) for name, group in sorted(groups.items())},
         skipped=tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items()),
         rows=tuple(rows),

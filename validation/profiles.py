@@ -20,7 +20,7 @@ from perfmodel.prediction import Prediction
 from perfmodel.validation import ncu
 from perfmodel.validation.comparison import Skipped
 from perfmodel.validation.files import MeasurementFileError, number, read_text, table
-from perfmodel.validation.statistics import Summary
+from perfmodel.validation.statistics import Errors, Summary
 from perfmodel.waterline import KernelTime
 
 DURATION: Final = "gpu__time_duration.sum"
@@ -69,10 +69,8 @@ class JoinedRow(BaseModel):
     diagnosis: str | None
 
 
-class ProfileComparison(BaseModel):
+class ProfileComparison(Errors):
     """A profile beside a prediction. Errors are over the joined rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 1
     file: str
@@ -83,13 +81,6 @@ class ProfileComparison(BaseModel):
     """layer; or kernel, in order within its class; and by class those whose numbers of kernels differ."""
     measured_s: float
     predicted_s: float
-    n: int
-    mape: float
-    median_ape: float
-    p90_ape: float
-    max_ape: float
-    bias: float
-    spearman: float | None
     median_bytes_ape: float | None
     """Of DRAM bytes, where the profile has them and they are not 0."""
     skipped: tuple[Skipped, ...]
@@ -235,13 +226,7 @@ def compare_profile(prediction: Prediction, profiled: Sequence[Profiled], *, fil
         joined_by=joined_by,
         measured_s=sum(one.duration_s for one in profiled),
         predicted_s=prediction.latency_s,
-        n=summary.n,
-        mape=summary.mape,
-        median_ape=summary.median_ape,
-        p90_ape=summary.p90_ape,
-        max_ape=summary.max_ape,
-        bias=summary.bias,
-        spearman=summary.spearman,
+        **summary.errors,
         median_bytes_ape=statistics.median(both) if both else None,
         skipped=skipped,
         rows=tuple(rows),

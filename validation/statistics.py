@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ def rank_text(rank: float | None) -> str:
     return "–" if rank is None else f"{rank:.4f}"
 
 
-class Summary(BaseModel):
+class Errors(BaseModel):
     """Errors of predictions as fractions of the measurement, predicted / measured − 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +39,16 @@ class Summary(BaseModel):
     """Mean error: above 0 where predictions are too long."""
     spearman: float | None
     """Rank correlation of prediction and measurement, both per image; None where `rank_correlation` has none."""
+
+    @property
+    def errors(self) -> dict[str, Any]:
+        """These figures alone, by their names."""
+        return {name: getattr(self, name) for name in Errors.model_fields}
+
+
+class Summary(Errors):
+    """The same, and how many are near."""
+
     within_10: float
     """Share of rows within 10 %."""
 
