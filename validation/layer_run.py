@@ -22,6 +22,7 @@ from perfmodel.layers.pooling import GlobalAveragePool, MaxPool
 from perfmodel.networks.catalog import build, find
 from perfmodel.validation.gpu import driver_version
 from perfmodel.validation.network_run import Counts, NetworkCase, NetworkResults, _torch, sentence
+from perfmodel.validation.torch_timing import graph_seconds
 
 LAUNCHES: Final = 10
 REPEATS: Final = 15
@@ -142,22 +143,4 @@ def _call(torch: Any, node: Node, dtype: str) -> Callable[[], Any] | None:
 
 def _times(torch: Any, call: Callable[[], Any]) -> list[float]:
     with torch.inference_mode():
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(LAUNCHES):
-                call()
-        graph.replay()
-        found = []
-        for _ in range(REPEATS):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            found.append(start.elapsed_time(end) * 1e-3 / LAUNCHES)
-    return found
+        return list(graph_seconds(torch, call, LAUNCHES, REPEATS))

@@ -26,7 +26,7 @@ def torch_seconds(torch: Any, work: Callable[[], Any], launches: int, repeats: i
     return tuple(found)
 
 
-def graph_seconds(torch: Any, work: Callable[[], Any], launches: int = 20) -> tuple[float, ...]:
+def graph_seconds(torch: Any, work: Callable[[], Any], launches: int = 20, repeats: int = REPEATS) -> tuple[float, ...]:
     """Seconds per launch of work that is captured `launches` times and replayed: the host is not waited for.
 
     Results are freed at once, so that every launch writes the same memory, which stays in L2 where it fits.
@@ -40,7 +40,7 @@ def graph_seconds(torch: Any, work: Callable[[], Any], launches: int = 20) -> tu
     with torch.cuda.graph(graph):
         for _ in range(launches):
             work()
-    return tuple(took / launches for took in torch_seconds(torch, graph.replay, 1))
+    return tuple(took / launches for took in torch_seconds(torch, graph.replay, 1, repeats))
 
 
 def slope(

@@ -29,9 +29,11 @@ from perfmodel.cli.options import (
 from perfmodel.errors import PerfmodelError, shown
 
 if TYPE_CHECKING:
+    from perfmodel.report.table import Table
     from perfmodel.validation.dataset import Dataset
     from perfmodel.validation.network_run import Run
     from perfmodel.validation.profiles import ProfileComparison
+    from perfmodel.validation.statistics import Errors
 
 validate_app = typer.Typer(
     help="How right the model is: predictions beside measurements, others' and your own.",
@@ -108,10 +110,14 @@ def _profile(
         model, hardware, batch, resolution, 1000, dtype, autocast, layout, schedule, tier, graph=tier == "expected"
     )
     comparison: ProfileComparison = compare_profile(prediction, found, file=file.name, form=form)
+    _emit_comparison(comparison, profile_table(comparison), fmt, output)
+
+
+def _emit_comparison(comparison: Errors, table: Table, fmt: Format, output: Path | None) -> None:
     if fmt is Format.JSON:
         emit(comparison.model_dump_json(indent=2) + "\n", output)
     else:
-        emit_tables([profile_table(comparison)], fmt, output)
+        emit_tables([table], fmt, output)
 
 
 ProfileSchedule = Annotated[str, typer.Option("--schedule", help="eager, pointwise, layer or block: what was profiled.")]
@@ -484,10 +490,7 @@ def validate_networks(
     from perfmodel.validation.network_comparison import compare_networks, networks_table
 
     comparison = compare_networks(file, hardware)
-    if fmt is Format.JSON:
-        emit(comparison.model_dump_json(indent=2) + "\n", output)
-    else:
-        emit_tables([networks_table(comparison)], fmt, output)
+    _emit_comparison(comparison, networks_table(comparison), fmt, output)
 
 
 @validate_app.command("layers")
@@ -501,7 +504,4 @@ def validate_layers(
     from perfmodel.validation.layer_comparison import compare_layers, layers_table
 
     comparison = compare_layers(file, hardware)
-    if fmt is Format.JSON:
-        emit(comparison.model_dump_json(indent=2) + "\n", output)
-    else:
-        emit_tables([layers_table(comparison)], fmt, output)
+    _emit_comparison(comparison, layers_table(comparison), fmt, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -47,7 +48,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Subject(ABC):
     """Base of blocks and networks under a question."""
 
     device: DeviceSpec
@@ -56,30 +57,30 @@ class Subject:
     schedule: str = "layer"
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Its kind or model."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def unknowns(self) -> tuple[str, ...]:
         """Choices that it has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def network(self) -> Network:
         """It, built. Raises ShapeError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def described(self, unknown: str = "") -> Mapping[str, Any]:
         """Its choices but the unknown one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def allowed(self, unknown: str, step: int | None) -> Sequence[int]:
         """The values that `unknown` can have, rising. Raises QuestionError and UnknownNameError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counts(self, unknown: str) -> str:
         """What the number of `unknown` counts."""
-        raise NotImplementedError
 
     def at(self, unknown: str, value: int) -> Self:
         """It with the choice made."""
