@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,13 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
+class Parameters(ABC):
     """Of one block, norms folded. Matrices are [input, output], filters [output, ky, kx, input of the group]."""
 
     @staticmethod
+    @abstractmethod
     def shapes(problem: Any) -> dict[str, Shape]:
         """Of each field, for a problem."""
-        raise NotImplementedError
 
     def check(self, problem: Problem) -> None:
         """Raise where a shape is not the problem's."""

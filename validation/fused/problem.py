@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, get_args
@@ -27,7 +28,7 @@ class GpuError(PerfmodelError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(ABC):
     """A residual block on an N×H×W×C tensor, its hidden tensor e·C wide; each family adds what else decides the work."""
 
     family: ClassVar[str]
@@ -97,9 +98,9 @@ class Problem:
         N, H, W, C = self.output_shape
         return ELEMENT_BYTES * N * H * W * C
 
+    @abstractmethod
     def layers_block(self) -> Block:
         """The same block in the model's terms, from which its MACs and bytes follow."""
-        raise NotImplementedError
 
     @property
     def suffix(self) -> str:
