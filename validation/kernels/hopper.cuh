@@ -13,7 +13,6 @@ struct alignas(64) TensorMap {
 __device__ __forceinline__ int thread_index() { int i; asm volatile("mov.u32 %0, %%tid.x;" : "=r"(i)); return i; }
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void bar_sync(int id, int n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
-__device__ __forceinline__ void bar_arrive(int id, int n) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory"); }
 // Registers of each thread of a warpgroup, from now on: more than the launch gave it, or fewer
 template <int N> __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
@@ -160,3 +159,101 @@ __device__ __forceinline__ float4 lds_remote(uint32_t a) {
   asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(a) : "memory");
   return v;
 }
+__device__ __forceinline__ void sts_remote(uint32_t a, float v0, float v1, float v2, float v3) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(a), "f"(v0), "f"(v1), "f"(v2), "f"(v3) : "memory");
+}
+// Sums of the blocks of a cluster, each of which has parts of all columns of a tile. Each finishes some blocks of eight columns, and of
+// them each thread what it holds itself: for a block of columns the four sums of rows g and g + 8 of its warp's sixteen, which are
+// 16 bytes, those of THREADS threads one after the other. So a warp reads another block's memory by whole lines, and meets no bank
+// twice in its own. The order of a sum begins with the rank that finishes it, so that not all read from one block at a time.
+#ifndef SUMS_PUSH
+#define SUMS_PUSH 0
+#endif
+#ifndef SUMS_FIXED
+#define SUMS_FIXED 0
+#endif
+template <int CLUSTER, int BLOCKS, int THREADS> struct Sums {
+  static constexpr int LINE = THREADS * 16, UNITS = 16 * BLOCKS, TURNS = (UNITS + 31) / 32;
+  static constexpr int AT_ONCE = CLUSTER * BLOCKS <= 16 ? BLOCKS : CLUSTER < 16 ? 16 / CLUSTER : 1;   // of columns, as far as registers reach
+  static_assert(BLOCKS % AT_ONCE == 0, "whole groups");
+  uint32_t place;                                                                    // this thread's, of block 0
+  int rank, first;                                                                   // of the cluster; block to be finished here
+
+  __device__ __forceinline__ void put(int block, const float* v) const {
+    asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(place + block * LINE), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
+  }
+#if SUMS_PUSH
+  __device__ __forceinline__ void give(const float* v) const {
+#pragma unroll 1
+    for (int k = 0; k < CLUSTER; ++k) {
+      const int t = (rank + k) % CLUSTER;
+      const uint32_t to = map_rank(place + rank * BLOCKS * LINE, t);
+#pragma unroll
+      for (int r = 0; r < CLUSTER; ++r)
+        if (t == r) {
+#pragma unroll
+          for (int i = 0; i < BLOCKS; ++i) {
+            const float* u = v + 4 * (r * BLOCKS + i);
+            sts_remote(to + i * LINE, u[0], u[1], u[2], u[3]);
+          }
+        }
+    }
+  }
+  __device__ __forceinline__ void add(int lane) const {
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b += AT_ONCE) {
+      float4 v[CLUSTER][AT_ONCE];
+#pragma unroll
+      for (int k = 0; k < CLUSTER; ++k) {
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+          const uint4 w = lds128(place + (k * BLOCKS + b + i) * LINE);
+          v[k][i] = make_float4(__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w));
+        }
+      }
+#pragma unroll
+      for (int k = 1; k < CLUSTER; ++k)
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+          v[0][i].x += v[k][i].x; v[0][i].y += v[k][i].y; v[0][i].z += v[k][i].z; v[0][i].w += v[k][i].w;
+        }
+      __syncwarp();                                                                  // the warp has read its own
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) stsm2(row(lane, lane & 15, b + i), pack2(v[0][i].x, v[0][i].y), pack2(v[0][i].z, v[0][i].w));
+    }
+    __syncwarp();
+  }
+#else
+  // between two barriers of the cluster: the sums of all blocks, as halves, where this block's own sums were
+  __device__ __forceinline__ void add(int lane) const {
+    const uint32_t mine = place + first * LINE;
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b += AT_ONCE) {
+      float4 v[CLUSTER][AT_ONCE];
+#pragma unroll
+      for (int k = 0; k < CLUSTER; ++k) {
+        const uint32_t from = map_rank(mine, SUMS_FIXED ? k : (rank + k) % CLUSTER);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) v[k][i] = lds_remote(from + (b + i) * LINE);
+      }
+#pragma unroll
+      for (int k = 1; k < CLUSTER; ++k)
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+          v[0][i].x += v[k][i].x; v[0][i].y += v[k][i].y; v[0][i].z += v[k][i].z; v[0][i].w += v[k][i].w;
+        }
+      __syncwarp();                                                                  // the warp has read its own
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) stsm2(row(lane, lane & 15, b + i), pack2(v[0][i].x, v[0][i].y), pack2(v[0][i].z, v[0][i].w));
+    }
+    __syncwarp();
+  }
+#endif
+  // after that, of a row of the warp's sixteen: one of the blocks finished here
+  __device__ __forceinline__ uint4 halves(int lane, int r, int block) const { return lds128(row(lane, r, block)); }
+
+ private:
+  __device__ __forceinline__ uint32_t row(int lane, int r, int block) const {        // those of eight blocks in different banks
+    return place - lane * 16 + ((SUMS_PUSH ? 0 : first) + block) * LINE + (r ^ (block & 7)) * 16;
+  }
+};

@@ -56,24 +56,30 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
 
 def offers(problem: ConvNeXtProblem, device: DeviceLimits) -> Iterator[Offer]:
     """A tile for each block, or for each cluster of two, four or eight; every block of a cluster convolves all of its tile."""
-    conv, products = WINDOW**2, 2 * problem.hidden  # MACs of a pixel and channel
-    walk = (PATCH, PATCHES * PATCH, CHUNK)
     for split in SPLITS:
         config = arrange(problem, device, split=split)
         if isinstance(config, str) or problem.hidden % (split * CHUNK):
             continue
-        operands = problem.C // 8 * CONVOLUTION_BYTES + PATCHES * problem.C * 2 * problem.hidden // split * ELEMENT_BYTES
-        yield Offer(
-            config=config,
-            chunk=CHUNK,
-            tile=walk[:2],
-            filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
-            operand_bytes=operands + (split * SUMS_BYTES_PER_BLOCK if split > 1 else 0),
-            blocks_per_tile=split,
-            macs_share=(conv + products / split) / (conv + products),
-            loaded_share=streamed_share(problem, walk, 1 / max(split, MULTICAST)),
-            multiprocessors=resident_blocks(device.multiprocessors, config.defines["CLUSTER"]),
-        )
+        yield offer(problem, config, device)
+
+
+def offer(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> Offer:
+    """A tile of two patches."""
+    split = config.defines["CLUSTER"] if config.defines["SPLIT"] else 1
+    conv, products = WINDOW**2, 2 * problem.hidden  # MACs of a pixel and channel
+    walk = (PATCH, PATCHES * PATCH, CHUNK)
+    operands = problem.C // 8 * CONVOLUTION_BYTES + PATCHES * problem.C * 2 * problem.hidden // split * ELEMENT_BYTES
+    return Offer(
+        config=config,
+        chunk=CHUNK,
+        tile=walk[:2],
+        filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
+        operand_bytes=operands + (split * SUMS_BYTES_PER_BLOCK if split > 1 else 0),
+        blocks_per_tile=split,
+        macs_share=(conv + products / split) / (conv + products),
+        loaded_share=streamed_share(problem, walk, 1 / max(split, MULTICAST)),
+        multiprocessors=resident_blocks(device.multiprocessors, config.defines["CLUSTER"]),
+    )
 
 
 def patches(problem: ConvNeXtProblem) -> int:
