@@ -11,6 +11,10 @@ struct alignas(64) TensorMap {
 // ------------------------------------------------------------------------------------------------ PTX wrappers
 // The thread in its block. volatile: not read again (slow) under register pressure
 __device__ __forceinline__ int thread_index() { int i; asm volatile("mov.u32 %0, %%tid.x;" : "=r"(i)); return i; }
+// The lane in its warp, likewise: where all that follows from it is not to be kept (spilled) until then
+__device__ __forceinline__ int lane_index() { int i; asm volatile("mov.u32 %0, %%laneid;" : "=r"(i)); return i; }
+// A value that the compiler must not take for another one, nor what follows from it: reckoned anew instead of kept
+__device__ __forceinline__ int anew(int v) { int r; asm volatile("mov.u32 %0, %1;" : "=r"(r) : "r"(v)); return r; }
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void bar_sync(int id, int n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
 // Registers of each thread of a warpgroup, from now on: more than the launch gave it, or fewer
