@@ -47,6 +47,7 @@ constexpr int PB = C == 256 && NWG == 2 ? 1 : 2;             // buffers of P: 12
 constexpr int EB = C == 256 ? 4 : C / 16;    // of 16 columns: epilogue's loads at once
 constexpr int FINISHED = G / SPLIT;                          // blocks of eight columns that a block of the cluster finishes
 using Shares = Sums<SPLIT, FINISHED, 128>;
+// the chunk after which the first half of the ring is done with, if that is enough for the sums
 constexpr int EARLY = ITEMS % NS == 0 && NS % 4 == 0 && NS / 2 * ITEM >= BM * C * 4 ? NCH - NS / 4 : NCH;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(LROWS >= LEAD + BM + TRAIL && BOX_ROWS <= 256 && !(PAIRS && (BOXES > 1 || LEAD % 2)), "rows of the boxes");
@@ -389,9 +390,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           if (j + 1 < NCH) {
             load_bias<HC / 16>(bias, be + (j + 1) * (HC * 2));
             wgmma_wait<1>();                                                     // S(j+1) and O(j-1) complete
-#if SUMS_PUSH
-            if (SPLIT > 1 && j == EARLY) cluster_arrive();
-#endif
+            if (SPLIT > 1 && j == EARLY) cluster_arrive_done();                  // this block no longer needs the first half of the ring
             if (j > 0) release(prevp);
             release(rd);
           } else {
@@ -405,18 +404,12 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       }
 #endif
 #if SPLIT > 1
-      // ---- partial sums of the cluster: this block's into its shared memory, then a share of the columns from every block
+      // ---- partial sums of the cluster, where the ring was: to the blocks that finish them, then a share of the columns from every block
       const int tid = thread_index(), lane = tid & 31, warp = tid >> 5, rank = cluster_rank();   // anew: ptxas would keep (spill) what follows
-      const Shares sums = {sm + OFF_RING + tid * 16, rank, rank * FINISHED};
-#if SUMS_PUSH
-      if (EARLY == NCH) cluster_arrive();
+      const Shares sums = {sm + OFF_RING + tid * 16, rank, 0};
+      if (EARLY == NCH) { bar_sync(1, 128); cluster_arrive_done(); }
       cluster_wait();
       sums.give(o);
-#else
-      bar_sync(1, 128);                                                          // the ring is done with
-#pragma unroll
-      for (int b = 0; b < G; ++b) sums.put(b, o + 4 * b);
-#endif
       cluster_arrive();
       cluster_wait();
       sums.add(lane);
@@ -484,12 +477,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #if SPLIT > 1
   // one tile for each cluster (the launch makes as many as there are tiles)
   __syncwarp();
-  if (wg == NWG) { cluster_arrive(); cluster_wait(); }
-#if SUMS_PUSH
-  if (wg == NWG) { cluster_arrive(); cluster_wait(); }
-#else
-  cluster_arrive();                                          // nobody leaves while others read
-  cluster_wait();
-#endif
+  if (wg == NWG) {                                           // the consumers' two barriers, before and after the sums are given
+    cluster_arrive_done();
+    cluster_wait();
+    cluster_arrive_done();
+    cluster_wait();
+  }
 #endif
 }

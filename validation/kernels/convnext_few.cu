@@ -24,8 +24,13 @@ constexpr int SHIFTED = HC * 128 * (NCH > 1 ? 2 : 1), OPERANDS = C * 128 > SHIFT
 constexpr int OFF_X = 0, OFF_RING = STAGES * STAGE, OFF_CONV = OFF_RING + NS * ITEM, OFF_A = OFF_CONV + CB * 128, OFF_STAT = OFF_A + OPERANDS;
 constexpr int OFF_BD = OFF_STAT + 2 * NWG * 64 * 4, OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 2 * STAGES);
-constexpr int FINISHED = C / 8 / CLUSTER / NWG;              // blocks of eight columns, by each warpgroup
-using Shares = Sums<CLUSTER, FINISHED, 128>;
+using Shares = Sums<CLUSTER, C / 8 / CLUSTER, 128, NWG>;
+constexpr int MINE = Shares::MINE;
+// The sums take the place of the last chunk's weights of the expansion, which are as many bytes, where they do not span the ring's end
+constexpr int LAST = (NCH - 1) * (IC + IP) % NS;
+constexpr bool EARLY = LAST + IC <= NS;
+constexpr int OFF_SUMS = OFF_RING + (EARLY ? LAST * ITEM : 0);
+static_assert(IC * ITEM == 64 * C * 4, "as many bytes");
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(NS * ITEM >= 64 * C * 4, "the partial sums take the place of the ring");
 static_assert(NS >= IC && NS >= IP && IP % 2 == 0, "the items of a product are in the ring at once");
@@ -102,7 +107,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         }
     }
     __syncwarp();
-    cluster_arrive();                                                            // not to be waited for before weights are no longer loaded
+    cluster_arrive_done();                                                       // not to be waited for before weights are no longer loaded
     if (loads)
       for (; i < ITEMS; ++i, r.next()) {
         mbar_wait(wempty + 8 * r.slot, r.phase);
@@ -110,8 +115,10 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
     __syncwarp();
     cluster_wait();
-    cluster_arrive();
-    cluster_wait();
+    for (int i = 0; i < 2; ++i) {                                                // the consumers' two barriers, before and after the sums are given
+      cluster_arrive_done();
+      cluster_wait();
+    }
   } else {  // -------------------------------------------------------------------------------------- consumers
     more_registers<REGISTERS>();
     for (int i = tid; i < (C * 6 + HID * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BD + i * 16, blob + i, true);
@@ -238,7 +245,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     };
     Ring rd = {0, 0};
     float o[C / 4];
-#pragma unroll 1
+#pragma unroll          // fully: NVRTC 13.0 gives the registers of `a`, which would live around a rolled loop, to other values in it
     for (int j = 0; j < NCH; ++j) {
       float s[HH / 2];
       Ring r = rd;
@@ -254,6 +261,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       const uint32_t shared = sm + OFF_A + (j & 1) * (HC * 128) + warp * 512 + lane * 16;
       wgmma_wait<0>();
       release(rd, IC);
+      if (EARLY && j == NCH - 1) cluster_arrive_done();
       uint32_t p[HH / 16][4];
 #pragma unroll
       for (int k = 0; k < HH / 16; ++k) {
@@ -266,15 +274,15 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         sts128(shared + (wg * (HH / 16) + k) * 2048, p[k]);
       }
       auto project = [&](uint32_t (&p)[HH / 16][4], int whose, bool more) {
+        uint64_t off[IP / 2];
         Ring t = r;
         t.next(whose * (IP / 2));
+#pragma unroll
+        for (int i = 0; i < IP / 2; ++i, t.next()) off[i] = acquire(t);
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < IP / 2; ++i, t.next()) {
-          const uint64_t off = acquire(t);
-#pragma unroll
-          for (int k = 0; k < KP / 16; ++k) Wgmma<C / 2>::rs(o, p[i * KP / 16 + k], dP + off + k * (2 * C / 8 * 128 >> 4), more | (i + k > 0));
-        }
+        for (int k = 0; k < HH / 16; ++k)
+          Wgmma<C / 2>::rs(o, p[k], dP + off[k / (KP / 16)] + k % (KP / 16) * (2 * C / 8 * 128 >> 4), more | (k > 0));
         wgmma_commit();
       };
       project(p, wg, j > 0);
@@ -291,19 +299,22 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       rd = r;
       rd.next(IP);
     }
-    // ---- partial sums in place of the ring; each block of the cluster finishes its share of the columns
-    const Shares sums = {sm + OFF_RING + (tid & 127) * 16, rank, (rank * NWG + wg) * FINISHED};
-    bar_sync(8, 128 * NWG);                                                      // nobody reads the ring
-#pragma unroll
-    for (int b = 0; b < C / 16; ++b) sums.put(wg * (C / 16) + b, o + 4 * b);
+    // ---- partial sums to the blocks that finish them; each a share of the columns
+    const Shares sums = {sm + OFF_SUMS + (tid & 127) * 16, rank, wg};
+    if (!EARLY) {
+      bar_sync(8, 128 * NWG);
+      cluster_arrive_done();
+    }
+    cluster_wait();
+    sums.give(o);
     cluster_arrive();
     uint4 xr[Shares::TURNS];
     size_t at[Shares::TURNS];                                                    // of 16 bytes of a pixel
     bool inside[Shares::TURNS];
 #pragma unroll
     for (int turn = 0; turn < Shares::TURNS; ++turn) {
-      const int u = turn * 32 + lane, pixel = warp * 16 + u / FINISHED, yy = row0 + (pixel >> 3), xx = column0 + (pixel & 7);
-      at[turn] = ((((size_t)image * H + yy) * W + xx) * C + (sums.first + u % FINISHED) * 8) * 2;
+      const int u = turn * 32 + lane, pixel = warp * 16 + u / MINE, yy = row0 + (pixel >> 3), xx = column0 + (pixel & 7);
+      at[turn] = ((((size_t)image * H + yy) * W + xx) * C + (sums.first() + u % MINE) * 8) * 2;
       inside[turn] = u < Shares::UNITS && yy < H && xx < W;
       if (inside[turn]) xr[turn] = ldg128(x + at[turn]);
     }
@@ -311,16 +322,13 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     sums.add(lane);
 #pragma unroll
     for (int turn = 0; turn < Shares::TURNS; ++turn) {
-      const int u = turn * 32 + lane, i = u % FINISHED;
+      const int u = turn * 32 + lane, i = u % MINE;
       if (!inside[turn]) continue;
-      uint4 yr = sums.halves(lane, u / FINISHED, i);
+      uint4 yr = sums.halves(lane, u / MINE, i);
 #pragma unroll
       for (int h = 0; h < 4; ++h)                                                // the bias lies as [h][column]
-        (&yr.x)[h] = add2(add2((&yr.x)[h], lds32(sm + OFF_BP + h * (C / 2) + (sums.first + i) * 4)), (&xr[turn].x)[h]);
+        (&yr.x)[h] = add2(add2((&yr.x)[h], lds32(sm + OFF_BP + h * (C / 2) + (sums.first() + i) * 4)), (&xr[turn].x)[h]);
       *reinterpret_cast<uint4*>(y + at[turn]) = yr;
     }
   }
-  __syncwarp();
-  cluster_arrive();                                                              // nobody leaves while others read
-  cluster_wait();
 }

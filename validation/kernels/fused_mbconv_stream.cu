@@ -37,6 +37,7 @@ constexpr int OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 3 * BUFFERS);
 constexpr int FINISHED = C / 8 / CLUSTER;          // blocks of eight columns that a block of a cluster finishes
 using Shares = Sums<CLUSTER, FINISHED, 128 * NWG>;
+// whether the tile, and what the ring holds of the last convolution, make room for the sums before the last projection
 constexpr bool EARLY = BM * C * 4 <= BUFFERS * TILE + (ITEMS % NS == 0 ? (NS - IP) * ITEM : 0);
 static_assert(SMEM <= SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(!SPLIT || (BM * C * 4 <= OFF_BE && C / 8 % CLUSTER == 0 && 32 % FINISHED == 0), "the partial sums take the place of tile and ring");
@@ -94,10 +95,13 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
             tma_load2(sm + OFF_TILE + b * TILE + h * HALF + i * BOX * 128, &x_map, h * 64, tile * BM - LEAD + i * BOX, xfull + 8 * b);
       }
     }
-    if (SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }
-#if SUMS_PUSH
-    if (SPLIT) { cluster_arrive(); cluster_wait(); }
-#endif
+    if (SPLIT) {                                                                 // the consumers' two barriers, before and after the sums are given
+      __syncwarp();
+      cluster_arrive_done();
+      cluster_wait();
+      cluster_arrive_done();
+      cluster_wait();
+    }
   } else {  // --------------------------------------------------------------------------------------- consumers
     more_registers<REGISTERS>();
     for (int i = tid; i < (HID * 2 + C * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BE + i * 16, blob + i, true);
@@ -171,9 +175,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
         wgmma_wait<0>();
         release(before);
         if (j == NCH - 1 && (tid & 127) == 0) mbar_arrive(left + 8 * b);
-#if SUMS_PUSH
-        if (SPLIT && EARLY && j == NCH - 1) cluster_arrive();
-#endif
+        if (SPLIT && EARLY && j == NCH - 1) cluster_arrive_done();               // this block no longer needs what the sums take the place of
         // ---- silu and projection, an item at a time
         const int slot = rd.slot;
         uint32_t p[HC / 16][4];
@@ -196,20 +198,15 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #pragma unroll
         for (int i = 0; i < IP; ++i) release(slot + i < NS ? slot + i : slot + i - NS);
       }
-      if (SPLIT) {  // ---- partial sums in place of tile and ring; each block of the cluster finishes its share of the rows
-#if !SUMS_PUSH
-        bar_sync(8, 128 * NWG);
-#endif
+      if (SPLIT) {  // ---- partial sums in place of tile and ring; each block of the cluster finishes its share of the columns
         const int tid = thread_index(), lane = tid & 31, rank = cluster_rank();   // anew: ptxas would keep (spill) what follows
-        const Shares sums = {sm + tid * 16, rank, rank * FINISHED};
-#if SUMS_PUSH
-        if (!EARLY) cluster_arrive();
+        const Shares sums = {sm + tid * 16, rank, 0};
+        if (!EARLY) {
+          bar_sync(8, 128 * NWG);
+          cluster_arrive_done();
+        }
         cluster_wait();
         sums.give(o);
-#else
-#pragma unroll
-        for (int b = 0; b < C / 8; ++b) sums.put(b, o + 4 * b);
-#endif
         cluster_arrive();
         cluster_wait();
         sums.add(lane);
@@ -263,7 +260,6 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       }
     }
     if (!SPLIT && (tid & 127) == 0) bulk_wait_all();
-    if (SPLIT) { __syncwarp(); }
   }
-  if (CLUSTER > 1 && !(SUMS_PUSH && SPLIT)) { __syncwarp(); cluster_arrive(); cluster_wait(); }            // others may still write here, or read
+  if (CLUSTER > 1 && !SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }  // others may still write here
 }

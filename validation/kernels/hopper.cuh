@@ -145,6 +145,14 @@ __device__ __forceinline__ void pdl_wait() { asm volatile("griddepcontrol.wait;"
 
 // ------------------------------------------------------------------------------------------------------- clusters
 __device__ __forceinline__ uint32_t cluster_rank() { uint32_t r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
+#ifndef RELAXED
+#define RELAXED 0
+#endif
+#if RELAXED
+__device__ __forceinline__ void cluster_arrive_done() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+#else
+__device__ __forceinline__ void cluster_arrive_done() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+#endif
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ __forceinline__ uint32_t map_rank(uint32_t addr, uint32_t rank) {  // the same place in another block of the cluster
@@ -166,98 +174,59 @@ __device__ __forceinline__ float4 lds_remote(uint32_t a) {
 __device__ __forceinline__ void sts_remote(uint32_t a, float v0, float v1, float v2, float v3) {
   asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(a), "f"(v0), "f"(v1), "f"(v2), "f"(v3) : "memory");
 }
-// Sums of the blocks of a cluster, each of which has parts of all columns of a tile. Each finishes some blocks of eight columns, and of
-// them each thread what it holds itself: for a block of columns the four sums of rows g and g + 8 of its warp's sixteen, which are
-// 16 bytes, those of THREADS threads one after the other. So a warp reads another block's memory by whole lines, and meets no bank
-// twice in its own. The order of a sum begins with the rank that finishes it, so that not all read from one block at a time.
-#ifndef SUMS_PUSH
-#define SUMS_PUSH 0
-#endif
-#ifndef SUMS_FIXED
-#define SUMS_FIXED 0
-#endif
-template <int CLUSTER, int BLOCKS, int THREADS> struct Sums {
-  static constexpr int LINE = THREADS * 16, UNITS = 16 * BLOCKS, TURNS = (UNITS + 31) / 32;
-  static constexpr int AT_ONCE = CLUSTER * BLOCKS <= 16 ? BLOCKS : CLUSTER < 16 ? 16 / CLUSTER : 1;   // of columns, as far as registers reach
-  static_assert(BLOCKS % AT_ONCE == 0, "whole groups");
-  uint32_t place;                                                                    // this thread's, of block 0
-  int rank, first;                                                                   // of the cluster; block to be finished here
+// Sums of the blocks of a cluster, each of which has parts of all columns of a tile: the blocks of eight columns are finished by the
+// ranks in turn, BLOCKS of them by each. Of a block of columns a thread holds four sums, of rows g and g + 8 of its warp's sixteen: 16
+// bytes, which it writes to the same place in the memory of the rank that finishes them, those of THREADS threads one after the other.
+// So a warp writes whole lines of another block's memory, and meets no bank twice in its own. Each begins with itself, so that not
+// all write to one block at a time; the order of a sum is that of the ranks. SHARING warpgroups have different columns of the same rows.
+template <int CLUSTER, int BLOCKS, int THREADS, int SHARING = 1> struct Sums {
+  static constexpr int LINE = THREADS * 16, TARGETS = CLUSTER / SHARING;
+  static constexpr int MINE = BLOCKS > SHARING ? BLOCKS / SHARING : 1, UNITS = 16 * MINE, TURNS = (UNITS + 31) / 32;
+  static constexpr int AT_ONCE = CLUSTER * MINE <= 16 ? MINE : CLUSTER < 16 ? 16 / CLUSTER : 1;   // of columns, as far as registers reach
+  static_assert(CLUSTER % SHARING == 0 && MINE % AT_ONCE == 0, "whole groups");
+  uint32_t place;                                                                    // this thread's, of the first block
+  int rank, part;                                                                    // of the cluster; of the warpgroups
 
-  __device__ __forceinline__ void put(int block, const float* v) const {
-    asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(place + block * LINE), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
-  }
-#if SUMS_PUSH
-  __device__ __forceinline__ void give(const float* v) const {
+  // between two barriers of the cluster: all of this thread's sums
+  __device__ __forceinline__ void give(const float (&v)[4 * TARGETS * BLOCKS]) const {
 #pragma unroll 1
-    for (int k = 0; k < CLUSTER; ++k) {
-      const int t = (rank + k) % CLUSTER;
-      const uint32_t to = map_rank(place + rank * BLOCKS * LINE, t);
+    for (int k = 0; k < TARGETS; ++k) {
+      const int target = (rank + k) % TARGETS;
+      const uint32_t to = map_rank(place + rank * (BLOCKS * LINE), part * TARGETS + target);
 #pragma unroll
-      for (int r = 0; r < CLUSTER; ++r)
-        if (t == r) {
+      for (int t = 0; t < TARGETS; ++t)
+        if (t == target) {
 #pragma unroll
-          for (int i = 0; i < BLOCKS; ++i) {
-            const float* u = v + 4 * (r * BLOCKS + i);
-            sts_remote(to + i * LINE, u[0], u[1], u[2], u[3]);
-          }
+          for (int i = 4 * t * BLOCKS, line = 0; line < BLOCKS; i += 4, ++line) sts_remote(to + line * LINE, v[i], v[i + 1], v[i + 2], v[i + 3]);
         }
     }
   }
+  __device__ __forceinline__ bool finishes() const { return part * MINE < BLOCKS; }
+  __device__ __forceinline__ int first() const { return rank * BLOCKS + part * MINE; }   // block of columns that is finished here
+  // after the second barrier: the sums of all blocks, as halves, where those of the first were
   __device__ __forceinline__ void add(int lane) const {
 #pragma unroll
-    for (int b = 0; b < BLOCKS; b += AT_ONCE) {
-      float4 v[CLUSTER][AT_ONCE];
+    for (int b = 0; b < MINE; b += AT_ONCE) {
+      float v[4 * AT_ONCE] = {};
 #pragma unroll
-      for (int k = 0; k < CLUSTER; ++k) {
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) {
-          const uint4 w = lds128(place + (k * BLOCKS + b + i) * LINE);
-          v[k][i] = make_float4(__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w));
-        }
-      }
-#pragma unroll
-      for (int k = 1; k < CLUSTER; ++k)
+      for (int from = 0; from < CLUSTER; ++from)
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
-          v[0][i].x += v[k][i].x; v[0][i].y += v[k][i].y; v[0][i].z += v[k][i].z; v[0][i].w += v[k][i].w;
-        }
-      __syncwarp();                                                                  // the warp has read its own
+          const uint4 w = lds128(place + (from * BLOCKS + part * MINE + b + i) * LINE);
 #pragma unroll
-      for (int i = 0; i < AT_ONCE; ++i) stsm2(row(lane, lane & 15, b + i), pack2(v[0][i].x, v[0][i].y), pack2(v[0][i].z, v[0][i].w));
+          for (int k = 0; k < 4; ++k) v[4 * i + k] += __uint_as_float((&w.x)[k]);
+        }
+      __syncwarp();                                                                  // the warp has read them
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) stsm2(row(lane, lane & 15, b + i), pack2(v[4 * i], v[4 * i + 1]), pack2(v[4 * i + 2], v[4 * i + 3]));
     }
     __syncwarp();
   }
-#else
-  // between two barriers of the cluster: the sums of all blocks, as halves, where this block's own sums were
-  __device__ __forceinline__ void add(int lane) const {
-    const uint32_t mine = place + first * LINE;
-#pragma unroll
-    for (int b = 0; b < BLOCKS; b += AT_ONCE) {
-      float4 v[CLUSTER][AT_ONCE];
-#pragma unroll
-      for (int k = 0; k < CLUSTER; ++k) {
-        const uint32_t from = map_rank(mine, SUMS_FIXED ? k : (rank + k) % CLUSTER);
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) v[k][i] = lds_remote(from + (b + i) * LINE);
-      }
-#pragma unroll
-      for (int k = 1; k < CLUSTER; ++k)
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) {
-          v[0][i].x += v[k][i].x; v[0][i].y += v[k][i].y; v[0][i].z += v[k][i].z; v[0][i].w += v[k][i].w;
-        }
-      __syncwarp();                                                                  // the warp has read its own
-#pragma unroll
-      for (int i = 0; i < AT_ONCE; ++i) stsm2(row(lane, lane & 15, b + i), pack2(v[0][i].x, v[0][i].y), pack2(v[0][i].z, v[0][i].w));
-    }
-    __syncwarp();
-  }
-#endif
-  // after that, of a row of the warp's sixteen: one of the blocks finished here
+  // after that, of a row of the warp's sixteen: one of the MINE blocks
   __device__ __forceinline__ uint4 halves(int lane, int r, int block) const { return lds128(row(lane, r, block)); }
 
  private:
   __device__ __forceinline__ uint32_t row(int lane, int r, int block) const {        // those of eight blocks in different banks
-    return place - lane * 16 + ((SUMS_PUSH ? 0 : first) + block) * LINE + (r ^ (block & 7)) * 16;
+    return place - lane * 16 + (part * MINE + block) * LINE + (r ^ (block & 7)) * 16;
   }
 };
