@@ -390,7 +390,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           if (j + 1 < NCH) {
             load_bias<HC / 16>(bias, be + (j + 1) * (HC * 2));
             wgmma_wait<1>();                                                     // S(j+1) and O(j-1) complete
-            if (SPLIT > 1 && j == EARLY) cluster_arrive_done();                  // this block no longer needs the first half of the ring
+            if (SPLIT > 1 && j == EARLY) cluster_arrive_relaxed();                  // this block no longer needs the first half of the ring
             if (j > 0) release(prevp);
             release(rd);
           } else {
@@ -407,7 +407,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       // ---- partial sums of the cluster, where the ring was: to the blocks that finish them, then a share of the columns from every block
       const int tid = thread_index(), lane = tid & 31, warp = tid >> 5, rank = cluster_rank();   // anew: ptxas would keep (spill) what follows
       const Shares sums = {sm + OFF_RING + tid * 16, rank, 0};
-      if (EARLY == NCH) { bar_sync(1, 128); cluster_arrive_done(); }
+      if (EARLY == NCH) { bar_sync(1, 128); cluster_arrive_relaxed(); }
       cluster_wait();
       sums.give(o);
       cluster_arrive();
@@ -478,9 +478,9 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
   // one tile for each cluster (the launch makes as many as there are tiles)
   __syncwarp();
   if (wg == NWG) {                                           // the consumers' two barriers, before and after the sums are given
-    cluster_arrive_done();
+    cluster_arrive_relaxed();
     cluster_wait();
-    cluster_arrive_done();
+    cluster_arrive_relaxed();
     cluster_wait();
   }
 #endif

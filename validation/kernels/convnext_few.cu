@@ -26,9 +26,10 @@ constexpr int OFF_BD = OFF_STAT + 2 * NWG * 64 * 4, OFF_BE = OFF_BD + C * 4, OFF
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 2 * STAGES);
 using Shares = Sums<CLUSTER, C / 8 / CLUSTER, 128, NWG>;
 constexpr int MINE = Shares::MINE;
-// The sums take the place of the last chunk's weights of the expansion, which are as many bytes, where they do not span the ring's end
+// The sums take the place of the last chunk's weights of the expansion, which are as many bytes, where these do not span the ring's end and
+// none of the projection's comes there
 constexpr int LAST = (NCH - 1) * (IC + IP) % NS;
-constexpr bool EARLY = LAST + IC <= NS;
+constexpr bool EARLY = LAST + IC <= NS && IC + IP <= NS;
 constexpr int OFF_SUMS = OFF_RING + (EARLY ? LAST * ITEM : 0);
 static_assert(IC * ITEM == 64 * C * 4, "as many bytes");
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
@@ -107,7 +108,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         }
     }
     __syncwarp();
-    cluster_arrive_done();                                                       // not to be waited for before weights are no longer loaded
+    cluster_arrive_relaxed();                                                       // not to be waited for before weights are no longer loaded
     if (loads)
       for (; i < ITEMS; ++i, r.next()) {
         mbar_wait(wempty + 8 * r.slot, r.phase);
@@ -116,7 +117,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     __syncwarp();
     cluster_wait();
     for (int i = 0; i < 2; ++i) {                                                // the consumers' two barriers, before and after the sums are given
-      cluster_arrive_done();
+      cluster_arrive_relaxed();
       cluster_wait();
     }
   } else {  // -------------------------------------------------------------------------------------- consumers
@@ -261,7 +262,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       const uint32_t shared = sm + OFF_A + (j & 1) * (HC * 128) + warp * 512 + lane * 16;
       wgmma_wait<0>();
       release(rd, IC);
-      if (EARLY && j == NCH - 1) cluster_arrive_done();
+      if (EARLY && j == NCH - 1) cluster_arrive_relaxed();
       uint32_t p[HH / 16][4];
 #pragma unroll
       for (int k = 0; k < HH / 16; ++k) {
@@ -303,7 +304,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const Shares sums = {sm + OFF_SUMS + (tid & 127) * 16, rank, wg};
     if (!EARLY) {
       bar_sync(8, 128 * NWG);
-      cluster_arrive_done();
+      cluster_arrive_relaxed();
     }
     cluster_wait();
     sums.give(o);

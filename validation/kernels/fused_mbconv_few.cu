@@ -91,7 +91,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     }
     __syncwarp();
     for (int i = 0; i < 2; ++i) {                                                // the consumers' two barriers, before and after the sums are given
-      cluster_arrive_done();
+      cluster_arrive_relaxed();
       cluster_wait();
     }
   } else {
@@ -160,7 +160,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       if (NWG > 1) {
         float4* ex = reinterpret_cast<float4*>(smem + OFF_EX) + (tid & 127);
         bar_sync(8, 128 * NWG);                                                  // nobody reads the tile, or the last chunk's sums
-        if (EARLY && j == NCH - 1) cluster_arrive_done();                        // nor the last convolution's weights
+        if (EARLY && j == NCH - 1) cluster_arrive_relaxed();                        // nor the last convolution's weights
 #pragma unroll
         for (int i = 0; i < HC / 8; ++i) ex[(wg * (HC / 8) + i) * 128] = make_float4(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]);
         bar_sync(8, 128 * NWG);
@@ -199,7 +199,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const Shares sums = {sm + OFF_SUMS + (tid & 127) * 16, rank, wg};
     if (!EARLY) {
       bar_sync(8, 128 * NWG);
-      cluster_arrive_done();
+      cluster_arrive_relaxed();
     }
     cluster_wait();
     sums.give(o);

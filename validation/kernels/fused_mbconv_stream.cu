@@ -97,9 +97,9 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     }
     if (SPLIT) {                                                                 // the consumers' two barriers, before and after the sums are given
       __syncwarp();
-      cluster_arrive_done();
+      cluster_arrive_relaxed();
       cluster_wait();
-      cluster_arrive_done();
+      cluster_arrive_relaxed();
       cluster_wait();
     }
   } else {  // --------------------------------------------------------------------------------------- consumers
@@ -175,7 +175,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
         wgmma_wait<0>();
         release(before);
         if (j == NCH - 1 && (tid & 127) == 0) mbar_arrive(left + 8 * b);
-        if (SPLIT && EARLY && j == NCH - 1) cluster_arrive_done();               // this block no longer needs what the sums take the place of
+        if (SPLIT && EARLY && j == NCH - 1) cluster_arrive_relaxed();               // this block no longer needs what the sums take the place of
         // ---- silu and projection, an item at a time
         const int slot = rd.slot;
         uint32_t p[HC / 16][4];
@@ -203,7 +203,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
         const Shares sums = {sm + tid * 16, rank, 0};
         if (!EARLY) {
           bar_sync(8, 128 * NWG);
-          cluster_arrive_done();
+          cluster_arrive_relaxed();
         }
         cluster_wait();
         sums.give(o);

@@ -145,14 +145,8 @@ __device__ __forceinline__ void pdl_wait() { asm volatile("griddepcontrol.wait;"
 
 // ------------------------------------------------------------------------------------------------------- clusters
 __device__ __forceinline__ uint32_t cluster_rank() { uint32_t r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
-#ifndef RELAXED
-#define RELAXED 0
-#endif
-#if RELAXED
-__device__ __forceinline__ void cluster_arrive_done() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-#else
-__device__ __forceinline__ void cluster_arrive_done() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-#endif
+// for a thread that hands over nothing but places, whose reads are over: others' values are in its registers
+__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ __forceinline__ uint32_t map_rank(uint32_t addr, uint32_t rank) {  // the same place in another block of the cluster

@@ -8,7 +8,7 @@ from typing import Final
 from perfmodel.validation.fused.choice import WAVEFRONT_BYTES, Offer, best, estimated_clocks, exchange_bytes
 from perfmodel.validation.fused.configuration import Config, Launch, Operand
 from perfmodel.validation.fused.convnext import planes, wide
-from perfmodel.validation.fused.convnext.patch import HALO_BYTES, PATCH, halo_box
+from perfmodel.validation.fused.convnext.patch import HALO_BYTES, PATCH, halo_box, moved_bytes
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.family import Kernel
@@ -61,7 +61,10 @@ def offers(problem: ConvNeXtProblem, device: DeviceLimits) -> Iterator[Offer]:
                 config=config,
                 chunk=wide.CHUNK,
                 filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
-                operand_bytes=convolution + weights + exchange_bytes(PIXELS, problem.C, ELEMENT_BYTES) + exchange_bytes(PIXELS, problem.C),
+                operand_bytes=convolution
+                + weights
+                + exchange_bytes(PIXELS, problem.C, ELEMENT_BYTES)
+                + exchange_bytes(PIXELS, problem.C),
                 blocks_per_tile=cluster,
                 macs_share=1 / cluster,
                 loaded_share=1 / cluster,
@@ -118,11 +121,6 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
             dependent=True,
         ),
     )
-
-
-def moved_bytes(problem: ConvNeXtProblem, config: Config) -> int:
-    """Each patch with its halo once, the residual, and the output."""
-    return wide.moved_bytes(problem, config)
 
 
 KERNEL: Final = Kernel(name=NAME, configure=configure, launches=launches, pack=wide.pack, moved_bytes=moved_bytes)
