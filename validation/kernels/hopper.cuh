@@ -169,44 +169,44 @@ __device__ __forceinline__ void sts_remote(uint32_t a, float v0, float v1, float
   asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(a), "f"(v0), "f"(v1), "f"(v2), "f"(v3) : "memory");
 }
 // Sums of the blocks of a cluster, each of which has parts of all columns of a tile: the blocks of eight columns are finished by the
-// ranks in turn, BLOCKS of them by each. Of a block of columns a thread holds four sums, of rows g and g + 8 of its warp's sixteen: 16
-// bytes, which it writes to the same place in the memory of the rank that finishes them, those of THREADS threads one after the other.
+// ranks in turn, EACH of them by each. Of a block of columns a thread holds four sums, of rows g and g + 8 of its warp's sixteen: 16
+// bytes, which it writes to the same place in the memory of the rank that finishes them, those of HOLDERS threads one after the other.
 // So a warp writes whole lines of another block's memory, and meets no bank twice in its own. Each begins with itself, so that not
 // all write to one block at a time; the order of a sum is that of the ranks. SHARING warpgroups have different columns of the same rows.
-template <int CLUSTER, int BLOCKS, int THREADS, int SHARING = 1> struct Sums {
-  static constexpr int LINE = THREADS * 16, TARGETS = CLUSTER / SHARING;
-  static constexpr int MINE = BLOCKS > SHARING ? BLOCKS / SHARING : 1, UNITS = 16 * MINE, TURNS = (UNITS + 31) / 32;
-  static constexpr int AT_ONCE = CLUSTER * MINE <= 16 ? MINE : CLUSTER < 16 ? 16 / CLUSTER : 1;   // of columns, as far as registers reach
-  static_assert(CLUSTER % SHARING == 0 && MINE % AT_ONCE == 0, "whole groups");
+template <int RANKS, int EACH, int HOLDERS, int SHARING = 1> struct Sums {
+  static constexpr int LINE = HOLDERS * 16, TARGETS = RANKS / SHARING;
+  static constexpr int MINE = EACH > SHARING ? EACH / SHARING : 1, UNITS = 16 * MINE, TURNS = (UNITS + 31) / 32;
+  static constexpr int AT_ONCE = RANKS * MINE <= 16 ? MINE : RANKS < 16 ? 16 / RANKS : 1;   // of columns, as far as registers reach
+  static_assert(RANKS % SHARING == 0 && MINE % AT_ONCE == 0, "whole groups");
   uint32_t place;                                                                    // this thread's, of the first block
   int rank, part;                                                                    // of the cluster; of the warpgroups
 
   // between two barriers of the cluster: all of this thread's sums
-  __device__ __forceinline__ void give(const float (&v)[4 * TARGETS * BLOCKS]) const {
+  __device__ __forceinline__ void give(const float (&v)[4 * TARGETS * EACH]) const {
 #pragma unroll 1
     for (int k = 0; k < TARGETS; ++k) {
       const int target = (rank + k) % TARGETS;
-      const uint32_t to = map_rank(place + rank * (BLOCKS * LINE), part * TARGETS + target);
+      const uint32_t to = map_rank(place + rank * (EACH * LINE), part * TARGETS + target);
 #pragma unroll
       for (int t = 0; t < TARGETS; ++t)
         if (t == target) {
 #pragma unroll
-          for (int i = 4 * t * BLOCKS, line = 0; line < BLOCKS; i += 4, ++line) sts_remote(to + line * LINE, v[i], v[i + 1], v[i + 2], v[i + 3]);
+          for (int i = 4 * t * EACH, line = 0; line < EACH; i += 4, ++line) sts_remote(to + line * LINE, v[i], v[i + 1], v[i + 2], v[i + 3]);
         }
     }
   }
-  __device__ __forceinline__ bool finishes() const { return part * MINE < BLOCKS; }
-  __device__ __forceinline__ int first() const { return rank * BLOCKS + part * MINE; }   // block of columns that is finished here
+  __device__ __forceinline__ bool finishes() const { return part * MINE < EACH; }
+  __device__ __forceinline__ int first() const { return rank * EACH + part * MINE; }   // block of columns that is finished here
   // after the second barrier: the sums of all blocks, as halves, where those of the first were
   __device__ __forceinline__ void add(int lane) const {
 #pragma unroll
     for (int b = 0; b < MINE; b += AT_ONCE) {
       float v[4 * AT_ONCE] = {};
 #pragma unroll
-      for (int from = 0; from < CLUSTER; ++from)
+      for (int from = 0; from < RANKS; ++from)
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
-          const uint4 w = lds128(place + (from * BLOCKS + part * MINE + b + i) * LINE);
+          const uint4 w = lds128(place + (from * EACH + part * MINE + b + i) * LINE);
 #pragma unroll
           for (int k = 0; k < 4; ++k) v[4 * i + k] += __uint_as_float((&w.x)[k]);
         }

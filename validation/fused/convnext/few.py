@@ -33,7 +33,8 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
         return f"it has {' or '.join(map(str, CHANNELS))} channels, not {problem.C}"
     found = tuple(offers(problem, device))
     if not found:
-        return f"clusters of {CLUSTERS[0]} to {CLUSTERS[-1]} blocks with chunks of {wide.CHUNK} hidden channels do not make {problem.hidden}"
+        shares = f"{CLUSTERS[0]} to {CLUSTERS[-1]} blocks with chunks of {wide.CHUNK} hidden channels"
+        return f"clusters of {shares} do not make {problem.hidden}"
     own = float(estimated_clocks(problem, found, device).min())
     if others := _of_many_pixels(problem, device):
         other = float(estimated_clocks(problem, (others,), device).min())
