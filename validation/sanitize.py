@@ -8,13 +8,14 @@ the digests of all that reached the compiler (as `units` of the recorded times),
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from perfmodel.validation.protocol import git_revision
 from perfmodel.validation.recorder import RESULTS, folder_of
 
 TOOLS: Final = ("racecheck", "memcheck", "synccheck", "initcheck")
+"""The slowest first."""
 MULTIPROCESSORS: Final = 2
 """That blocks are made for: one cluster of two, or two blocks."""
 FOUND: Final = 9
@@ -164,12 +166,12 @@ def main(argv: list[str] | None = None) -> int:
             raise PerfmodelError(
                 f"cannot write to {shown(str(folder), 200)}: {error.strerror}; choose another place with --output"
             ) from None
-        asked = [
-            (tool, family) for family in dict.fromkeys(options.block or FAMILIES) for tool in dict.fromkeys(options.tool or TOOLS)
-        ]
+        asked = itertools.product(dict.fromkeys(options.tool or TOOLS), dict.fromkeys(options.block or FAMILIES))
         well = True
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for (tool, family), (clean, text, took_s) in zip(asked, pool.map(watched, *zip(*asked, strict=True)), strict=True):
+            running = {pool.submit(watched, tool, family): (tool, family) for tool, family in asked}
+            for done in as_completed(running):
+                (tool, family), (clean, text, took_s) = running[done], done.result()
                 made = f"# {_parser().prog} --block {family} --tool {tool}; {device}, revision {revision}\n"
                 (folder / f"{family}-{tool}.txt").write_text(made + text, encoding="utf-8")
                 sys.stdout.write(f"{family} {tool}: {text.strip().splitlines()[-1].strip('= ')}, {took_s:.0f} s\n")
