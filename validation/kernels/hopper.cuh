@@ -33,9 +33,6 @@ __device__ __forceinline__ void stsm2_transposed(uint32_t a, uint32_t r0, uint32
 __device__ __forceinline__ void stsm4_transposed(uint32_t a, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
 }
-__device__ __forceinline__ void sts_pair(uint32_t a, float v0, float v1) {
-  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(a), "f"(v0), "f"(v1) : "memory");
-}
 __device__ __forceinline__ uint4 ldg128(const void* p) {  // not by the read-only path: where it stands
   uint4 v;
   asm volatile("ld.global.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
