@@ -13,6 +13,7 @@ import pytest
 from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.choice import estimated_clocks, machine_counts
 from perfmodel.validation.fused.configuration import Config
+from perfmodel.validation.fused.convnext import few as convnext_few
 from perfmodel.validation.fused.convnext import patch, planes, wide
 from perfmodel.validation.fused.convnext.gelu import EXPANDED, PROJECTED
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
@@ -335,8 +336,36 @@ def test_gelu_by_tanh_is_as_near_as_the_source_says():
 
 
 def test_clusters_of_four_leave_multiprocessors_idle():
-    """32 tiles in clusters of four are 128 blocks, and only 116 run at once: two share a tile instead."""
+    """64 patches in clusters of four are 256 blocks, and only 116 run at once: two share a patch instead."""
     problem = ConvNeXtProblem(N=16, H=14, W=14, C=256, expansion=4)
-    config = configured(wide, problem)
-    (launch,) = wide.launches(problem, config, H200)
-    assert (config.defines["CLUSTER"], config.defines["SPLIT"], launch.grid[0]) == (2, 1, 64)
+    config = configured(convnext_few, problem)
+    (launch,) = convnext_few.launches(problem, config, H200)
+    assert (config.defines["CLUSTER"], launch.grid[0]) == (2, 128)
+
+
+@pytest.mark.parametrize(("C", "expansion"), [(128, 2), (128, 4), (128, 6), (256, 1), (256, 4), (256, 6), (256, 8)])
+def test_convnext_few_holds_the_kernels_conditions(C, expansion):
+    """Whole chunks for each block; the items of a product, and the sums of all columns, fit the ring, and all of it shared memory."""
+    problem = ConvNeXtProblem(N=1, H=14, W=14, C=C, expansion=expansion)
+    found = list(convnext_few.offers(problem, H200))
+    assert found
+    for offer in found:
+        cluster, ring = offer.config.defines["CLUSTER"], offer.config.defines["RING_SLOTS"]
+        (launch,) = convnext_few.launches(problem, offer.config, H200)
+        assert problem.hidden % (cluster * 128) == 0
+        assert ring * 16384 >= max(128 * C * 2, 64 * C * 4)
+        assert ring <= problem.hidden // cluster * C * 2 * 2 // 16384
+        assert offer.config.shared_bytes <= H200.shared_bytes_per_block
+        assert launch.grid[0] == 4 * cluster
+
+
+def test_convnext_few_serves_where_it_is_estimated_to_be_faster():
+    """One image, and sixteen at 256 channels; not where the patches alone employ the device, nor other channels, nor half chunks."""
+    for C, size, clusters in ((256, 14, {1: 8, 16: 2, 128: None}), (128, 28, {1: 4, 16: None})):
+        for N, cluster in clusters.items():
+            made = convnext_few.configure(ConvNeXtProblem(N=N, H=size, W=size, C=C, expansion=4), H200)
+            assert (made.defines["CLUSTER"] if isinstance(made, Config) else None) == cluster, made
+    some = ConvNeXtProblem(N=1, H=14, W=14, C=96, expansion=4)
+    assert convnext_few.configure(some, H200) == "it has 128 or 256 channels, not 96"
+    small = ConvNeXtProblem(N=1, H=14, W=14, C=128, expansion=1)
+    assert convnext_few.configure(small, H200) == "clusters of 2 to 8 blocks with chunks of 128 hidden channels do not make 128"

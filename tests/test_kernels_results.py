@@ -320,7 +320,7 @@ def test_sanitized_problems_are_served_by_few_blocks(family):
         config = FAMILIES[family].choose(problem, device)
         for launched in FAMILIES[family].by_name[config.kernel].launches(problem, config, device):
             assert launched.grid[0] <= multiprocessors
-        if family == "convnext" and config.kernel != "convnext_wide":
+        if config.kernel in ("convnext_patch", "convnext_planes"):
             assert 64 * 2 * multiprocessors * config.defines["SLOTS"] <= problem.N * problem.H * problem.W
         kernels.add(config.kernel)
     assert kernels == {kernel.name for kernel in FAMILIES[family].kernels if not kernel.name.endswith("_generic")}
@@ -381,6 +381,7 @@ def test_a_place_that_is_not_written_is_wrong(monkeypatch, capsys, writes_all):
 
     class Block:
         config = SimpleNamespace(name="kernel")
+        compiled = (SimpleNamespace(unit=SimpleNamespace(key="digest of {}".format)),)
 
         def __init__(self, problem, parameters, device):
             assert device.multiprocessors == sanitize.MULTIPROCESSORS
@@ -398,9 +399,10 @@ def test_a_place_that_is_not_written_is_wrong(monkeypatch, capsys, writes_all):
     monkeypatch.setattr(sanitize, "cupy_with_gpu", lambda: cupy)
     monkeypatch.setattr(sanitize, "this_device", lambda: H200)
     monkeypatch.setattr(sanitize, "FusedBlock", Block)
+    monkeypatch.setattr(sanitize, "compiler_version", lambda: "13.0")
     problem = sanitize.problems("convfirst")[0]
     assert sanitize.run([problem]) is writes_all
-    assert capsys.readouterr().out == f"{problem[0].name} kernel {writes_all}\n"
+    assert capsys.readouterr().out == f"# digest of 13.0\n{problem[0].name} kernel {writes_all}\n"
 
 
 def test_without_a_sanitizer_it_is_said(monkeypatch, capsys, tmp_path):

@@ -1,18 +1,21 @@
 """`python -m perfmodel.validation.sanitize`: the fused kernels under compute-sanitizer, on problems that are small enough for it.
 
 Blocks for two multiprocessors do all the work, so that every buffer in shared memory is used several times. What each tool says of a
-family goes into `validation/results/DEVICE/FAMILY-TOOL.txt`: how the file was made, then the tool's words, and among them a line for
-each problem: its name, the kernel, whether it came out right.
+family goes into `validation/results/DEVICE/FAMILY-TOOL.txt`: how the file was made, then the tool's words, and among them for each problem
+the digests of all that reached the compiler (as `units` of the recorded times), and its name, the kernel, whether it came out right.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from perfmodel.errors import PerfmodelError, shown
+from perfmodel.validation.compile import compiler_version
 from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.fused.reference import deviation, tolerance
@@ -29,6 +33,7 @@ from perfmodel.validation.protocol import git_revision
 from perfmodel.validation.recorder import RESULTS, folder_of
 
 TOOLS: Final = ("racecheck", "memcheck", "synccheck", "initcheck")
+"""The slowest first."""
 MULTIPROCESSORS: Final = 2
 """That blocks are made for: one cluster of two, or two blocks."""
 FOUND: Final = 9
@@ -36,6 +41,8 @@ FOUND: Final = 9
 TIMEOUT_S: Final = 900
 AT_ONCE: Final = 8
 """Processes on the GPU at a time: its speed hardly matters, each problem is a few blocks and a reference on the CPU."""
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""For NumPy in each of them, or they would take each other's processors."""
 
 SIZES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     "convfirst": (
@@ -44,6 +51,8 @@ SIZES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
         {"N": 2, "H": 13, "W": 13, "C": 96},
         {"N": 2, "H": 14, "W": 14, "C": 128},
         {"N": 3, "H": 14, "W": 14, "C": 256},
+        {"N": 1, "H": 7, "W": 9, "C": 256, "multiprocessors": 8},
+        {"N": 1, "H": 7, "W": 9, "C": 96, "multiprocessors": 4},
     ),
     "mbconv": (
         {"N": 2, "H": 9, "W": 20, "C": 64},
@@ -59,6 +68,7 @@ SIZES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
         {"N": 2, "H": 13, "W": 20, "C": 64},
         {"N": 2, "H": 14, "W": 14, "C": 128},
         {"N": 2, "H": 14, "W": 14, "C": 256},
+        {"N": 1, "H": 14, "W": 14, "C": 256, "multiprocessors": 4},
         {"N": 1, "H": 7, "W": 9, "C": 256, "multiprocessors": 16},
     ),
     "convnext": (  # at least twice as many patches to a block as there are places between its roles
@@ -66,9 +76,12 @@ SIZES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
         {"N": 2, "H": 24, "W": 28, "C": 96},
         {"N": 2, "H": 28, "W": 28, "C": 128},
         {"N": 2, "H": 14, "W": 14, "C": 256},
+        {"N": 1, "H": 7, "W": 9, "C": 256, "multiprocessors": 24},
+        {"N": 1, "H": 7, "W": 9, "C": 256, "multiprocessors": 4},
+        {"N": 1, "H": 7, "W": 9, "C": 128, "multiprocessors": 12},
     ),
 }
-"""Of the problems of each family; the expansion is 4. `multiprocessors`: where two would lead to another kernel."""
+"""Of the problems of each family; the expansion is 4. `multiprocessors`: where two would lead to another kernel, or a block to a tile."""
 
 
 def problems(family: str) -> tuple[tuple[Problem, int], ...]:
@@ -104,25 +117,29 @@ def run(asked: Iterable[tuple[Problem, int]]) -> bool:
         allowed = tolerance(problem.dtype, family.roundings(problem), family.depth(problem))
         shortcut = wide if problem.input_shape == problem.output_shape else None
         passed = deviation(np, result, family.reference(np, wide, parameters, problem), shortcut, allowed).passed
+        sys.stdout.write(f"# {' '.join(code.unit.key(compiler_version()) for code in block.compiled)}\n")
         sys.stdout.write(f"{problem.name} {block.config.name} {passed}\n")
         sys.stdout.flush()
         well &= passed
     return well
 
 
-def watched(tool: str, family: str) -> tuple[bool, str]:
-    """Whether a tool finds nothing in a family, and what it says."""
+def watched(tool: str, family: str) -> tuple[bool, str, float]:
+    """Whether a tool finds nothing in a family, what it says, and how many seconds it took."""
     program = shutil.which("compute-sanitizer")
     if program is None:
         raise GpuError("compute-sanitizer is not installed; it comes with the CUDA toolkit")
     command = [program, "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-m", __spec__.name, "--inside", family]
+    began = time.perf_counter()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env={**os.environ, **ONE_THREAD}
+        )
     except subprocess.TimeoutExpired as error:
         raise GpuError(f"{tool} of {family} did not end within {TIMEOUT_S} s") from error
     if done.returncode not in (0, 1, FOUND) or not done.stdout.strip():
         raise GpuError(f"{tool} of {family} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-400:]}")
-    return done.returncode == 0, done.stdout
+    return done.returncode == 0, done.stdout, time.perf_counter() - began
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,15 +166,15 @@ def main(argv: list[str] | None = None) -> int:
             raise PerfmodelError(
                 f"cannot write to {shown(str(folder), 200)}: {error.strerror}; choose another place with --output"
             ) from None
-        asked = [
-            (tool, family) for family in dict.fromkeys(options.block or FAMILIES) for tool in dict.fromkeys(options.tool or TOOLS)
-        ]
+        asked = itertools.product(dict.fromkeys(options.tool or TOOLS), dict.fromkeys(options.block or FAMILIES))
         well = True
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for (tool, family), (clean, text) in zip(asked, pool.map(watched, *zip(*asked, strict=True)), strict=True):
+            running = {pool.submit(watched, tool, family): (tool, family) for tool, family in asked}
+            for done in as_completed(running):
+                (tool, family), (clean, text, took_s) = running[done], done.result()
                 made = f"# {_parser().prog} --block {family} --tool {tool}; {device}, revision {revision}\n"
                 (folder / f"{family}-{tool}.txt").write_text(made + text, encoding="utf-8")
-                sys.stdout.write(f"{family} {tool}: {text.strip().splitlines()[-1].strip('= ')}\n")
+                sys.stdout.write(f"{family} {tool}: {text.strip().splitlines()[-1].strip('= ')}, {took_s:.0f} s\n")
                 sys.stdout.flush()
                 well &= clean
         return int(not well)

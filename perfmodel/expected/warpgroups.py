@@ -89,6 +89,8 @@ class WarpgroupForm:
     """Of a convolution from planes: rows of outputs that a row of inputs serves."""
     convolves_apart: bool = False
     """Whether one warpgroup more convolves for all others."""
+    convolved_share: float = 1.0
+    """Of a turn's convolution by banded matrices, done by itself: the blocks of its cluster and its other warpgroups do the rest."""
     flight: int = 1
     """Chunks that a warpgroup has in flight: while it waits for one it works on another."""
     resident: bool = False
@@ -293,14 +295,15 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
         chain = (
             work.kernel * figures.small_product_latency * work.C / 2 / 4 / 2
         )  # pairs of channels among four warps, two patches at once
+        share = form.convolved_share
         convolve = Phase(
             name="convolution",
             demand=Demand(
-                matrix=products * 16 * 8 * STEP / figures.small_macs_per_clock,
-                shared=figures.shared(outputs * BAND_SHARED_BYTES),
-                issue=figures.issue(outputs * BAND_INSTRUCTIONS),
+                matrix=share * products * 16 * 8 * STEP / figures.small_macs_per_clock,
+                shared=share * figures.shared(outputs * BAND_SHARED_BYTES),
+                issue=share * figures.issue(outputs * BAND_INSTRUCTIONS),
             ),
-            latency=chain + figures.barrier_latency,
+            latency=share * chain + figures.barrier_latency,
             exclusive=form.convolves_apart,
         )
         return [convolve, _norm(work, form, figures)]

@@ -33,6 +33,10 @@ WAVEFRONT_BYTES: Final = 128
 """Of shared memory or the L1 cache, in a clock."""
 OVERLAP: Final = 0.75
 """Time of blocks that share a multiprocessor, over the sum of what each would take alone."""
+NETWORK_BYTES_PER_CLOCK: Final = 32
+"""Of shared memory of other blocks of a cluster, read by one of them. An estimate."""
+BARRIER_CLOCKS: Final = 1000
+"""Of a cluster, before something of another block may be read and after it has been. An estimate."""
 
 Array = npt.NDArray[np.float64]
 
@@ -146,6 +150,12 @@ def flattened(problem: Problem, pixels: int) -> tuple[tuple[int, int], int, floa
     columns = min(problem.W, pixels)
     tiles = -(-problem.pixels // pixels)
     return (max(1, pixels // columns), columns), tiles, problem.pixels / (tiles * pixels)
+
+
+def exchange_bytes(pixels: int, C: int, element_bytes: int = 4) -> float:
+    """What sums (or other values) of a cluster's blocks cost each of them, as bytes of its own shared memory: out, in, two barriers."""
+    values = pixels * C * element_bytes
+    return values + values * WAVEFRONT_BYTES / NETWORK_BYTES_PER_CLOCK + 2 * BARRIER_CLOCKS * WAVEFRONT_BYTES
 
 
 @functools.cache

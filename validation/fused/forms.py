@@ -10,8 +10,8 @@ from perfmodel.expected.fused_work import ELEMENT_BYTES
 from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.convfirst import generic as convfirst_generic
+from perfmodel.validation.fused.convnext import few, planes, wide
 from perfmodel.validation.fused.convnext import generic as convnext_generic
-from perfmodel.validation.fused.convnext import planes
 from perfmodel.validation.fused.fused_mbconv import generic as fused_mbconv_generic
 from perfmodel.validation.fused.generic.layout import Layout, Work
 from perfmodel.validation.fused.mbconv import depthwise, rows, tiles
@@ -23,7 +23,7 @@ from perfmodel.validation.fused.tiles import resident_blocks
 DEFAULT_CHUNK: Final = 64
 """Hidden channels at a time, where a kernel's constants do not say."""
 WIDE_PARTS: Final = 4
-"""In which convnext_wide reads the residual, one after the other; blocks that share a tile have it beside the sums of the others."""
+"""In which convnext_wide reads the residual, one after the other."""
 ROW_LOOKUPS: Final = 8.0
 """Lines for each channel of 64 pixels in mbconv_rows, where x goes to shared memory: a lane copies 4 bytes of a pixel, a warp of eight."""
 PATCH_HALO: dict[int, int] = {3: 100, 7: 196}
@@ -119,25 +119,23 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
             taps_from_shared=config.kernel == "fused_mbconv_stream",
             loaded_bytes=(64 * actors + 2 * problem.W) / actors * pixel, again_bytes=halo,
             again_between_bytes=_raster_between(problem, 1), blocks=min(count, count_tiles * shared_tile),
-            spread=warpgroups.lines_touched(4 * problem.C / (shared_tile if config.kernel == "convfirst_stream" else 1), 32),
         )  # fmt: skip
     if config.kernel == "mbconv_rows":
         return _rows_form(cast("MBConvProblem", problem), config, device, kind, halo)
     if config.kernel in ("convnext_patch", "convnext_wide"):
         patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
-        wide = config.kernel == "convnext_wide"
-        group = 2 if wide else values["GROUP"]
-        shared_tile = values["CLUSTER"] if wide and values["SPLIT"] else 1
+        large = config.kernel == "convnext_wide"
+        group = 2 if large else values["GROUP"]
         return warpgroups.WarpgroupForm(
-            kind=kind, actors=2 if wide else values["WARPGROUPS"], chunk=values["CHUNK"], convolution="bands",
-            turns=-(-patches // group) * group * shared_tile, split=shared_tile, together=group,
-            processors=resident_blocks(count, shared_tile) if shared_tile > 1 else count, convolves_apart=not wide,
-            resident=bool(values.get("RESIDENT", 0)), multicast=values["CLUSTER"] if wide and not values["SPLIT"] else 1,
+            kind=kind, actors=2 if large else values["WARPGROUPS"], chunk=values["CHUNK"], convolution="bands",
+            turns=-(-patches // group) * group, together=group, processors=count, convolves_apart=not large,
+            resident=bool(values.get("RESIDENT", 0)), multicast=values["CLUSTER"] if large else 1,
             loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
-            again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group) * shared_tile),
-            spread=warpgroups.lines_touched(4 * problem.C, 32), norm="in place" if wide else "registers",
-            outside=WIDE_PARTS if wide and shared_tile == 1 else 0,
+            again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group)),
+            norm="in place" if large else "registers", outside=WIDE_PARTS if large else 0,
         )  # fmt: skip
+    if config.kernel == "convnext_few":
+        return _shared_patch_form(problem, config, device, kind, halo)
     if config.kernel == "fused_mbconv_few":
         return _few_form(problem, config, device, kind, halo)
     if config.kernel == "convnext_planes":
@@ -156,7 +154,20 @@ def _few_form(problem: Problem, config: Config, device: DeviceLimits, kind: str,
         processors=resident_blocks(device.multiprocessors, cluster), taps_from_shared=True,
         loaded_bytes=v["BOX"] * v["BOXES"] * ELEMENT_BYTES * problem.C / sharing, again_bytes=halo,
         again_between_bytes=_raster_between(problem, 1), blocks=min(device.multiprocessors, tiles * cluster),
-        spread=warpgroups.lines_touched(4 * problem.C, 16),
+    )  # fmt: skip
+
+
+def _shared_patch_form(
+    problem: Problem, config: Config, device: DeviceLimits, kind: str, halo: float
+) -> warpgroups.WarpgroupForm:
+    """The blocks of a cluster share a patch: its convolution by channels, its products by hidden channels; so do a block's warpgroups."""
+    cluster, sharing, pixel = config.defines["CLUSTER"], few.WARPGROUPS, ELEMENT_BYTES * problem.C
+    patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
+    return warpgroups.WarpgroupForm(
+        kind=kind, actors=sharing, sharing=sharing, chunk=wide.CHUNK, convolution="bands", convolved_share=1 / cluster / sharing,
+        turns=patches * cluster * sharing, split=cluster, processors=resident_blocks(device.multiprocessors, cluster),
+        loaded_bytes=PATCH_HALO[7] * pixel / cluster / sharing, stored_share=problem.pixels / (warpgroups.ROWS * patches),
+        again_bytes=halo, again_between_bytes=_raster_between(problem, 8), blocks=min(device.multiprocessors, patches * cluster),
     )  # fmt: skip
 
 

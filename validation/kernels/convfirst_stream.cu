@@ -45,13 +45,16 @@ constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 4);
 constexpr int BLOB = OFF_BAR - OFF_W1;                       // conv weights and biases, copied once
 constexpr int PB = C == 256 && NWG == 2 ? 1 : 2;             // buffers of P: 128 + 64 + 16 registers leave room for one
 constexpr int EB = C == 256 ? 4 : C / 16;    // of 16 columns: epilogue's loads at once
-constexpr int PITCH_O = C * 4 + 32;                          // partial sums in fp32
+constexpr int FINISHED = G / SPLIT;                          // blocks of eight columns that a block of the cluster finishes
+using Shares = Sums<SPLIT, FINISHED, 128>;
+// the chunk after which the first half of the ring is done with, if that is enough for the sums
+constexpr int EARLY = ITEMS % NS == 0 && NS % 4 == 0 && NS / 2 * ITEM >= BM * C * 4 ? NCH - NS / 4 : NCH;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(LROWS >= LEAD + BM + TRAIL && BOX_ROWS <= 256 && !(PAIRS && (BOXES > 1 || LEAD % 2)), "rows of the boxes");
 static_assert(NS < ITEMS || NWG == 1, "a warpgroup may reach its epilogue before another has left its conv");
 static_assert(G % 4 == 0 && HID % (HC * SPLIT) == 0 && G % SPLIT == 0, "channels");
 static_assert(!TAIL || (NWG == 2 && SPLIT == 1 && NX == 1 && NCH % 2 == 0 && NS * ITEM >= BM / 2 * C * 4), "sums lie where the ring was");
-static_assert(SPLIT == 1 || (NWG == 1 && NS * ITEM >= BM * PITCH_O), "partial sums lie where the ring was");
+static_assert(SPLIT == 1 || (NWG == 1 && NS * ITEM >= BM * C * 4), "partial sums lie where the ring was");
 
 // 16-byte chunk of a row under the swizzle over the row's width: rows of 128 bytes, or two rows of 64
 __device__ __forceinline__ uint32_t swizzle(int r) { return SLAB == 64 ? (r & 7) * 16 : (r >> 1 & 3) * 16; }
@@ -170,7 +173,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     Ring rd = {0, 0};                                                            // first item of the current chunk
     int xb = 0;                                                                  // buffer of the tile
     uint32_t xphase = 0;
-    auto acquire = [&](Ring r) { mbar_wait(wfull + 8 * r.slot, r.phase); return (uint64_t)(r.slot * (ITEM >> 4)); };
+    auto acquire = [&](Ring r) { mbar_wait(wfull + 8 * r.slot, r.phase); return (uint64_t)(SPLIT > 1 ? __shfl_sync(~0u, r.slot * (ITEM >> 4), 0) : r.slot * (ITEM >> 4)); };
     auto release = [&](Ring r) { if ((tid & 127) == 0) mbar_arrive(wempty + 8 * r.slot); };
     int begins = first * BM;
     for (int n = 0; TAIL ? n < my : begins < P; ++n, begins += step * BM) {
@@ -387,6 +390,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           if (j + 1 < NCH) {
             load_bias<HC / 16>(bias, be + (j + 1) * (HC * 2));
             wgmma_wait<1>();                                                     // S(j+1) and O(j-1) complete
+            if (SPLIT > 1 && j == EARLY) cluster_arrive_relaxed();                  // this block no longer needs the first half of the ring
             if (j > 0) release(prevp);
             release(rd);
           } else {
@@ -400,14 +404,26 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       }
 #endif
 #if SPLIT > 1
-      // ---- partial sums of the cluster: this block's into its shared memory, then a share of the columns from every block
-      const int row = PAIRS ? warp * 16 + 2 * (lane >> 2) : warp * 16 + (lane >> 2);
+      // ---- partial sums of the cluster, where the ring was: to the blocks that finish them, then a share of the columns from every block
+      const int tid = thread_index(), lane = tid & 31, warp = tid >> 5, rank = cluster_rank();   // anew: ptxas would keep (spill) what follows
+      const Shares sums = {sm + OFF_RING + tid * 16, rank, 0};
+      if (EARLY == NCH) { bar_sync(1, 128); cluster_arrive_relaxed(); }
+      cluster_wait();
+      sums.give(o);
+      cluster_arrive();
+      cluster_wait();
+      sums.add(lane);
+#pragma unroll 1
+      for (int u = lane; u < Shares::UNITS; u += 32) {                           // 16 bytes of a pixel at a time
+        const int of = u / FINISHED, i = u % FINISHED, b = rank * FINISHED + i;
+        const int pixel = warp * 16 + of, r = PAIRS ? (LEAD + pixel) / 2 + (pixel & 1) * ODD : LEAD + pixel;
+        const uint4 sum = sums.halves(lane, PAIRS ? (of >> 1) + (of & 1) * 8 : of, i);
+        const uint4 x = lds128(in + b / SG * PART + r * ROW + (swizzle(r) ^ b % SG * 16));
+        uint4 out;
 #pragma unroll
-      for (int b = 0; b < G; ++b) {
-        float* to = reinterpret_cast<float*>(smem + OFF_RING + row * PITCH_O + (b * 8 + q * 2) * 4);
-        *reinterpret_cast<float2*>(to) = make_float2(o[4 * b], o[4 * b + 1]);
-        unsigned char* below = reinterpret_cast<unsigned char*>(to) + (PAIRS ? 1 : 8) * PITCH_O;
-        *reinterpret_cast<float2*>(below) = make_float2(o[4 * b + 2], o[4 * b + 3]);
+        for (int v = 0; v < 4; ++v)                          // bias: half2, [q][C/8 blocks]
+          (&out.x)[v] = add2(add2((&sum.x)[v], lds32(sm + OFF_BP + v * (C / 2) + b * 4)), (&x.x)[v]);
+        if (start + pixel < P) *reinterpret_cast<uint4*>(y + (size_t)(start + pixel) * C + b * 8) = out;
       }
 #else
 #if TAIL
@@ -461,32 +477,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #if SPLIT > 1
   // one tile for each cluster (the launch makes as many as there are tiles)
   __syncwarp();
-  cluster_arrive();
-  cluster_wait();
-  if (wg < NWG) {
-    constexpr int PARTS = G / SPLIT;                         // blocks of 8 columns
-    for (int i = tid; i < BM * PARTS; i += 128) {
-      const int pixel = i / PARTS, g = rank * PARTS + i % PARTS, at = first * BM + pixel;
-      float sum[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
-#pragma unroll
-      for (int from = 0; from < SPLIT; ++from) {
-        const uint32_t there = map_rank(sm + OFF_RING + pixel * PITCH_O + g * 32, from);
-        const float4 lo = lds_remote(there), hi = lds_remote(there + 16);
-        sum[0] += lo.x; sum[1] += lo.y; sum[2] += lo.z; sum[3] += lo.w;
-        sum[4] += hi.x; sum[5] += hi.y; sum[6] += hi.z; sum[7] += hi.w;
-      }
-      const int r = PAIRS ? (LEAD + pixel) / 2 + (pixel & 1) * ODD : LEAD + pixel;
-      const uint4 x = lds128(sm + OFF_TILE + g / SG * PART + r * ROW + (swizzle(r) ^ g % SG * 16));
-      uint32_t out[4];
-#pragma unroll
-      for (int v = 0; v < 4; ++v) {                           // bias: half2, [q][C/8 blocks]
-        const uint32_t b = *reinterpret_cast<const uint32_t*>(smem + OFF_BP + v * (C / 2) + g * 4);
-        out[v] = add2(add2(pack2(sum[2 * v], sum[2 * v + 1]), b), (&x.x)[v]);
-      }
-      if (at < P) *reinterpret_cast<uint4*>(y + (size_t)at * C + g * 8) = make_uint4(out[0], out[1], out[2], out[3]);
-    }
+  if (wg == NWG) {                                           // the consumers' two barriers, before and after the sums are given
+    cluster_arrive_relaxed();
+    cluster_wait();
+    cluster_arrive_relaxed();
+    cluster_wait();
   }
-  cluster_arrive();                                          // nobody leaves while others read
-  cluster_wait();
 #endif
 }

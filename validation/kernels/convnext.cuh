@@ -137,12 +137,3 @@ template <int KB> __device__ __forceinline__ void normalise_in_place(uint32_t ro
 __device__ __forceinline__ void sts32_if(bool yes, uint32_t a, uint32_t v) {
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0;\n@p st.shared.b32 [%1], %2; }" ::"r"((int)yes), "r"(a), "r"(v) : "memory");
 }
-// The norm of patches that registers do not hold for long: in place, 128 bytes for a channel of 64 pixels
-template <int KB> __device__ __forceinline__ void normalise_columns(uint32_t column, int lane) {
-  uint32_t a[KB][4];
-#pragma unroll
-  for (int k = 0; k < KB; ++k) ldsm4_transposed(a[k], column + k * 2048);
-  normalise_by_matrix(a, lane);
-#pragma unroll
-  for (int k = 0; k < KB; ++k) stsm4_transposed(column + k * 2048, a[k][0], a[k][1], a[k][2], a[k][3]);
-}

@@ -48,8 +48,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   using namespace cn;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3, g = lane >> 2;
   const int TX = (W + 7) / 8, TY = (H + 7) / 8, patches = TX * TY * N, groups = (patches + NG - 1) / NG;
   const int mine = (groups - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x, count = mine * NG;   // patches of this block
@@ -59,7 +58,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG); }
     for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 128); mbar_init(sempty + 8 * i, 128); }
     for (int i = 0; i < 2; ++i) mbar_init(xfull + 8 * i, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
   }
   for (int i = tid; i < BLOB / 16; i += blockDim.x) cp_async16(sm + OFF_TABLE + i * 16, blob + i, true);
   cp_async_commit();
@@ -68,7 +67,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   pdl_launch();
 
   if (wg == NWG + 1) {  // ---------------------------------------------------------------------------- weights
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    fewer_registers<24>();
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
       const int total = (count + NWG - 1) / NWG * ITEMS;
@@ -80,7 +79,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
     }
   } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONV_REGISTERS));
+    more_registers<CONV_REGISTERS>();
     auto load = [&](int group, int slab, int buffer) {                           // by one thread
       mbar_expect(xfull + 8 * buffer, NG * LOAD);
 #pragma unroll 1
@@ -175,7 +174,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       if (slot0 >= SLOTS) { slot0 -= SLOTS; sphase ^= 1; }
     }
   } else {  // ------------------------------------------------------------------- norm, expansion, gelu, projection
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    more_registers<REGISTERS>();
     pdl_wait();                                                                  // y may be the previous grid's input
     const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4);
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);

@@ -72,8 +72,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   using namespace cn;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = (tid >> 5) & 3, lane = tid & 31, q = lane & 3, g = lane >> 2;
   const int TX = (W + 8 * XB - 1) / (8 * XB), TY = (H + 7) / 8, tiles = TX * TY * N;
   const int across = (W + 8 * PC - 1) / (8 * PC), down = (H + 8 / PC - 1) / (8 / PC);   // patches of an image
@@ -84,7 +83,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * CLUSTER); }
     for (int i = 0; i < SLOTS; ++i) { mbar_init(sfull + 8 * i, 128); mbar_init(sempty + 8 * i, 128); }
     mbar_init(xfull, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
   }
   for (int i = tid; i < BLOB / 16; i += blockDim.x) cp_async16(sm + OFF_TABLE + i * 16, blob + i, true);
   cp_async_commit();

@@ -5,36 +5,30 @@
 // the sixteen rows of mma.m16n8k16 are the rows of the two patches), then normalise one patch each in shared memory, then
 // expand and project it like fused_mbconv_stream.cu: chunks of CHUNK hidden channels, A read again for every chunk, weights
 // streamed through a ring by a producer warpgroup and multicast to the blocks of a cluster.
-// SPLIT: for small batches the blocks of a cluster share one tile (each convolves it) and take a part of the hidden channels
-// each; the partial sums meet through distributed shared memory.
 //
 // Conditions: C a multiple of 128; an image of less than 2^31 bytes. Constants: KERNEL_NAME, CHANNELS, EXPANSION, CHUNK, BATCH (channels whose fragments are read
-// at a time), RING_SLOTS, CLUSTER, SPLIT, REGISTERS (of a consumer), SHARED_BYTES.
+// at a time), RING_SLOTS, CLUSTER, REGISTERS (of a consumer), SHARED_BYTES.
 #include "hopper.cuh"
 #include "convnext.cuh"
 #include "specialisation.h"
 
 namespace cw {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NWG = 2, BM = 128, NS = RING_SLOTS;
-constexpr int MYHID = SPLIT ? HID / CLUSTER : HID, NCH = MYHID / HC;
+constexpr int NCH = HID / HC;
 constexpr int SLABS = C / 32, PATCH = 12800, LOAD = 14 * 14 * 64;
 constexpr int TABLE = 16 * 7 * 13 * 8, STAGE = 2 * PATCH + (TABLE + 511) / 512 * 512;   // halo tiles and filters of 32 channels
 constexpr int ROW = 2 * C + 16, SLOT = 64 * ROW;
 constexpr int ITEM = 16384;
 constexpr int KI = ITEM / 2 / HC, IC = C / KI, KB = BATCH, BPI = KI / KB;
 constexpr int KP = ITEM / 2 / C, IP = HC / KP;
-constexpr int ITEMS = NCH * (IC + IP), SHARES = SPLIT ? 1 : CLUSTER, SHARE = ITEM / SHARES;
+constexpr int ITEMS = NCH * (IC + IP), SHARE = ITEM / CLUSTER;
 constexpr int OFF_X = 0, OFF_RING = 2 * STAGE, OFF_SLOT = OFF_RING + NS * ITEM, OFF_BD = OFF_SLOT + 2 * SLOT;
 constexpr int OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 4);
-constexpr int PITCH = C * 4 + 32;                            // bytes of a row of partial sums: rows in different banks
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
-static_assert(!SPLIT || BM * PITCH <= OFF_BD, "the partial sums take the place of all else");
 static_assert(SLABS % 4 == 0 && KI % KB == 0 && KP % 16 == 0 && STAGE % 512 == 0, "items hold whole k-steps; the swizzle's period divides a stage");
 
 using Ring = Position<NS>;
-// read again where it is needed: else ptxas keeps (spills) all that follows from it through the products
-__device__ __forceinline__ int lane_now() { int l; asm volatile("mov.u32 %0, %%laneid;" : "=r"(l)); return l; }
 }  // namespace cw
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)
@@ -43,42 +37,39 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   using namespace cw;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, (tid >> 5) & 3, 0), lane = tid & 31, q = lane & 3, g = lane >> 2;
   const int TX = (W + 7) / 8, TY = (H + 7) / 8, tiles = (TX * TY * N + 1) / 2;
   const uint32_t wfull = sm + OFF_BAR, wempty = wfull + 8 * NS, xfull = wempty + 8 * NS, xempty = xfull + 16;
   const int rank = blockIdx.x % CLUSTER;                                         // of a cluster along x
   // all blocks of a cluster take equally many tiles (beyond the last one: zeros in, nothing out)
-  const int first = SPLIT ? blockIdx.x / CLUSTER : blockIdx.x - rank, step = SPLIT ? tiles : gridDim.x, own = SPLIT ? 0 : rank;
+  const int first = blockIdx.x - rank, step = gridDim.x;
 
   if (tid == 0) {
-    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * SHARES); }
+    for (int i = 0; i < NS; ++i) { mbar_init(wfull + 8 * i, 1); mbar_init(wempty + 8 * i, NWG * CLUSTER); }
     for (int i = 0; i < 2; ++i) { mbar_init(xfull + 8 * i, 2); mbar_init(xempty + 8 * i, 128); }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
   }
-  if (CLUSTER > 1) { cluster_arrive(); cluster_wait(); } else __syncthreads();
+  cluster_arrive();
+  cluster_wait();
   pdl_launch();
 
   if (wg == NWG) {  // ------------------------------------------------------------------------------ producers
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    fewer_registers<24>();
     if (warp == 0 && lane == 0) {
       Ring r = {0, 0};
-      const unsigned char* src = wstream + (SPLIT ? (size_t)rank * ITEMS * ITEM : (size_t)rank * SHARE);
+      const unsigned char* src = wstream + rank * SHARE;
       for (int tile = first; tile < tiles; tile += step)
 #pragma unroll 1
         for (int i = 0; i < ITEMS; ++i, r.next()) {
           mbar_wait(wempty + 8 * r.slot, r.phase ^ 1);
           mbar_expect(wfull + 8 * r.slot, ITEM);
-          if (SHARES > 1)
-            bulk_load_multicast(sm + OFF_RING + r.slot * ITEM + rank * SHARE, src + (size_t)i * ITEM, SHARE, wfull + 8 * r.slot, (1 << CLUSTER) - 1);
-          else
-            bulk_load(sm + OFF_RING + r.slot * ITEM, src + (size_t)i * ITEM, ITEM, wfull + 8 * r.slot);
+          bulk_load_multicast(sm + OFF_RING + r.slot * ITEM + rank * SHARE, src + (size_t)i * ITEM, SHARE, wfull + 8 * r.slot, (1 << CLUSTER) - 1);
         }
     } else if ((warp == 1 || warp == 2) && lane == 0) {                          // a patch each
       int n = 0;
       pdl_wait();
-      for (int tile = first + own; tile - own < tiles; tile += step) {
+      for (int tile = first + rank; tile - rank < tiles; tile += step) {
         const int t = tile * 2 + warp - 1, tx = t % TX, ty = t / TX % TY, image = t / TX / TY;
 #pragma unroll 1
         for (int slab = 0; slab < SLABS; ++slab, ++n) {                          // to the two warpgroups in turn
@@ -90,9 +81,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         }
       }
     }
-    if (SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }
   } else {  // --------------------------------------------------------------------------------------- consumers
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    more_registers<REGISTERS>();
     for (int i = tid; i < (C * 6 + HID * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BD + i * 16, blob + i, true);
     cp_async_commit();
     cp_async_wait<0>();
@@ -104,21 +94,16 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     // the slot's offset in a descriptor: uniform, yet opaque, or ptxas keeps (spills) the descriptors of all items
     auto acquire = [&]() { mbar_wait(wfull + 8 * rd.slot, rd.phase); return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0); };
     auto release = [&](int slot) {
-      if (SHARES > 1) {
-        if (const int l = lane_now(); warp == 0 && l < SHARES) mbar_arrive_remote(map_rank(wempty + 8 * slot, l));
-      } else if (warp == 0 && lane_now() == 0) mbar_arrive(wempty + 8 * slot);
+      if (const int l = lane_index(); warp == 0 && l < CLUSTER) mbar_arrive_remote(map_rank(wempty + 8 * slot, l));
     };
     auto more = [&](int tile) {                                                  // tile < tiles, reckoned anew
-      int columns, rows, images;
-      asm volatile("mov.u32 %0, %1;" : "=r"(columns) : "r"(W));
-      asm volatile("mov.u32 %0, %1;" : "=r"(rows) : "r"(H));
-      asm volatile("mov.u32 %0, %1;" : "=r"(images) : "r"(N));
-      return SPLIT ? tile == first : 2 * (tile - rank) < (columns + 7) / 8 * ((rows + 7) / 8) * images;
+      const int columns = anew(W), rows = anew(H), images = anew(N);
+      return 2 * (tile - rank) < (columns + 7) / 8 * ((rows + 7) / 8) * images;
     };
-    for (int tile = first + own; more(tile); tile += step) {
+    for (int tile = first + rank; more(tile); tile += step) {
       // ---- depthwise convolution of both patches, 32 channels of them at a time
       {
-        const int lane = lane_now(), q = lane & 3, g = lane >> 2;
+        const int lane = lane_index(), q = lane & 3, g = lane >> 2;
         const int r = row_of(g), pixel = r * 14 + q;                             // of patch 0; matrix row g + 8 is patch 1's
         const uint32_t stage = sm + OFF_X + wg * STAGE;
         const uint32_t table = stage + 2 * PATCH + warp * 4 * (7 * 13 * 8);
@@ -208,7 +193,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         release(before);
         // ---- gelu and projection, an item at a time
         const int slot = rd.slot;
-        const uint32_t be = sm + OFF_BE + (lane_now() & 3) * (HC / 8 * 4) + ((SPLIT ? rank * NCH : 0) + j) * (HC * 2);
+        const uint32_t be = sm + OFF_BE + (lane_index() & 3) * (HC / 8 * 4) + j * (HC * 2);
         uint32_t p[HC / 16][4];
 #pragma unroll
         for (int i = 0; i < IP; ++i) {
@@ -232,76 +217,42 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
         for (int i = 0; i < IP; ++i) release(slot + i < NS ? slot + i : slot + i - NS);
       }
-      if (SPLIT) {  // ---- partial sums in place of all else; each block of the cluster finishes its share of the pixels
-        bar_sync(8, 128 * NWG);
-        const uint32_t part = sm + (wg * 64 + warp * 16 + g) * PITCH + q * 8;
+      // ---- + bias, through this warp's rows to 16 bytes for each lane, + x, out
+      const int lane = lane_index(), q = lane & 3;
 #pragma unroll
-        for (int i = 0; i < C / 8; ++i) {
-          asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32), "f"(o[4 * i]), "f"(o[4 * i + 1]) : "memory");
-          asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(part + i * 32 + 8 * PITCH), "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
-        }
-        cluster_arrive();
-        cluster_wait();
-#pragma unroll 1
-        for (int i = tid; i < BM / CLUSTER * (C / 8); i += 128 * NWG) {
-          const int pixel = rank * (BM / CLUSTER) + i / (C / 8), col = i % (C / 8), t = tile * 2 + (pixel >> 6);
-          const int yy = t / TX % TY * 8 + (pixel >> 3 & 7), xx = t % TX * 8 + (pixel & 7), n = t / TX / TY;
-          if (yy >= H || xx >= W || n >= N) continue;
-          const size_t at = ((((size_t)n * H + yy) * W + xx) * C + col * 8) * 2;
-          float v[8] = {};
-#pragma unroll
-          for (int r = 0; r < CLUSTER; ++r) {
-            const uint32_t a = map_rank(sm + pixel * PITCH + col * 32, r);
-            const float4 lo = lds_remote(a), hi = lds_remote(a + 16);
-            v[0] += lo.x; v[1] += lo.y; v[2] += lo.z; v[3] += lo.w;
-            v[4] += hi.x; v[5] += hi.y; v[6] += hi.z; v[7] += hi.w;
-          }
-          const uint4 xr = __ldg(reinterpret_cast<const uint4*>(x + at));
-          uint4 yr;
-#pragma unroll
-          for (int h = 0; h < 4; ++h) {                                          // the bias lies as [h][column]
-            const uint32_t bias = *reinterpret_cast<const uint32_t*>(smem + OFF_BP + h * (C / 2) + col * 4);
-            (&yr.x)[h] = add2(add2(pack2(v[2 * h], v[2 * h + 1]), bias), (&xr.x)[h]);
-          }
-          *reinterpret_cast<uint4*>(y + at) = yr;
-        }
-      } else {  // ---- + bias, through this warp's rows to 16 bytes for each lane, + x, out
-        const int lane = lane_now(), q = lane & 3;
-#pragma unroll
-        for (int i = 0; i < C / 16; ++i) {
-          uint32_t b0, b1;
-          lds64(b0, b1, sm + OFF_BP + q * (C / 2) + i * 8);                      // half2, [q][C/8 blocks]
-          stsm4(row + i * 32, add2(pack2(o[8 * i + 0], o[8 * i + 1]), b0), add2(pack2(o[8 * i + 2], o[8 * i + 3]), b0),
-                add2(pack2(o[8 * i + 4], o[8 * i + 5]), b1), add2(pack2(o[8 * i + 6], o[8 * i + 7]), b1));
-        }
-        __syncwarp();
-        int columns, rows;
-        asm volatile("mov.u32 %0, %1;" : "=r"(columns) : "r"(W));                // likewise
-        asm volatile("mov.u32 %0, %1;" : "=r"(rows) : "r"(H));
-        const int across = (columns + 7) / 8, down = (rows + 7) / 8;
-        const int t = tile * 2 + wg, row0 = t / across % down * 8 + warp * 2, column0 = t % across * 8, n = t / across / down;
-        const size_t image = (size_t)n * H * W * C * 2;
-#pragma unroll 1
-        for (int part = 0; part < 4; ++part) {                                   // 16 bytes at a time: loads before the first use
-          uint4 xr[C / 64];
-          int at[C / 64];
-#pragma unroll
-          for (int i = 0; i < C / 64; ++i) {
-            const int v = (part * (C / 64) + i) * 32 + lane, yy = row0 + (v / (C / 8) >> 3), xx = column0 + (v / (C / 8) & 7);
-            at[i] = yy < H && xx < W && n < N ? ((yy * W + xx) * C + v % (C / 8) * 8) * 2 : -1;
-            if (at[i] >= 0) xr[i] = __ldg(reinterpret_cast<const uint4*>(x + image + at[i]));
-          }
-#pragma unroll
-          for (int i = 0; i < C / 64; ++i) {
-            const int v = (part * (C / 64) + i) * 32 + lane;
-            uint4 u = lds128(sm + OFF_SLOT + (wg * 64 + warp * 16 + v / (C / 8)) * ROW + v % (C / 8) * 16);
-            u.x = add2(u.x, xr[i].x); u.y = add2(u.y, xr[i].y); u.z = add2(u.z, xr[i].z); u.w = add2(u.w, xr[i].w);
-            if (at[i] >= 0) *reinterpret_cast<uint4*>(y + image + at[i]) = u;
-          }
-        }
-        bar_sync(8, 128 * NWG);                                                  // both slots may be written again
+      for (int i = 0; i < C / 16; ++i) {
+        uint32_t b0, b1;
+        lds64(b0, b1, sm + OFF_BP + q * (C / 2) + i * 8);                      // half2, [q][C/8 blocks]
+        stsm4(row + i * 32, add2(pack2(o[8 * i + 0], o[8 * i + 1]), b0), add2(pack2(o[8 * i + 2], o[8 * i + 3]), b0),
+              add2(pack2(o[8 * i + 4], o[8 * i + 5]), b1), add2(pack2(o[8 * i + 6], o[8 * i + 7]), b1));
       }
+      __syncwarp();
+      const int columns = anew(W), rows = anew(H);                             // likewise
+      const int across = (columns + 7) / 8, down = (rows + 7) / 8;
+      const int t = tile * 2 + wg, row0 = t / across % down * 8 + warp * 2, column0 = t % across * 8, n = t / across / down;
+      const size_t image = (size_t)n * H * W * C * 2;
+#pragma unroll 1
+      for (int part = 0; part < 4; ++part) {                                   // 16 bytes at a time: loads before the first use
+        uint4 xr[C / 64];
+        int at[C / 64];
+#pragma unroll
+        for (int i = 0; i < C / 64; ++i) {
+          const int v = (part * (C / 64) + i) * 32 + lane, yy = row0 + (v / (C / 8) >> 3), xx = column0 + (v / (C / 8) & 7);
+          at[i] = yy < H && xx < W && n < N ? ((yy * W + xx) * C + v % (C / 8) * 8) * 2 : -1;
+          if (at[i] >= 0) xr[i] = __ldg(reinterpret_cast<const uint4*>(x + image + at[i]));
+        }
+#pragma unroll
+        for (int i = 0; i < C / 64; ++i) {
+          const int v = (part * (C / 64) + i) * 32 + lane;
+          uint4 u = lds128(sm + OFF_SLOT + (wg * 64 + warp * 16 + v / (C / 8)) * ROW + v % (C / 8) * 16);
+          u.x = add2(u.x, xr[i].x); u.y = add2(u.y, xr[i].y); u.z = add2(u.z, xr[i].z); u.w = add2(u.w, xr[i].w);
+          if (at[i] >= 0) *reinterpret_cast<uint4*>(y + image + at[i]) = u;
+        }
+      }
+      bar_sync(8, 128 * NWG);                                                    // both slots may be written again
     }
   }
-  if (CLUSTER > 1) { __syncwarp(); cluster_arrive(); cluster_wait(); }            // others may still write here, or read
+  __syncwarp();
+  cluster_arrive();                                                              // others may still write here
+  cluster_wait();
 }

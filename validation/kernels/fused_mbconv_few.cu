@@ -30,9 +30,19 @@ constexpr bool OVER = NCH == 1 && EXCHANGE <= TILE;
 constexpr int OFF_TILE = 0, OFF_RING = TILE, OFF_EX = OVER ? OFF_TILE : OFF_RING + NS * ITEM;
 constexpr int OFF_BE = OFF_RING + NS * ITEM + (OVER ? 0 : EXCHANGE), OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 1);
-constexpr int PITCH = C * 4 + 32;                            // bytes of a row of partial sums: rows in different banks
+using Shares = Sums<CLUSTER, C / 8 / CLUSTER, 128, NWG>;
+constexpr int MINE = Shares::MINE;
+// The sums take the place of the ring's first items of the last convolution, where none of the projection's lies among them
+constexpr int PLACES = (BM * C * 4 + ITEM - 1) / ITEM;
+__host__ __device__ constexpr bool early() {
+  for (int i = ITEMS - IP; i < ITEMS; ++i)
+    if (i % NS < PLACES) return false;
+  return ITEMS >= NS && PLACES <= NS;
+}
+constexpr bool EARLY = early();
+constexpr int OFF_SUMS = EARLY ? OFF_RING : OFF_TILE;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
-static_assert(BM * PITCH <= OFF_BE, "the partial sums take the place of tile and ring");
+static_assert(BM * C * 4 <= OFF_BE - OFF_SUMS && C % (8 * CLUSTER) == 0 && NWG == 2, "the partial sums take the place of tile and ring");
 static_assert(KP % 16 == 0 && HC % KP == 0 && MYHID % HC == 0 && HID % CLUSTER == 0 && NS >= NWG, "whole items");
 
 using Ring = Position<NS>;
@@ -80,6 +90,10 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
     }
     __syncwarp();
+    for (int i = 0; i < 2; ++i) {                                                // the consumers' two barriers, before and after the sums are given
+      cluster_arrive_relaxed();
+      cluster_wait();
+    }
   } else {
     for (int i = tid; i < (HID * 2 + C * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BE + i * 16, blob + i, true);
     for (int i = tid; i < NH * (ROWS - LROWS) * 8; i += 128 * NWG) {             // zero rows of the tile
@@ -146,6 +160,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       if (NWG > 1) {
         float4* ex = reinterpret_cast<float4*>(smem + OFF_EX) + (tid & 127);
         bar_sync(8, 128 * NWG);                                                  // nobody reads the tile, or the last chunk's sums
+        if (EARLY && j == NCH - 1) cluster_arrive_relaxed();                        // nor the last convolution's weights
 #pragma unroll
         for (int i = 0; i < HC / 8; ++i) ex[(wg * (HC / 8) + i) * 128] = make_float4(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]);
         bar_sync(8, 128 * NWG);
@@ -180,39 +195,37 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
       for (int i = 0; i < IP; ++i, rd.next(1)) release(rd.slot, 1);
     }
-    // ---- partial sums in place of tile and ring; each block of the cluster finishes its share of the rows
-    bar_sync(8, 128 * NWG);
-    const uint32_t part = sm + (warp * 16 + (lane >> 2)) * PITCH + wg * NC * 4 + q * 8;
-#pragma unroll
-    for (int i = 0; i < NC / 8; ++i) {
-      sts_pair(part + i * 32, o[4 * i], o[4 * i + 1]);
-      sts_pair(part + i * 32 + 8 * PITCH, o[4 * i + 2], o[4 * i + 3]);
+    // ---- partial sums to the blocks that finish them; each a share of the columns
+    const Shares sums = {sm + OFF_SUMS + (tid & 127) * 16, rank, wg};
+    if (!EARLY) {
+      bar_sync(8, 128 * NWG);
+      cluster_arrive_relaxed();
     }
+    cluster_wait();
+    sums.give(o);
     pdl_wait();                                                                  // y may be the previous grid's input
-  }
-  cluster_arrive();
-  cluster_wait();
-  if (wg < NWG) {
-    constexpr int MINE = BM / CLUSTER, UNITS = MINE * (C / 4);                   // four columns at a time
-    for (int i = tid; i < UNITS; i += 128 * NWG) {
-      const int row = rank * MINE + i / (C / 4), col = i % (C / 4);
-      if (tile * BM + row >= P) continue;
-      const size_t at = ((size_t)tile * BM + row) * (C * 2) + col * 8;
-      const uint2 xr = *reinterpret_cast<const uint2*>(x + at);
-      float4 v[CLUSTER];
+    cluster_arrive();
+    uint4 xr[Shares::TURNS];
+    size_t at[Shares::TURNS];                                                    // of 16 bytes of a pixel
+    bool there[Shares::TURNS];
 #pragma unroll
-      for (int r = 0; r < CLUSTER; ++r) v[r] = lds_remote(map_rank(sm + row * PITCH + col * 16, r));
+    for (int turn = 0; turn < Shares::TURNS; ++turn) {
+      const int u = turn * 32 + lane, pixel = tile * BM + warp * 16 + u / MINE;
+      at[turn] = (size_t)pixel * (C * 2) + (sums.first() + u % MINE) * 16;
+      there[turn] = u < Shares::UNITS && pixel < P && sums.finishes();
+      if (there[turn]) xr[turn] = ldg128(x + at[turn]);
+    }
+    cluster_wait();
+    if (sums.finishes()) sums.add(lane);
 #pragma unroll
-      for (int r = 1; r < CLUSTER; ++r) { v[0].x += v[r].x; v[0].y += v[r].y; v[0].z += v[r].z; v[0].w += v[r].w; }
-      uint2 yr;
-      const uint32_t bias = sm + OFF_BP + (col & 1) * 2 * (C / 2) + (col >> 1) * 4;   // the bias lies as [pair of a block][block]
-      const uint32_t b0 = lds32(bias), b1 = lds32(bias + C / 2);
-      yr.x = add2(add2(pack2(v[0].x, v[0].y), b0), xr.x);
-      yr.y = add2(add2(pack2(v[0].z, v[0].w), b1), xr.y);
-      *reinterpret_cast<uint2*>(y + at) = yr;
+    for (int turn = 0; turn < Shares::TURNS; ++turn) {
+      const int u = turn * 32 + lane, i = u % MINE;
+      if (!there[turn]) continue;
+      uint4 yr = sums.halves(lane, u / MINE, i);
+#pragma unroll
+      for (int h = 0; h < 4; ++h)                                                // the bias lies as [h][column]
+        (&yr.x)[h] = add2(add2((&yr.x)[h], lds32(sm + OFF_BP + h * (C / 2) + (sums.first() + i) * 4)), (&xr[turn].x)[h]);
+      *reinterpret_cast<uint4*>(y + at[turn]) = yr;
     }
   }
-  __syncwarp();
-  cluster_arrive();                                                              // nobody leaves while others read
-  cluster_wait();
 }

@@ -35,9 +35,12 @@ constexpr int SHARES = SPLIT ? 1 : CLUSTER, SHARE = ITEM / SHARES;
 constexpr int OFF_TILE = 0, OFF_RING = BUFFERS * TILE, OFF_BE = OFF_RING + NS * ITEM;
 constexpr int OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 3 * BUFFERS);
-constexpr int PITCH = C * 4 + 32;                            // bytes of a row of partial sums: rows in different banks
+constexpr int FINISHED = C / 8 / CLUSTER;          // blocks of eight columns that a block of a cluster finishes
+using Shares = Sums<CLUSTER, FINISHED, 128 * NWG>;
+// whether the tile, and what the ring holds of the last convolution, make room for the sums before the last projection
+constexpr bool EARLY = BM * C * 4 <= BUFFERS * TILE + (ITEMS % NS == 0 ? (NS - IP) * ITEM : 0);
 static_assert(SMEM <= SHARED_BYTES, "the launch reserves what the kernel lays out");
-static_assert(!SPLIT || BM * PITCH <= OFF_BE, "the partial sums take the place of tile and ring");
+static_assert(!SPLIT || (BM * C * 4 <= OFF_BE && C / 8 % CLUSTER == 0 && 32 % FINISHED == 0), "the partial sums take the place of tile and ring");
 static_assert(KI % 16 == 0 && KP % 16 == 0 && C % KI == 0 && 64 % KI == 0, "items hold whole k-steps of one slab");
 
 using Ring = Position<NS>;
@@ -92,7 +95,13 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
             tma_load2(sm + OFF_TILE + b * TILE + h * HALF + i * BOX * 128, &x_map, h * 64, tile * BM - LEAD + i * BOX, xfull + 8 * b);
       }
     }
-    if (SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }
+    if (SPLIT) {                                                                 // the consumers' two barriers, before and after the sums are given
+      __syncwarp();
+      cluster_arrive_relaxed();
+      cluster_wait();
+      cluster_arrive_relaxed();
+      cluster_wait();
+    }
   } else {  // --------------------------------------------------------------------------------------- consumers
     more_registers<REGISTERS>();
     for (int i = tid; i < (HID * 2 + C * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BE + i * 16, blob + i, true);
@@ -166,6 +175,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
         wgmma_wait<0>();
         release(before);
         if (j == NCH - 1 && (tid & 127) == 0) mbar_arrive(left + 8 * b);
+        if (SPLIT && EARLY && j == NCH - 1) cluster_arrive_relaxed();               // this block no longer needs what the sums take the place of
         // ---- silu and projection, an item at a time
         const int slot = rd.slot;
         uint32_t p[HC / 16][4];
@@ -188,37 +198,38 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #pragma unroll
         for (int i = 0; i < IP; ++i) release(slot + i < NS ? slot + i : slot + i - NS);
       }
-      if (SPLIT) {  // ---- partial sums in place of tile and ring; each block of the cluster finishes its share of the rows
-        bar_sync(8, 128 * NWG);
-        const uint32_t part = sm + (wg * 64 + warp * 16 + (lane >> 2)) * PITCH + q * 8;
-#pragma unroll
-        for (int i = 0; i < C / 8; ++i) {
-          sts_pair(part + i * 32, o[4 * i], o[4 * i + 1]);
-          sts_pair(part + i * 32 + 8 * PITCH, o[4 * i + 2], o[4 * i + 3]);
+      if (SPLIT) {  // ---- partial sums in place of tile and ring; each block of the cluster finishes its share of the columns
+        const int tid = thread_index(), lane = tid & 31, rank = cluster_rank();   // anew: ptxas would keep (spill) what follows
+        const Shares sums = {sm + tid * 16, rank, 0};
+        if (!EARLY) {
+          bar_sync(8, 128 * NWG);
+          cluster_arrive_relaxed();
         }
+        cluster_wait();
+        sums.give(o);
         cluster_arrive();
         cluster_wait();
-        for (int i = tid; i < BM / CLUSTER * (C / 8); i += 128 * NWG) {
-          const int row = rank * (BM / CLUSTER) + i / (C / 8), col = i % (C / 8);
-          const size_t at = ((size_t)tile * BM + row) * (C * 2) + col * 16;
-          if (tile * BM + row >= P) continue;
-          float v[8] = {};
+        sums.add(lane);
+        constexpr int AHEAD = Shares::TURNS < 4 ? Shares::TURNS : 4;             // 16 bytes of a pixel at a time: loads before the first use
+#pragma unroll 1
+        for (int from = lane; from < Shares::UNITS; from += AHEAD * 32) {
+          uint4 xr[AHEAD];
+          const int row = from / FINISHED, i = from % FINISHED, pixel = tile * BM + (tid >> 5) * 16 + row;
+          constexpr int ROWS_OF = 32 / FINISHED;
 #pragma unroll
-          for (int r = 0; r < CLUSTER; ++r) {
-            const uint32_t a = map_rank(sm + row * PITCH + col * 32, r);
-            const float4 lo = lds_remote(a), hi = lds_remote(a + 16);
-            v[0] += lo.x; v[1] += lo.y; v[2] += lo.z; v[3] += lo.w;
-            v[4] += hi.x; v[5] += hi.y; v[6] += hi.z; v[7] += hi.w;
-          }
-          const uint4 xr = *reinterpret_cast<const uint4*>(x + at);
-          uint4 yr;
+          for (int h = 0; h < AHEAD; ++h)
+            if (pixel + h * ROWS_OF < P) xr[h] = ldg128(x + ((size_t)(pixel + h * ROWS_OF) * (C / 8) + rank * FINISHED + i) * 16);
 #pragma unroll
-          for (int h = 0; h < 4; ++h) {                                          // the bias lies as [h][column]
-            const uint32_t bias = *reinterpret_cast<const uint32_t*>(smem + OFF_BP + h * (C / 2) + col * 4);
-            (&yr.x)[h] = add2(add2(pack2(v[2 * h], v[2 * h + 1]), bias), (&xr.x)[h]);
+          for (int h = 0; h < AHEAD; ++h) {
+            if (pixel + h * ROWS_OF >= P) continue;
+            uint4 yr = sums.halves(lane, row + h * ROWS_OF, i);
+#pragma unroll
+            for (int k = 0; k < 4; ++k)                                          // the bias lies as [k][column]
+              (&yr.x)[k] = add2(add2((&yr.x)[k], lds32(sm + OFF_BP + k * (C / 2) + (rank * FINISHED + i) * 4)), (&xr[h].x)[k]);
+            *reinterpret_cast<uint4*>(y + ((size_t)(pixel + h * ROWS_OF) * (C / 8) + rank * FINISHED + i) * 16) = yr;
           }
-          *reinterpret_cast<uint4*>(y + at) = yr;
         }
+        break;                                                                   // one tile for each cluster
       } else {
         // ---- epilogue: + bias + residual in place (rows LEAD.. of the tile, once every warpgroup has left its convolution),
         // then one bulk store per 64 channels
@@ -249,7 +260,6 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       }
     }
     if (!SPLIT && (tid & 127) == 0) bulk_wait_all();
-    if (SPLIT) { __syncwarp(); }
   }
-  if (CLUSTER > 1) { __syncwarp(); cluster_arrive(); cluster_wait(); }            // others may still write here, or read
+  if (CLUSTER > 1 && !SPLIT) { __syncwarp(); cluster_arrive(); cluster_wait(); }  // others may still write here
 }

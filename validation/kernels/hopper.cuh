@@ -11,9 +11,12 @@ struct alignas(64) TensorMap {
 // ------------------------------------------------------------------------------------------------ PTX wrappers
 // The thread in its block. volatile: not read again (slow) under register pressure
 __device__ __forceinline__ int thread_index() { int i; asm volatile("mov.u32 %0, %%tid.x;" : "=r"(i)); return i; }
+// The lane in its warp, likewise: where all that follows from it is not to be kept (spilled) until then
+__device__ __forceinline__ int lane_index() { int i; asm volatile("mov.u32 %0, %%laneid;" : "=r"(i)); return i; }
+// A value that the compiler must not take for another one, nor what follows from it: reckoned anew instead of kept
+__device__ __forceinline__ int anew(int v) { int r; asm volatile("mov.u32 %0, %1;" : "=r"(r) : "r"(v)); return r; }
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void bar_sync(int id, int n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
-__device__ __forceinline__ void bar_arrive(int id, int n) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory"); }
 // Registers of each thread of a warpgroup, from now on: more than the launch gave it, or fewer
 template <int N> __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
@@ -29,9 +32,6 @@ __device__ __forceinline__ void stsm2_transposed(uint32_t a, uint32_t r0, uint32
 }
 __device__ __forceinline__ void stsm4_transposed(uint32_t a, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
-}
-__device__ __forceinline__ void sts_pair(uint32_t a, float v0, float v1) {
-  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(a), "f"(v0), "f"(v1) : "memory");
 }
 __device__ __forceinline__ uint4 ldg128(const void* p) {  // not by the read-only path: where it stands
   uint4 v;
@@ -142,6 +142,8 @@ __device__ __forceinline__ void pdl_wait() { asm volatile("griddepcontrol.wait;"
 
 // ------------------------------------------------------------------------------------------------------- clusters
 __device__ __forceinline__ uint32_t cluster_rank() { uint32_t r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
+// for a thread that hands over nothing but places, whose reads are over: others' values are in its registers
+__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ __forceinline__ uint32_t map_rank(uint32_t addr, uint32_t rank) {  // the same place in another block of the cluster
@@ -160,3 +162,62 @@ __device__ __forceinline__ float4 lds_remote(uint32_t a) {
   asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(a) : "memory");
   return v;
 }
+__device__ __forceinline__ void sts_remote(uint32_t a, float v0, float v1, float v2, float v3) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(a), "f"(v0), "f"(v1), "f"(v2), "f"(v3) : "memory");
+}
+// Sums of the blocks of a cluster, each of which has parts of all columns of a tile: the blocks of eight columns are finished by the
+// ranks in turn, EACH of them by each. Of a block of columns a thread holds four sums, of rows g and g + 8 of its warp's sixteen: 16
+// bytes, which it writes to the same place in the memory of the rank that finishes them, those of HOLDERS threads one after the other.
+// So a warp writes whole lines of another block's memory, and meets no bank twice in its own. Each begins with itself, so that not
+// all write to one block at a time; the order of a sum is that of the ranks. SHARING warpgroups have different columns of the same rows.
+template <int RANKS, int EACH, int HOLDERS, int SHARING = 1> struct Sums {
+  static constexpr int LINE = HOLDERS * 16, TARGETS = RANKS / SHARING;
+  static constexpr int MINE = EACH > SHARING ? EACH / SHARING : 1, UNITS = 16 * MINE, TURNS = (UNITS + 31) / 32;
+  static constexpr int AT_ONCE = RANKS * MINE <= 16 ? MINE : RANKS < 16 ? 16 / RANKS : 1;   // of columns, as far as registers reach
+  static_assert(RANKS % SHARING == 0 && MINE % AT_ONCE == 0, "whole groups");
+  uint32_t place;                                                                    // this thread's, of the first block
+  int rank, part;                                                                    // of the cluster; of the warpgroups
+
+  // between two barriers of the cluster: all of this thread's sums
+  __device__ __forceinline__ void give(const float (&v)[4 * TARGETS * EACH]) const {
+#pragma unroll 1
+    for (int k = 0; k < TARGETS; ++k) {
+      const int target = (rank + k) % TARGETS;
+      const uint32_t to = map_rank(place + rank * (EACH * LINE), part * TARGETS + target);
+#pragma unroll
+      for (int t = 0; t < TARGETS; ++t)
+        if (t == target) {
+#pragma unroll
+          for (int i = 4 * t * EACH, line = 0; line < EACH; i += 4, ++line) sts_remote(to + line * LINE, v[i], v[i + 1], v[i + 2], v[i + 3]);
+        }
+    }
+  }
+  __device__ __forceinline__ bool finishes() const { return part * MINE < EACH; }
+  __device__ __forceinline__ int first() const { return rank * EACH + part * MINE; }   // block of columns that is finished here
+  // after the second barrier: the sums of all blocks, as halves, where those of the first were
+  __device__ __forceinline__ void add(int lane) const {
+#pragma unroll
+    for (int b = 0; b < MINE; b += AT_ONCE) {
+      float v[4 * AT_ONCE] = {};
+#pragma unroll
+      for (int from = 0; from < RANKS; ++from)
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+          const uint4 w = lds128(place + (from * EACH + part * MINE + b + i) * LINE);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) v[4 * i + k] += __uint_as_float((&w.x)[k]);
+        }
+      __syncwarp();                                                                  // the warp has read them
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) stsm2(row(lane, lane & 15, b + i), pack2(v[4 * i], v[4 * i + 1]), pack2(v[4 * i + 2], v[4 * i + 3]));
+    }
+    __syncwarp();
+  }
+  // after that, of a row of the warp's sixteen: one of the MINE blocks
+  __device__ __forceinline__ uint4 halves(int lane, int r, int block) const { return lds128(row(lane, r, block)); }
+
+ private:
+  __device__ __forceinline__ uint32_t row(int lane, int r, int block) const {        // those of eight blocks in different banks
+    return place - lane * 16 + (part * MINE + block) * LINE + (r ^ (block & 7)) * 16;
+  }
+};

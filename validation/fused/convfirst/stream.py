@@ -37,8 +37,6 @@ TAPS_OF_PAIRS: Final = ((0, 0), (0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (0, 1), 
 SUMS_BYTES_PER_BLOCK: Final = 2**18
 """Of shared memory, for what each further block of a cluster costs: its sums are written, waited for at the cluster's barrier, and read by
 all the others through the network between them. An estimate: 2048 clocks."""
-PARTIAL_PADDING: Final = 32
-"""Bytes after a row of partial sums, against bank conflicts."""
 
 
 def shared_bytes(C: int, expansion: int, rows: int, buffers: int, ring: int, chunk: int) -> int:
@@ -114,7 +112,7 @@ def _config(problem: ConvFirstProblem, device: DeviceLimits, warpgroups: int, sp
     chunk = WIDE_CHUNK if C == 96 and warpgroups == 3 and problem.hidden % WIDE_CHUNK == 0 else CHUNK
     items = 2 * problem.hidden // chunk // split
     most = items if warpgroups == 1 else items - 1  # or a warpgroup could reach its epilogue before another has left its conv
-    partial = -(-64 * (4 * C + PARTIAL_PADDING) // (C * chunk * ELEMENT_BYTES)) if split > 1 else 0
+    partial = -(-64 * 4 * C // (C * chunk * ELEMENT_BYTES)) if split > 1 else 0
     for buffers, least in ((2, SMALLEST_RING + 1), (1, min(SMALLEST_RING, most))):
         if split > 1 and buffers == 2:
             continue

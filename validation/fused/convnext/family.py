@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from perfmodel.validation.fused.convnext import generic, patch, planes, wide
+from perfmodel.validation.fused.convnext import few, generic, patch, planes, wide
 from perfmodel.validation.fused.convnext.problem import KERNEL, ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters, draw, reference, torch_block
 from perfmodel.validation.fused.family import Family, Kernel
@@ -13,6 +13,7 @@ from perfmodel.validation.fused.problem import DTYPES
 SHAPES: Final = ((64, 56), (96, 56), (128, 28), (256, 14))
 BATCHES: Final = (128, 1, 16)
 KERNELS: Final[tuple[Kernel[ConvNeXtProblem, ConvNeXtParameters], ...]] = (
+    few.KERNEL,
     planes.KERNEL,
     patch.KERNEL,
     wide.KERNEL,

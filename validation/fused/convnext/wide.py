@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -33,47 +32,34 @@ SMALLEST_RING: Final = 4
 REGISTERS: Final = 240
 MULTICAST: Final = 2
 """Blocks that share every item of weights."""
-SPLITS: Final = (1, 2, 4, 8)
 CONVOLUTION_BYTES: Final = 336 * 128
 """Of shared memory that the convolution of eight channels of a tile reads, counted from the kernel."""
-SUMS_BYTES_PER_BLOCK: Final = 2**18
-"""Of shared memory, for what each further block of a cluster costs: its sums are written, waited for at the cluster's barrier, and read by
-all the others through the network between them. An estimate: 2048 clocks."""
 
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
-    """Blocks of a cluster share weights, or one tile where tiles are too few to fill the device."""
+    """A cluster of blocks that share weights, each with a tile of its own."""
     if why := hopper_only(problem, device):
         return why
     if problem.C != CHANNELS:
         return f"it has {CHANNELS} channels, not {problem.C}"
     if problem.hidden % CHUNK:
         return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
-    if isinstance(alone := arrange(problem, device, split=1), str):
-        return alone
-    return best(problem, tuple(offers(problem, device)), device)
+    config = arrange(problem, device)
+    return best(problem, [offer(problem, config, device)], device) if isinstance(config, Config) else config
 
 
-def offers(problem: ConvNeXtProblem, device: DeviceLimits) -> Iterator[Offer]:
-    """A tile for each block, or for each cluster of two, four or eight; every block of a cluster convolves all of its tile."""
-    conv, products = WINDOW**2, 2 * problem.hidden  # MACs of a pixel and channel
+def offer(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> Offer:
+    """A tile of two patches."""
     walk = (PATCH, PATCHES * PATCH, CHUNK)
-    for split in SPLITS:
-        config = arrange(problem, device, split=split)
-        if isinstance(config, str) or problem.hidden % (split * CHUNK):
-            continue
-        operands = problem.C // 8 * CONVOLUTION_BYTES + PATCHES * problem.C * 2 * problem.hidden // split * ELEMENT_BYTES
-        yield Offer(
-            config=config,
-            chunk=CHUNK,
-            tile=walk[:2],
-            filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
-            operand_bytes=operands + (split * SUMS_BYTES_PER_BLOCK if split > 1 else 0),
-            blocks_per_tile=split,
-            macs_share=(conv + products / split) / (conv + products),
-            loaded_share=streamed_share(problem, walk, 1 / max(split, MULTICAST)),
-            multiprocessors=resident_blocks(device.multiprocessors, config.defines["CLUSTER"]),
-        )
+    return Offer(
+        config=config,
+        chunk=CHUNK,
+        tile=walk[:2],
+        filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
+        operand_bytes=problem.C // 8 * CONVOLUTION_BYTES + PATCHES * problem.C * 2 * problem.hidden * ELEMENT_BYTES,
+        loaded_share=streamed_share(problem, walk, 1 / MULTICAST),
+        multiprocessors=resident_blocks(device.multiprocessors, MULTICAST),
+    )
 
 
 def patches(problem: ConvNeXtProblem) -> int:
@@ -86,7 +72,7 @@ def table_bytes() -> int:
     return SLAB // 2 * WINDOW * NARROW_ENTRIES * 8
 
 
-def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, split: int) -> Config | str:
+def arrange(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     """The longest ring that fits."""
     C = problem.C
     fixed = (
@@ -114,8 +100,7 @@ def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, split: int) -> Co
             ("CHUNK", CHUNK),
             ("BATCH", BATCH),
             ("RING_SLOTS", ring),
-            ("CLUSTER", split if split > 1 else MULTICAST),
-            ("SPLIT", int(split > 1)),
+            ("CLUSTER", MULTICAST),
             ("REGISTERS", REGISTERS),
             ("SHARED_BYTES", shared),
         ),
@@ -123,11 +108,10 @@ def arrange(problem: ConvNeXtProblem, device: DeviceLimits, *, split: int) -> Co
 
 
 def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
-    """A persistent grid over tiles of two patches; a cluster for each tile where its blocks share it."""
+    """A persistent grid over tiles of two patches."""
     N, H, W, _ = problem.input_shape
-    constants = config.defines
-    cluster, tiles = constants["CLUSTER"], -(-patches(problem) // PATCHES)
-    grid = tiles * cluster if constants["SPLIT"] else min(device.multiprocessors // cluster * cluster, up(tiles, cluster))
+    tiles = -(-patches(problem) // PATCHES)
+    grid = min(device.multiprocessors // MULTICAST * MULTICAST, up(tiles, MULTICAST))
     return (
         Launch(
             grid=(grid, 1, 1),

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from perfmodel.validation.fused.choice import Offer, best, estimated_clocks, flattened
+from perfmodel.validation.fused.choice import Offer, best, estimated_clocks, exchange_bytes, flattened
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.fused_mbconv import stream
@@ -78,7 +78,7 @@ def arrange(problem: FusedMBConvProblem, device: DeviceLimits, *, cluster: int, 
     fixed = tile + (0 if over else sums) + (hidden + C) * ELEMENT_BYTES + 8
     every = hidden // cluster // chunk * (items(problem) + C // ITEM_CHANNELS)
     ring = min(LARGEST_RING, every, (device.shared_bytes_per_block - fixed) // (item + 16))
-    partial = PIXELS * (C * 4 + stream.PARTIAL_PADDING)
+    partial = PIXELS * C * 4
     if ring < SMALLEST_RING or partial > fixed + ring * item - 8 - (hidden + C) * ELEMENT_BYTES:
         return None
     shared = fixed + ring * (item + 16)
@@ -118,7 +118,7 @@ def _offer(problem: FusedMBConvProblem, config: Config, device: DeviceLimits) ->
         chunk=v["CHUNK"],
         tiles=tiles,
         filled=filled,
-        operand_bytes=taps + weights + sums + stream.exchange_bytes(PIXELS, C),
+        operand_bytes=taps + weights + sums + exchange_bytes(PIXELS, C),
         blocks_per_tile=v["CLUSTER"],
         macs_share=1 / v["CLUSTER"],
         loaded_share=1 / v["CLUSTER"],

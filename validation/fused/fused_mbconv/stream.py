@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from perfmodel.validation.fused.choice import WAVEFRONT_BYTES, Offer, best, flattened
+from perfmodel.validation.fused.choice import Offer, best, exchange_bytes, flattened
 from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.fused_mbconv.problem import FusedMBConvProblem
@@ -31,12 +31,6 @@ CHUNKS: Final = {64: (128,), 128: (256, 128), 256: (128,)}
 MULTICAST: Final = 2
 """Blocks that share every item of weights."""
 SPLITS: Final = (2, 4, 8)
-PARTIAL_PADDING: Final = 32
-"""Bytes after a row of partial sums, against bank conflicts."""
-NETWORK_BYTES_PER_CLOCK: Final = 32
-"""Of shared memory of other blocks of a cluster, read by one of them. An estimate."""
-BARRIER_CLOCKS: Final = 1000
-"""Of a cluster, before the sums may be read and after they have been. An estimate."""
 
 
 def configure(problem: FusedMBConvProblem, device: DeviceLimits) -> Config | str:
@@ -88,12 +82,6 @@ def _offer(problem: FusedMBConvProblem, config: Config, device: DeviceLimits, sp
     )
 
 
-def exchange_bytes(pixels: int, C: int) -> float:
-    """What a cluster's sums cost each of its blocks, as bytes of its own shared memory: out, in from the others, two barriers."""
-    sums = pixels * C * 4
-    return sums + sums * WAVEFRONT_BYTES / NETWORK_BYTES_PER_CLOCK + 2 * BARRIER_CLOCKS * WAVEFRONT_BYTES
-
-
 def arrange(problem: FusedMBConvProblem, device: DeviceLimits, *, split: int, chunk: int, buffers: int) -> Config | str:
     """The longest ring that fits beside the tiles."""
     warpgroups = WARPGROUPS[problem.C]
@@ -110,7 +98,7 @@ def arrange(problem: FusedMBConvProblem, device: DeviceLimits, *, split: int, ch
             f"{fixed + SMALLEST_RING * (ITEM_BYTES + 16)} of {device.shared_bytes_per_block} B of shared memory"
         )
     shared = fixed + ring * (ITEM_BYTES + 16)
-    if split > 1 and tile * (problem.C * 4 + PARTIAL_PADDING) > shared - 4096:
+    if split > 1 and tile * problem.C * 4 > shared - 4096:
         return f"the partial sums of {tile} pixels do not fit {shared} B of shared memory"
     channels = ITEM_BYTES // ELEMENT_BYTES // chunk
     return Config(
