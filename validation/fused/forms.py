@@ -14,7 +14,7 @@ from perfmodel.validation.fused.convnext import few, planes, wide
 from perfmodel.validation.fused.convnext import generic as convnext_generic
 from perfmodel.validation.fused.fused_mbconv import generic as fused_mbconv_generic
 from perfmodel.validation.fused.generic.layout import Layout, Work
-from perfmodel.validation.fused.mbconv import depthwise, rows, tiles
+from perfmodel.validation.fused.mbconv import chain, depthwise, rows, tiles
 from perfmodel.validation.fused.mbconv import generic as mbconv_generic
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import DeviceLimits, Problem
@@ -122,6 +122,8 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
         )  # fmt: skip
     if config.kernel == "mbconv_rows":
         return _rows_form(cast("MBConvProblem", problem), config, device, kind, halo)
+    if config.kernel == chain.NAME:
+        return _chain_form(cast("MBConvProblem", problem), config, device, kind, halo)
     if config.kernel in ("convnext_patch", "convnext_wide"):
         patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
         large = config.kernel == "convnext_wide"
@@ -253,13 +255,29 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
     else:
         own = config.tile_rows / layout.warpgroups if layout.order == rows.RESIDENT else config.tile_rows
         turns = blocks * layout.warpgroups * -(-(own + 2) // (4 if layout.order == rows.RESIDENT else layout.rows))
-        down = min(problem.H, config.tile_rows)
-        between = float(ELEMENT_BYTES) * problem.C * down * (rows.WARP_ROWS + rows.STRIP) * min(blocks, device.multiprocessors)
+        between = _walks_between(problem, config, min(blocks, device.multiprocessors))
     return warpgroups.WarpgroupForm(
         kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", turns=turns * split, split=split,
         processors=resident_blocks(device.multiprocessors, split) if split > 1 else device.multiprocessors,
-        flight=2 if layout.overlap == rows.PIPELINED else 1, resident=layout.order == rows.RESIDENT,
+        resident=layout.order == rows.RESIDENT,
         loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
         lookups=ROW_LOOKUPS * problem.C if config.defines["X_SHARED"] else 0.0,
         again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),
     )  # fmt: skip
+
+
+def _chain_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
+    """As `_rows_form`, all warpgroups down one range, with two chunks in flight."""
+    actors, blocks = config.defines["WARPGROUPS"], chain.blocks(problem, config)
+    return warpgroups.WarpgroupForm(
+        kind=kind, actors=actors, chunk=chain.CHUNK, convolution="rows", turns=blocks * actors * -(-(config.tile_rows + 2) // (4 * actors)),
+        processors=device.multiprocessors, flight=2, loaded_bytes=64 * ELEMENT_BYTES * problem.C,
+        stored_share=rows.STRIP / rows.WARP_ROWS, again_bytes=halo,
+        again_between_bytes=_walks_between(problem, config, blocks), blocks=blocks,
+    )  # fmt: skip
+
+
+def _walks_between(problem: MBConvProblem, config: Config, blocks: int) -> float:
+    """Bytes moved before a block that walks down strips reads its columns' neighbours again, a strip later, with all the others."""
+    down = min(problem.H, config.tile_rows)
+    return float(ELEMENT_BYTES) * problem.C * down * (rows.WARP_ROWS + rows.STRIP) * blocks

@@ -33,6 +33,10 @@ __device__ __forceinline__ void stsm2_transposed(uint32_t a, uint32_t r0, uint32
 __device__ __forceinline__ void stsm4_transposed(uint32_t a, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
 }
+__device__ __forceinline__ void sts128(uint32_t a, const float* v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(a), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
+}
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 __device__ __forceinline__ uint4 ldg128(const void* p) {  // not by the read-only path: where it stands
   uint4 v;
   asm volatile("ld.global.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
@@ -152,6 +156,13 @@ __device__ __forceinline__ uint32_t map_rank(uint32_t addr, uint32_t rank) {  //
   return r;
 }
 __device__ __forceinline__ void mbar_arrive_remote(uint32_t b) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory"); }
+// between the blocks of a cluster: what was written before the arrival is seen after the wait
+__device__ __forceinline__ void mbar_release_remote(uint32_t b) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory");
+}
+__device__ __forceinline__ void mbar_acquire(uint32_t b, uint32_t parity) {
+  asm volatile("{ .reg .pred p;\nL_%=: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n@!p bra L_%=; }" ::"r"(b), "r"(parity) : "memory");
+}
 // to the same place in every block of `mask`, counted by the barrier at the same place there
 __device__ __forceinline__ void bulk_load_multicast(uint32_t dst, const void* src, int bytes, uint32_t bar, uint32_t mask) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;"
@@ -162,8 +173,8 @@ __device__ __forceinline__ float4 lds_remote(uint32_t a) {
   asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(a) : "memory");
   return v;
 }
-__device__ __forceinline__ void sts_remote(uint32_t a, float v0, float v1, float v2, float v3) {
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(a), "f"(v0), "f"(v1), "f"(v2), "f"(v3) : "memory");
+__device__ __forceinline__ void sts_remote(uint32_t a, const float* v) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(a), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
 }
 // Sums of the blocks of a cluster, each of which has parts of all columns of a tile: the blocks of eight columns are finished by the
 // ranks in turn, EACH of them by each. Of a block of columns a thread holds four sums, of rows g and g + 8 of its warp's sixteen: 16
@@ -188,7 +199,7 @@ template <int RANKS, int EACH, int HOLDERS, int SHARING = 1> struct Sums {
       for (int t = 0; t < TARGETS; ++t)
         if (t == target) {
 #pragma unroll
-          for (int i = 4 * t * EACH, line = 0; line < EACH; i += 4, ++line) sts_remote(to + line * LINE, v[i], v[i + 1], v[i + 2], v[i + 3]);
+          for (int i = 4 * t * EACH, line = 0; line < EACH; i += 4, ++line) sts_remote(to + line * LINE, v + i);
         }
     }
   }

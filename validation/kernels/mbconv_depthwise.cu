@@ -61,27 +61,12 @@ __device__ __forceinline__ float2 lds_pair(uint32_t a) {                        
   asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
   return v;
 }
-// between the blocks of a cluster: what was written before the arrival is seen after the wait
-__device__ __forceinline__ void arrive_there(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-__device__ __forceinline__ void wait_here(uint32_t barrier, uint32_t parity) {
-  asm volatile("{ .reg .pred p;\nL_%=: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n@!p bra L_%=; }" ::"r"(barrier), "r"(parity)
-               : "memory");
-}
 constexpr int LAUNCHED = 65536 / (128 * NWG + 128) / 8 * 8;
 constexpr bool SPARE = REGISTERS > LAUNCHED;                                         // PASS 1 projects nothing
 template <int N> __device__ __forceinline__ void take() {
   if constexpr (N > LAUNCHED) more_registers<N>();
   else if constexpr (N > 0) fewer_registers<N>();
 }
-template <int SLOTS> struct Ring {
-  int at = 0;
-  uint32_t turn = 0;
-  __device__ __forceinline__ int slot() const { return at; }
-  __device__ __forceinline__ uint32_t phase() const { return turn; }
-  __device__ __forceinline__ void next() { if (++at == SLOTS) at = 0, turn ^= 1; }
-};
 // A piece of one strip: output rows first .. last - 1 of image n
 struct Piece {
   int n, strip, first, last, top, bottom;                                            // rows of h: top .. bottom, of which those from H on are none
@@ -205,8 +190,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
   }
 #else
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
   const int OH = (H - 1) / S + 1, OW = (W - 1) / S + 1;
   const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;
@@ -219,7 +203,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
     mbar_init(wfull, 1);
     mbar_init(ofull, 128);
     mbar_init(oempty, 128);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
     constexpr int PART = NWG * WE, BACK = MO * WP, TABLES = NWG * 4 * TABLE;         // in this order in `weights`
     const unsigned char* part = weights + rank * (PART + TABLES + BACK);
     mbar_expect(wfull, PART + TABLES + (PASS == 1 ? 0 : BACK));
@@ -230,7 +214,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
   for (int i = tid; i < ONES / 4; i += 128 * NWG + 128) {                             // [panel][k8][blocks of eight columns][column][pairs along k]
     const int b = (i >> 5) % BLOCKS, n = i >> 2 & 7, column = (n >> 1) * OWN + 2 * b + (n & 1);
     const bool one = (i & 3) == 0 && (i >> 5) / BLOCKS % 2 == 0 && (i < SW * 8 || max(W - SW + S - 1, 0) / S * S + column < W);
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(sm + OFF_ONES + i * 4), "r"(one ? (BF16 ? 0x3F80 : 0x3C00) : 0) : "memory");
+    sts32(sm + OFF_ONES + i * 4, one ? (BF16 ? 0x3F80 : 0x3C00) : 0);
   }
   fence_async_proxy();
   if (SPLIT > 1) {
@@ -243,12 +227,12 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
   pdl_wait();                                                                        // x may be the previous grid's output, y its input
 
   if (wg < NWG) {  // ------------------------------------------------------------------------ expand, convolve
-        take<PASS == 1 && SPARE ? REGISTERS + 8 : REGISTERS>();
+    take<PASS == 1 && SPARE ? REGISTERS + 8 : REGISTERS>();
     const uint64_t we = make_desc(sm + OFF_WE + wg * WE, 1024, 128), xd = make_desc(sm + OFF_X, 16, 1024) | (1ull << 62);
     const uint32_t table = sm + OFF_TABLE + (wg * 4 + warp) * TABLE + (lane >> 2) * 8;
     [[maybe_unused]] const uint32_t g_at = sm + OFF_G + wg * SO * 128 + ((lane >> 4) * 8 + (lane & 7)) * 128 + ((warp * 2 + (lane >> 3 & 1)) ^ (lane & 7)) * 16;
-    Ring<XS> xr;
-    Ring<GS> gr;
+    Position<XS> xr = {0, 0};
+    Position<GS> gr = {0, 0};
     mbar_wait(wfull, 0);
 #if PASS == 1
     float sum[2] = {0.f, 0.f};
@@ -271,7 +255,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         gate[c] = pack2(one, one);
       }
       __syncwarp();
-      if (q == 0) asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(table + (K * K + 2) * 64), "r"(gate[0]), "r"(gate[1]) : "memory");
+      if (q == 0) sts64(table + (K * K + 2) * 64, gate[0], gate[1]);
       __syncwarp();
     };
 #endif
@@ -298,21 +282,21 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           const bool wanted = piece.wanted(row), real = row < H;
           float s[4 * BLOCKS];
           if (real) {
-            mbar_wait(xfull + 8 * xr.slot(), xr.phase());
-            const uint64_t from = xd + __shfl_sync(~0u, xr.slot() * (X_ROW >> 4), 0);
+            mbar_wait(xfull + 8 * xr.slot, xr.phase);
+            const uint64_t from = xd + __shfl_sync(~0u, xr.slot * (X_ROW >> 4), 0);
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < KS; ++k) Wgmma<SW>::ss(s, we + k * (2048 >> 4), from + (k / 4 * SW * 128 + k % 4 * 32 >> 4), k > 0);
             if (FOLDED) Wgmma<SW>::ss(s, we + KS * (2048 >> 4), ones, 1);
             wgmma_commit();
             wgmma_wait<0>();
-            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot());
+            if (lane == 0) mbar_arrive(xempty + 8 * xr.slot);
             xr.next();
           } else {
 #pragma unroll
             for (int i = 0; i < 4 * BLOCKS; ++i) asm volatile("mov.f32 %0, 0f00000000;" : "=f"(s[i]));   // volatile: not for the other rows, too
           }
-          if (PASS != 1 && wanted) mbar_wait(gempty + 8 * gr.slot(), gr.phase() ^ 1);
+          if (PASS != 1 && wanted) mbar_wait(gempty + 8 * gr.slot, gr.phase ^ 1);
           // from here to the store without a branch, so that special functions and multiply-adds run side by side
           float2 be = make_float2(0.f, 0.f);
           if (!FOLDED) {
@@ -370,13 +354,13 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
                 g[1][b] = mul2(g[1][b], __float_as_uint(gate.y));
               }
 #endif
-              const uint32_t to = g_at + gr.slot() * G_ROW;
+              const uint32_t to = g_at + gr.slot * G_ROW;
 #pragma unroll
               for (int b = 0; b + 1 < BO; b += 2) stsm4_transposed(to + b * 1024, g[0][b], g[1][b], g[0][b + 1], g[1][b + 1]);
               if (BO % 2) stsm2_transposed(to + (BO - 1) * 1024, g[0][BO - 1], g[1][BO - 1]);
               fence_async_proxy();
               __syncwarp();
-              if (lane == 0) mbar_arrive(gfull + 8 * gr.slot());
+              if (lane == 0) mbar_arrive(gfull + 8 * gr.slot);
               gr.next();
             }
 #endif
@@ -395,12 +379,12 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
 #endif
     }
   } else {  // ------------------------------------------------------------------------------- fetch x; project
-        take<PASS == 1 && SPARE ? PROJECT_REGISTERS - 8 * NWG : PROJECT_REGISTERS>();
+    take<PASS == 1 && SPARE ? PROJECT_REGISTERS - 8 * NWG : PROJECT_REGISTERS>();
     const int t = tid & 127;
     // ---- rows of x: this thread has 16 bytes of pixels t / CHUNKS, and every 128 / CHUNKS-th from there on
     constexpr int CHUNKS = SLABS * 8, STEP = 128 / CHUNKS, TIMES = (SW + STEP - 1) / STEP;
     static_assert(STEP % 8 == 0, "blocks of eight pixels");
-    Ring<XS> put, show;
+    Position<XS> put = {0, 0}, show = {0, 0};
     Piece next(begin, end, strips, OH);                                              // and the row of it to ask for next
     int asked = begin, asked_row = next.top, rows_asked = 0, rows_shown = 0;
     const int place = t / CHUNKS, part = t % CHUNKS, own = (place >> 1 & 3) * OWN + (place >> 3) * 2 + (place & 1);
@@ -409,8 +393,8 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
       if (asked < end) {
         const int column = next.column(W) + own;
         const Element* from = x + (((size_t)next.n * H + asked_row) * W + column) * C + part * 8;
-        const uint32_t to = x_to + put.slot() * X_ROW;
-        mbar_wait(xempty + 8 * put.slot(), put.phase() ^ 1);
+        const uint32_t to = x_to + put.slot * X_ROW;
+        mbar_wait(xempty + 8 * put.slot, put.phase ^ 1);
         put.next();
         ++rows_asked;
 #pragma unroll
@@ -431,7 +415,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
       cp_async_wait<AHEAD - READY>();
       if (rows_shown < rows_asked) {
         fence_async_proxy();
-        mbar_arrive(xfull + 8 * show.slot());
+        mbar_arrive(xfull + 8 * show.slot);
         show.next();
         ++rows_shown;
       }
@@ -441,8 +425,8 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
       ask();
       if (i >= AHEAD - READY) publish();
     }
-    Ring<GS> gr;
-    Ring<XS> xr;                                                                     // of the row of x that is added
+    Position<GS> gr = {0, 0};
+    Position<XS> xr = {0, 0};                                                        // of the row of x that is added
     [[maybe_unused]] const uint64_t gd = make_desc(sm + OFF_G, 16, 1024) | (1ull << 62), wp = make_desc(sm + OFF_WP, 1024, 128);
     // the block of the output's channels that comes first in d; with SPLIT it is this block's, and the other one the other block's
     const int first_m = SPLIT > 1 && MO == 2 ? rank : 0;
@@ -476,7 +460,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
             ask();
             publish();
             if (ADDS && row < piece.first) {                                         // only a neighbour of the rows of this block
-              if (lane == 0) mbar_arrive(xempty + 8 * xr.slot(), 32);              // for its warp, which has read nothing of it
+              if (lane == 0) mbar_arrive(xempty + 8 * xr.slot, 32);              // for its warp, which has read nothing of it
               xr.next();
             }
           }
@@ -484,8 +468,8 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
         }
         const int o = (row - PAD) / S;
         float d[MO][4 * BO];
-        mbar_wait(gfull + 8 * gr.slot(), gr.phase());
-        const uint64_t from = gd + __shfl_sync(~0u, gr.slot() * (G_ROW >> 4), 0);
+        mbar_wait(gfull + 8 * gr.slot, gr.phase);
+        const uint64_t from = gd + __shfl_sync(~0u, gr.slot * (G_ROW >> 4), 0);
         uint64_t matrix[MO];                                                         // opaque: or the descriptors of all steps are kept from row to row
 #pragma unroll
         for (int m = 0; m < MO; ++m) matrix[m] = wp + __shfl_sync(~0u, (m ^ first_m) * (WP >> 4), 0);
@@ -503,34 +487,30 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           publish();
         }
         wgmma_wait<0>();
-        if (lane == 0) mbar_arrive(gempty + 8 * gr.slot());
+        if (lane == 0) mbar_arrive(gempty + 8 * gr.slot);
         gr.next();
         if (SPLIT > 1) {
           turn ^= 1;
           if (sends) {
-            wait_here(oempty, turn);
+            mbar_acquire(oempty, turn);
 #pragma unroll
-            for (int b = 0; b < BO; ++b) {
-              const float* v = d[MO - 1] + 4 * b;
-              asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(sm + OFF_OTHER + there + (b * 128 + t) * 16), "f"(v[0]), "f"(v[1]),
-                           "f"(v[2]), "f"(v[3]) : "memory");
-            }
-            arrive_there(ofull + there);
+            for (int b = 0; b < BO; ++b) sts_remote(sm + OFF_OTHER + there + (b * 128 + t) * 16, d[MO - 1] + 4 * b);
+            mbar_release_remote(ofull + there);
           }
           if (finishes) {
-            wait_here(ofull, turn ^ 1);
+            mbar_acquire(ofull, turn ^ 1);
 #pragma unroll
             for (int b = 0; b < BO; ++b) {
               const uint4 v = lds128(sm + OFF_OTHER + (b * 128 + t) * 16);
               d[0][4 * b] += __uint_as_float(v.x), d[0][4 * b + 1] += __uint_as_float(v.y);
               d[0][4 * b + 2] += __uint_as_float(v.z), d[0][4 * b + 3] += __uint_as_float(v.w);
             }
-            arrive_there(oempty + there);
+            mbar_release_remote(oempty + there);
           }
         }
         if (!finishes) {
           if (ADDS) {
-            mbar_arrive(xempty + 8 * xr.slot());
+            mbar_arrive(xempty + 8 * xr.slot);
             xr.next();
           }
           continue;
@@ -558,7 +538,7 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           if (y_own + further >= OC || column < left || column >= right || first_m * 64 + y_part * 8 >= CO) continue;
           uint4 v = lds128(y_from + i * LEAP * PITCH_Y);
           if (ADDS) {
-            const uint4 r = lds128(x_from + xr.slot() * X_ROW + i * LEAP * 128);
+            const uint4 r = lds128(x_from + xr.slot * X_ROW + i * LEAP * 128);
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
               Element2 s = __hadd2(*reinterpret_cast<const Element2*>(&(&v.x)[k]), *reinterpret_cast<const Element2*>(&(&r.x)[k]));
@@ -568,13 +548,13 @@ KERNEL_NAME(const Element* __restrict__ x, Element* __restrict__ y, const unsign
           *reinterpret_cast<uint4*>(to + further * CO) = v;
         }
         if (ADDS) {
-          mbar_arrive(xempty + 8 * xr.slot());
+          mbar_arrive(xempty + 8 * xr.slot);
           xr.next();
         }
       }
       if (ADDS)                                                                      // rows below the last, which were only neighbours
         for (int row = piece.last; row <= min(piece.bottom, H - 1); ++row) {
-          mbar_arrive(xempty + 8 * xr.slot());
+          mbar_arrive(xempty + 8 * xr.slot);
           xr.next();
         }
     }

@@ -32,7 +32,7 @@
 // Constants: KERNEL_NAME, CHANNELS, EXPANSION, ORDER, WARPGROUPS, CHUNK (hidden channels at a time), SLOTS (of the ring of
 // weights), UNROLL (chunks; a multiple of SLOTS makes the slots known to the compiler), X_SHARED, OVERLAP, SPLIT, SHARED_BYTES.
 #include "hopper.cuh"
-#include "mbconv.cuh"
+#include "mbconv_strips.cuh"
 #include "specialisation.h"
 
 namespace rows {
@@ -41,11 +41,10 @@ constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SP
 constexpr bool PAIR_AHEAD = OVERLAP == 1;                                            // a pair of groups is convolved under the gathering of the pair before
 constexpr bool PAIRS_TOGETHER = OVERLAP == 2;                                        // a chunk's two pairs are convolved at once
 constexpr bool GROUP_AHEAD = OVERLAP == 3;                                           // as PAIR_AHEAD, by group; the next step's first expansion under bias and residual
-constexpr bool PIPELINED = OVERLAP == 4;                                             // two chunks in flight
 constexpr bool LATER = X_SHARED && !GROUP_AHEAD;                                           // x is waited for at the beginning of its step
 constexpr int AHEAD = PAIR_AHEAD || PAIRS_TOGETHER, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
 constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
-constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG, VALID = 14;
+constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG;
 constexpr int WEB = C * HC * 2, PAIR = 2688, BIAS = HC * 32, MID = BIAS + NP * PAIR;
 constexpr int ITEM = 2 * WEB + MID;                                                  // one chunk's We | bias as 16 more rows of We | filters | Wp
 constexpr bool QUARTERS = ORDER == 2;                                                // the ring's slots hold half a We or half a Wp
@@ -61,33 +60,11 @@ constexpr int BIASES = OFF_BAR - OFF_B1;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + NWG * NEAR);
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(NS == NCH || STREAMED, "resident weights have a slot each");
-static_assert(!(PAIRS_TOGETHER || GROUP_AHEAD || PIPELINED) || (NP == 2 && !QUARTERS), "a chunk of two pairs of groups");
-static_assert(!PIPELINED || (ORDER == 1 && SPLIT == 1 && !X_SHARED && UNROLL == NCH && NCH % 2 == 0 && NS >= 6), "two chunks in flight");
-static_assert(!PIPELINED || (NWG - 1) * C * 64 <= NWG * 4 * ROW, "where sums of the last row pass");
+static_assert(!(PAIRS_TOGETHER || GROUP_AHEAD) || (NP == 2 && !QUARTERS), "a chunk of two pairs of groups");
 static_assert(!GROUP_AHEAD || SPLIT == 1, "the sums of a cluster pass through where the weights are");
 static_assert(HID % (HC * SPLIT) == 0 && (C / 32) % SPLIT == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
 
 using Ring = Position<NS>;
-struct Row {                                                                         // of the sequence of all strips' rows
-  int y, left;                                                                       // row of the image, first column (with halo)
-  int pixel;                                                                         // index of the pixel (row, left)
-};
-__device__ __forceinline__ Row locate(int s, Divisor by_strips, Divisor by_rows, int W) {
-  const int H = by_rows.d, strips = by_strips.d, k = by_rows(s), n = by_strips(k);
-  Row r;
-  r.y = s - k * H;
-  r.left = (k - n * strips) * VALID - 1;
-  r.pixel = (n * H + r.y) * W + r.left;
-  return r;
-}
-__device__ __forceinline__ void cp_async4(uint32_t dst, const void* src, bool ok) {     // zero-fills when !ok
-  const int n = ok ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
-}
-__device__ __forceinline__ void zero_if(bool which, uint32_t (&v)[4], uint32_t zeros) {        // by a load: an instruction to skip, not four
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %5, 0;\n@p ld.shared.v4.b32 {%0,%1,%2,%3}, [%4]; }"
-               : "+r"(v[0]), "+r"(v[1]), "+r"(v[2]), "+r"(v[3]) : "r"(zeros), "r"((int)which) : "memory");
-}
 // E of a group -> A operand registers (pixels 2i, 2i+1) of silu(c + b1)
 __device__ __forceinline__ void gather(uint32_t& lo, uint32_t& hi, const Partial& e, uint32_t b) {
   combine(lo, hi, e, b, silu_packed);
@@ -105,8 +82,7 @@ __device__ __forceinline__ void reduce(float (&o)[C / 2], uint32_t buffer, int t
   bar_sync(8, CONSUMERS);                                                            // the last chunk's operands are no longer needed
 #pragma unroll
   for (int i = 0; i < C / 8; ++i)
-    asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(buffer + (i * CONSUMERS + tid) * 16), "f"(o[4 * i]), "f"(o[4 * i + 1]),
-                 "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
+    sts128(buffer + (i * CONSUMERS + tid) * 16, o + 4 * i);
   cluster_sync();
   constexpr int PART = C / 8 / SPLIT;
 #pragma unroll
@@ -131,8 +107,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   using namespace rows;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
   const int strips = (W + VALID - 1) / VALID;                                         // of an image; `total` rows in the sequence
   const uint32_t full = sm + OFF_BAR, empty = full + 8 * NS, handed = empty + 8 * NS;
@@ -145,11 +120,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   const int first = block * block_rows, last = min(first + block_rows, total);
   const int above = first % H != 0;
   constexpr int STEP = ALONE ? 4 : RT;
-  // a range that ends with a strip needs no row of h below it, and its last row of y none of its own: it comes after whole steps
-  const bool tail = PIPELINED && last % H == 0 && (last - first + above) % STEP == 0;
   const int steps = TILED ? (N * strips * down - block + blocks - 1) / blocks
                     : ALONE && SPLIT > 1 ? NWG                                       // one each: all of them meet in reduce
-                          : (last - first + above + !tail + (ALONE ? 2 * (NWG - 1) : 0) + STEP - 1) / STEP;
+                          : (last - first + above + 1 + (ALONE ? 2 * (NWG - 1) : 0) + STEP - 1) / STEP;
 
   if (tid == 0) {
     for (int i = 0; i < NS; ++i) {
@@ -157,7 +130,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       mbar_init(empty + 8 * i, NWG);
     }
     for (int i = 0; ORDER == 1 && i < NWG * NEAR; ++i) mbar_init(handed + 8 * i, 64);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
   }
   __syncthreads();
   pdl_launch();
@@ -167,11 +140,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     bulk_load(sm + OFF_RING + slot * ITEM, stream + chunk * ITEM, ITEM, full + 8 * slot);
   };
   if (STREAMED && wg == NWG) {  // --------------------------------------------------------------------------- producer
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    fewer_registers<24>();
     if (warp == 0 && lane == 0) {
       Ring r = {0, 1};
       int j = 0;
-      for (int n = steps * NCH + (tail ? NCH : PIPELINED ? 2 : 0); n > 0; --n) {
+      for (int n = steps * NCH; n > 0; --n) {
         const unsigned char* item = stream + (long)j * ITEM;
         for (int part = 0; part < (QUARTERS ? 4 : 1); ++part, r.next()) {
           mbar_wait(empty + 8 * r.slot, r.phase);
@@ -186,7 +159,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     }
   } else {  // -------------------------------------------------------------------------------------------- consumers
 #if ORDER != 0
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WARPGROUPS == 3 ? 160 : 240));
+    more_registers<WARPGROUPS == 3 ? 160 : 240>();
 #endif
     if (!STREAMED && tid == 0)
       for (int i = 0; i < NS; ++i) fill(i, i);
@@ -215,7 +188,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     int row = s0;
     Row here = locate(row, by_strips, by_rows, W);
     bool ok = row < total, out = false;                                              // is there such a row; TILED: is its row of y this block's
-    auto enter = [&](int t) {                                                        // TILED: of step t
+    [[maybe_unused]] auto enter = [&](int t) {                                       // TILED: of step t
       const int tile = block + t * blocks, w = 4 * wg + warp, k = tile / down, d = tile - k * down;
       const int yy = d * (RT - 2) + w, n = k / strips;
       ok = yy < H;
@@ -226,51 +199,31 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     };
     auto advance = [&](int t) {                                                      // to step t, from the one before
       if (TILED) return enter(t);
-      here.y += STEP;
-      here.pixel += STEP * W;
-      while (here.y >= H) {                                                          // the next strip; the next image
-        here.y -= H;
-        here.left += VALID;
-        here.pixel += VALID - H * W;
-        if (here.left + 1 >= W) {
-          here.pixel += H * W - (here.left + 1);
-          here.left = -1;
-        }
-      }
+      here.advance(STEP, H, W);
       row += STEP;
       ok = row < total;
     };
     const uint32_t xs = sm + OFF_X + (4 * wg + warp) * (C / 16) * 512 + lane * 16;   // X_SHARED: [k16][lane][4 registers]
-    typedef uint4 Raw[X_SHARED ? 1 : C / 16];                                        // x of the next step as loaded
+    typedef uint4 Raw[C / 16];                                                       // x of the next step as loaded
     auto load_x = [&](Raw& raw) {
-      const Row r = here;
-      const bool in0 = ok && (unsigned)(r.left + lx) < (unsigned)W, in1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W;
-      // outside of the image some other pixel is read; arrange_x replaces it by zero, so that h is silu(0) = 0 there
-      const unsigned char* p0 = (in0 ? x + (long)(r.pixel + lx) * (C * 2) : x) + q * 16;
-      const unsigned char* p1 = (in1 ? x + (long)(r.pixel + lx + 1) * (C * 2) : x) + q * 16;
+      if (X_SHARED) {
+        const bool in0 = ok && (unsigned)(here.left + lx) < (unsigned)W, in1 = ok && (unsigned)(here.left + lx + 1) < (unsigned)W;
+        const unsigned char* p0 = (in0 ? x + (long)(here.pixel + lx) * (C * 2) : x) + q * 16;
+        const unsigned char* p1 = (in1 ? x + (long)(here.pixel + lx + 1) * (C * 2) : x) + q * 16;
 #pragma unroll
-      for (int m = 0; m < C / 32; ++m) {
-        if (X_SHARED) {
+        for (int m = 0; m < C / 32; ++m)
 #pragma unroll
           for (int i = 0; i < 4; ++i) {                                              // registers 2(i%2) of k16 2m + i/2
             const uint32_t d = xs + (2 * m + (i >> 1)) * 512 + (i & 1) * 8;
             cp_async4(d, p0 + m * 64 + i * 4, in0);
             cp_async4(d + 4, p1 + m * 64 + i * 4, in1);
           }
-        } else {
-          raw[X_SHARED ? 0 : 2 * m] = ldg128(p0 + m * 64);
-          raw[X_SHARED ? 0 : 2 * m + 1] = ldg128(p1 + m * 64);
-        }
+        cp_async_commit();
+      } else {
+        load_row<C>(raw, x, here, ok, W, lx, q);
       }
-      if (X_SHARED) cp_async_commit();
     };
-
-    auto prefetch_x = [&] {
-      const Row r = here;
-      const int c = r.left + lx + (q & 1);
-      if (ok && (unsigned)c < (unsigned)W)
-        for (int m = q >> 1; m * 128 < C * 2; m += 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(x + (long)(r.pixel + lx + (q & 1)) * (C * 2) + m * 128));
-    };
+    auto prefetch_x = [&] { prefetch_row<C>(x, here, ok, W, lx, q); };
 
     // ---- where rows are handed on
     const uint32_t ex = sm + OFF_EX;
@@ -294,22 +247,13 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       dp = (uint64_t)(ring + (WEB + MID >> 4)) | make_desc(0, C / 8 * 128, 128);
     };
     const uint32_t b1 = sm + OFF_B1 + rank * NCH * HC * 2 + q * (HC / 8 * 4);
-    uint32_t xf[X_SHARED ? 1 : C / 16][4];
+    uint32_t xf[C / 16][4];
     uint32_t one[4] = {0, 0, 0, 0};                                                  // A operand of the bias: 1 for pixels in the image
     auto arrange_x = [&](Raw& raw) {                                                 // as loaded -> A operands
-      const Row r = here;
-      const uint32_t keep0 = ok && (unsigned)(r.left + lx) < (unsigned)W ? ~0u : 0;  // is this lane's pixel in the image?
-      const uint32_t keep1 = ok && (unsigned)(r.left + lx + 1) < (unsigned)W ? ~0u : 0;
-      one[0] = q == 0 ? keep0 & 0x3C00 : 0;
-      one[1] = q == 0 ? keep1 & 0x3C00 : 0;
-      if (X_SHARED) { cp_async_wait<0>(); return; }
-#pragma unroll
-      for (int m = 0; m < C / 32; ++m) {
-        const uint4 a = raw[2 * m % (X_SHARED ? 1 : C / 16)], b = raw[(2 * m + 1) % (X_SHARED ? 1 : C / 16)];
-        uint32_t (&lo)[4] = xf[2 * m % (X_SHARED ? 1 : C / 16)], (&hi)[4] = xf[(2 * m + 1) % (X_SHARED ? 1 : C / 16)];
-        lo[0] = a.x & keep0; lo[1] = b.x & keep1; lo[2] = a.y & keep0; lo[3] = b.y & keep1;
-        hi[0] = a.z & keep0; hi[1] = b.z & keep1; hi[2] = a.w & keep0; hi[3] = b.w & keep1;
-      }
+      const Inside inside(here, ok, W, lx);
+      inside.ones(one, q);
+      if (X_SHARED) cp_async_wait<0>();
+      else inside.arrange(xf, raw);
     };
     auto offset = [&](int slot) { return (uint64_t)(slot * (SLOT >> 4)); };
     auto expand = [&](float (&s)[HC / 2], uint64_t d0, uint64_t d1, uint64_t d2) {                     // where We's two halves lie, and the bias
@@ -336,25 +280,14 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       } else {
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < C / 16; ++k) wgmma(xf[X_SHARED ? 0 : k], k);
+        for (int k = 0; k < C / 16; ++k) wgmma(xf[k], k);
         Wgmma<HC>::rs(s, one, d2, 1);
         wgmma_commit();
       }
     };
-    constexpr int OUT = C / 32 / SPLIT, MB = OUT == 3 ? 2 : OUT < 4 ? OUT : 4;    // 32 channels each: loads in flight
-    struct Identity {                                                               // what is added to the sums, and where they go: 16 bytes a lane
-      long at;
-      bool put0, put1;
-      uint4 a[MB], b[MB];
-    };
-    auto fetch_identity = [&](Identity& to, int m0) {
-#pragma unroll
-      for (int m = 0; m < MB && m0 + m < OUT; ++m) {
-        to.a[m] = ldg128(x + (to.put0 ? to.at + (m0 + m) * 64 : 0));
-        to.b[m] = ldg128(x + (to.put1 ? to.at + C * 2 + (m0 + m) * 64 : 0));
-      }
-    };
-    auto identity = [&](Identity& to, int back) {                                   // of the row of y so many rows above this warp's row of h
+    constexpr int OUT = C / 32 / SPLIT;
+    using Residual = Identity<C, OUT>;
+    auto identity = [&](Residual& to, int back) {                                   // of the row of y so many rows above this warp's row of h
       const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;                        // read again: not kept in a register
       Row r = here;
       bool put = out;
@@ -363,270 +296,20 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         r.pixel -= back * W;
         if (put && r.y < back) r = locate(row - back, by_strips, by_rows, W);          // in another strip
       }
-      to.put0 = put && lx > 0 && r.left + lx < W;
-      to.put1 = put && lx < 14 && r.left + lx + 1 < W;
-      to.at = (long)(r.pixel + lx) * (C * 2) + q * 16 + rank * OUT * 64;
-      fetch_identity(to, 0);
+      to.of(x, r, put, W, lx, q, rank * OUT);
     };
-    auto put = [&](float (&o)[C / 2], Identity& id) {                               // with bias and identity
+    auto put = [&](float (&o)[C / 2], Residual& id) {                               // with bias and identity
       const int rank = SPLIT > 1 ? (int)cluster_rank() : 0;
 #pragma unroll
-      for (int m0 = 0; m0 < OUT; m0 += MB) {
-        if (m0 > 0) fetch_identity(id, m0);
+      for (int m0 = 0; m0 < OUT; m0 += Residual::AT_ONCE) {
+        if (m0 > 0) id.fetch(x, m0);
         if (m0 == 0) {
           if (!GROUP_AHEAD) wgmma_wait<0>();
           if (SPLIT > 1) reduce(o, sm, tid, rank);
         }
-#pragma unroll
-        for (int mm = 0; mm < MB && m0 + mm < OUT; ++mm) {
-          const int m = m0 + mm;
-          const uint4 bias = lds128(sm + OFF_BP + (rank * OUT + m) * 64 + q * 16);
-          uint4 a = id.a[mm], b = id.b[mm];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float* v = o + 4 * (4 * m + i);
-            (&a.x)[i] = add2(add2(pack2(v[0], v[1]), (&bias.x)[i]), (&a.x)[i]);
-            (&b.x)[i] = add2(add2(pack2(v[2], v[3]), (&bias.x)[i]), (&b.x)[i]);
-          }
-          if (id.put0) *reinterpret_cast<uint4*>(y + id.at + m * 64) = a;
-          if (id.put1) *reinterpret_cast<uint4*>(y + id.at + C * 2 + m * 64) = b;
-        }
+        id.put(y, o, m0, sm + OFF_BP + rank * OUT * 64 + q * 16);
       }
     };
-#if OVERLAP == 4
-    // Two chunks in flight: while the tensor cores convolve chunk n, the warps activate chunk n + 1, whose expansion ran under the gathering of
-    // chunk n - 1; the rows of h are in shared memory long before the barrier that the next convolution waits for.
-    if (mine > 0) {
-      uint32_t h[2][NP][4];
-      constexpr int GROUPS = HC / 8;
-      float s[HC / 2];
-      Ring ahead = {0, 0};                                                           // of the chunk that is expanded
-      int now = 0, behind = NS - 2;                                                  // slots of this chunk, of the one before the last
-      bool cut;                                                                      // row of h below the output row is outside
-      // where this warp's row goes, and where the rows above it are: lanes' own addresses, or the compiler branches
-      const int w = tid >> 5 & 3;                                                    // `warp`, but not known to be uniform
-      const uint32_t to = (w < 2 ? pairs + w * ROW : own_base + (w - 2) * ROW) + lane * 8;
-      const uint32_t from0 = (w < 2 ? up_base + w * ROW : pairs + (w - 2) * ROW) + lane * 8;
-      const uint32_t from1 = (w == 0 ? up_base + ROW : w < 3 ? pairs + (w - 1) * ROW : own_base) + lane * 8;
-      auto activate = [&](uint32_t (&h)[NP][4], int parity) {                         // to its neighbours, and as A operand
-        const uint32_t st = to + (w < 2 ? parity : own) * 2 * ROW;
-#pragma unroll
-        for (int g = 0; g < GROUPS; ++g) {
-          const uint32_t lo = silu_packed(pack2(s[4 * g], s[4 * g + 1])), hi = silu_packed(pack2(s[4 * g + 2], s[4 * g + 3]));
-          h[g >> 1][(g & 1) * 2] = lo;
-          h[g >> 1][(g & 1) * 2 + 1] = hi;
-          sts64(st + g * 256, lo, hi);
-        }
-        if (warp >= 2 && wg < NWG - 1) mbar_arrive(handed + 8 * (wg * NEAR + own));  // every lane for what it wrote
-#pragma unroll
-        for (int p = 0; p < NP; ++p) zero_if(cut, h[p], sm + OFF_ZERO + lane * 16);
-      };
-      auto expand_ahead = [&] {
-        mbar_wait(full + 8 * ahead.slot, ahead.phase);
-        expand(s, de + offset(ahead.slot), 0, de + offset(ahead.slot) + (WEB >> 4));
-        ahead.next();
-      };
-      {
-        Raw raw;
-        load_x(raw);
-        arrange_x(raw);
-        cut = here.y == 0;
-        address();
-        expand_ahead();
-        wgmma_wait<0>();
-        activate(h[0], 0);
-        expand_ahead();
-        wgmma_wait<0>();
-      }
-      for (int t = 0; t < mine; ++t) {
-        const bool top = H == 1 || here.y == 1;                                     // row of h above the output row is outside
-        float o[C / 2];
-        Identity id;
-#pragma unroll
-        for (int j = 0; j < NCH; ++j) {
-          address();
-          if (NCH % NS == 0) { now = j % NS; ahead.slot = (j + 2) % NS; behind = (j + NS - 2) % NS; }  // known to the compiler
-          const uint32_t f0 = top ? sm + OFF_ZERO + lane * 8 : from0 + (w < 2 ? upper : j & 1) * 2 * ROW;
-          const uint32_t f1 = from1 + (w == 0 ? upper : w < 3 ? j & 1 : own) * 2 * ROW;
-          bar_sync(1 + wg, 128);
-          if (!later && warp < 2) mbar_wait(handed + 8 * (up_wg * NEAR + upper), up_phase);
-          if ((tid & 127) == 0 && (j > 1 || t > 0)) mbar_arrive(empty + 8 * behind);  // what all four warps have left
-          if (++own == depth) own = 0;
-          if (++upper == up_depth) { upper = 0; up_phase ^= 1; }
-          // ---- the next chunk's h, while the operands of this chunk's convolution come
-          constexpr int AT_ONCE = NWG == 2 ? GROUPS : 2;                             // groups whose convolutions the registers hold
-          constexpr bool TOGETHER = AT_ONCE == GROUPS;
-          Partial e[AT_ONCE];
-          uint32_t f[AT_ONCE][4], g[TOGETHER ? NP : 1][4], b[GROUPS];
-          auto fetch = [&](int i) {
-            lds64(f[i % AT_ONCE][0], f[i % AT_ONCE][1], f0 + i * 256);
-            lds64(f[i % AT_ONCE][2], f[i % AT_ONCE][3], f1 + i * 256);
-          };
-          auto fetch_bias = [&](int p) { lds64(b[2 * p], b[2 * p + 1], b1 + j * (HC * 2) + p * 8); };
-          auto product = [&](int i) {
-            const uint64_t d = dw + offset(now) + (i >> 1) * (PAIR >> 4);
-            Wgmma<24>::rs(e[i % AT_ONCE], f[i % AT_ONCE], d + ((i & 1) * 768 >> 4), 0);
-            Wgmma<24>::rs(e[i % AT_ONCE], h[j & 1][i >> 1], d + (1536 + (i & 1) * 384 >> 4), 1);
-          };
-          auto begin = [&](int i) {
-            wgmma_fence();
-            product(i);
-            wgmma_commit();
-          };
-          auto finish = [&](int i) {
-            uint32_t (&a)[4] = g[TOGETHER ? i >> 1 : 0];
-            gather(a[2 * (i & 1)], a[2 * (i & 1) + 1], e[i % AT_ONCE], b[i]);
-          };
-          auto project = [&](int p) { Wgmma<C>::rs(o, g[TOGETHER ? p : 0], dp + offset(now) + p * (C * 32 >> 4), (j > 0) | (p > 0)); };
-          auto walk_on = [&] {
-            if (j == NCH / 2) {
-              advance(t + 1);
-              if (t + 1 < mine) prefetch_x();
-            }
-          };
-          Raw raw;
-#pragma unroll
-          for (int i = 0; i < AT_ONCE; ++i) fetch(i);
-          if (j == NCH - 1) cut = here.y == 0;                                       // of the chunk that is activated now
-          if (!TOGETHER || j == NCH - 1) wgmma_wait<0>();                            // its expansion is complete
-          else wgmma_wait<1>();
-          activate(h[~j & 1], ~j & 1);
-          // ---- convolution, gathering and projection; the expansion of the chunk after the next. While the last chunk but one is convolved,
-          // x of the next step goes into registers that the expansion has left
-          if (TOGETHER) {
-            wgmma_fence();
-#pragma unroll
-            for (int i = 0; i < GROUPS; ++i) product(i);
-            wgmma_commit();
-            walk_on();
-            if (j == NCH - 2) load_x(raw);
-            fetch_bias(0);
-            fetch_bias(1);
-            wgmma_wait<0>();
-            if (j != NCH - 2) expand_ahead();                                        // from here on the compiler mixes the gathering into it
-#pragma unroll
-            for (int i = 0; i < GROUPS; ++i) {
-              if (j == NCH - 1 && i == GROUPS / 2) identity(id, STEP + 1);
-              finish(i);
-            }
-            wgmma_fence();
-#pragma unroll
-            for (int p = 0; p < NP; ++p) project(p);
-            wgmma_commit();
-          } else {
-            begin(0);
-            begin(1);
-            walk_on();
-            if (j == NCH - 2) load_x(raw);
-            fetch_bias(0);
-            wgmma_wait<1>();
-            fetch(2);
-            finish(0);
-            begin(2);
-            wgmma_wait<1>();
-            fetch(3);
-            finish(1);
-            wgmma_fence();
-            project(0);
-            wgmma_commit();
-            begin(3);
-            fetch_bias(1);
-            wgmma_wait<1>();                                                         // the projection, too: its operands are used again
-            finish(2);
-            wgmma_wait<0>();
-            if (j == NCH - 1) identity(id, STEP + 1);
-            finish(3);
-            wgmma_fence();
-            project(1);
-            wgmma_commit();
-          }
-          if (j == NCH - 2) arrange_x(raw);
-          if (!TOGETHER || j == NCH - 2) expand_ahead();
-          now = now + 1 == NS ? 0 : now + 1;
-          behind = behind + 1 == NS ? 0 : behind + 1;
-        }
-        put(o, id);
-      }
-      // ---- the last row of a strip: two rows of h that are there, and none below. The warpgroups take the chunks in turn and add up their sums
-      if (tail) {
-        float o[C / 2];
-        int at = (mine - 1) * NCH % FAR;                                              // where the last step's rows are
-        const uint32_t above_end = kept + (NWG - 1) * NEAR * 2 * ROW;
-#pragma unroll 1
-        for (int j = 0; j < NCH; ++j) {
-          address();
-          if (j > 1) {
-            mbar_wait(full + 8 * ahead.slot, ahead.phase);
-            ahead.next();
-          }
-          bar_sync(1 + wg, 128);
-          if ((tid & 127) == 0) mbar_arrive(empty + 8 * behind);
-          behind = behind + 1 == NS ? 0 : behind + 1;
-          if (j % NWG == wg) {
-            const uint32_t f1 = above_end + (at * 2 + 1) * ROW + lane * 8, f0 = H == 1 ? sm + OFF_ZERO + lane * 8 : f1 - ROW;
-            const uint64_t slot = offset(now);
-            uint32_t f[2][2][4], g[2][4];
-            Partial e[2];
-            const uint4 v = lds128(b1 + j * (HC * 2));
-            const uint32_t b[4] = {v.x, v.y, v.z, v.w};
-            auto fetch = [&](int i) {
-              lds64(f[i >> 1][i & 1][0], f[i >> 1][i & 1][1], f0 + i * 256);
-              lds64(f[i >> 1][i & 1][2], f[i >> 1][i & 1][3], f1 + i * 256);
-            };
-            auto begin = [&](int i) {
-              wgmma_fence();
-              Wgmma<24>::rs(e[i & 1], f[i >> 1][i & 1], dw + slot + ((i >> 1) * PAIR + (i & 1) * 768 >> 4), 0);
-              wgmma_commit();
-            };
-            auto finish = [&](int i) { gather(g[i >> 1][2 * (i & 1)], g[i >> 1][2 * (i & 1) + 1], e[i & 1], b[i]); };
-            auto project = [&](int p) {
-              wgmma_fence();
-              Wgmma<C>::rs(o, g[p], dp + slot + p * (C * 32 >> 4), (j >= NWG) | (p > 0));
-              wgmma_commit();
-            };
-#pragma unroll
-            for (int i = 0; i < GROUPS; ++i) fetch(i);
-            begin(0);
-            begin(1);
-            wgmma_wait<1>();
-            finish(0);
-            begin(2);
-            wgmma_wait<1>();
-            finish(1);
-            project(0);
-            begin(3);
-            wgmma_wait<2>();
-            finish(2);
-            wgmma_wait<0>();
-            finish(3);
-            project(1);
-            wgmma_wait<0>();
-          }
-          now = now + 1 == NS ? 0 : now + 1;
-          if (++at == FAR) at = 0;
-        }
-        const uint32_t sums = ex + lane * 16;
-        if (wg > 0 && warp == 0)
-#pragma unroll
-          for (int i = 0; i < C / 8; ++i)
-            asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(sums + ((wg - 1) * (C / 8) + i) * 512), "f"(o[4 * i]), "f"(o[4 * i + 1]),
-                         "f"(o[4 * i + 2]), "f"(o[4 * i + 3]) : "memory");
-        bar_sync(8, CONSUMERS);
-        for (int other = 0; other < NWG - 1; ++other)
-#pragma unroll
-          for (int i = 0; i < C / 8; ++i) {
-            const uint4 v = lds128(sums + (other * (C / 8) + i) * 512);
-            o[4 * i] += __uint_as_float(v.x); o[4 * i + 1] += __uint_as_float(v.y);
-            o[4 * i + 2] += __uint_as_float(v.z); o[4 * i + 3] += __uint_as_float(v.w);
-          }
-        if (wg == 0) {
-          Identity id;
-          identity(id, 1);
-          put(o, id);
-        }
-      }
-    }
-#else
     Ring now = {0, 0};                                                               // of this chunk
     int prev = NS - 1, prev2 = NS - 2;                                               // slots of the chunks before (QUARTERS: of the last Wp's halves)
     float s_kept[HC / 2];
@@ -769,9 +452,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             lds64(f[0][i & 1][0], f[0][i & 1][1], f0 + i * 256);
             lds64(f[0][i & 1][2], f[0][i & 1][3], f1 + i * 256);
           };
-          auto begin = [&](int i) {
+          auto begin = [&](int i) {                                                  // behind a fence of the group, or the projection, before it
             const uint64_t d = dw + offset(now.slot) + (i >> 1) * (PAIR >> 4);
-            wgmma_fence();
+            if (i % 2 == 0) wgmma_fence();
             Wgmma<24>::rs(e[0][i & 1], f[0][i & 1], d + ((i & 1) * 768 >> 4), 0);
             Wgmma<24>::rs(e[0][i & 1], h[i >> 1], d + (1536 + (i & 1) * 384 >> 4), 1);
             wgmma_commit();
@@ -839,13 +522,12 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         }
       }
       if (TILED) enter(t);
-      Identity id;
+      Residual id;
       identity(id, STEP + 1);
       put(o, id);
       if (GROUP_AHEAD) wgmma_wait<0>();
       else if (!LATER) arrange_x(raw);
     }
-#endif
     if (SPLIT > 1) cluster_sync();                                                   // nobody leaves while others read its sums
   }
 }

@@ -46,8 +46,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   using namespace tiles;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
-  int tid;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
+  const int tid = thread_index();
   const int wg = __shfl_sync(~0u, tid >> 7, 0), warp = __shfl_sync(~0u, tid >> 5, 0) & 3, lane = tid & 31, q = lane & 3;
   const int strips = (W + VALID - 1) / VALID, down = (max(H - 2, 1) + RT - 3) / (RT - 2);  // of an image; tiles of a strip
   const Divisor by_down = {down, reciprocal_down}, by_strips = {strips, reciprocal_strips};
@@ -56,7 +55,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
 
   if (tid == 0) {
     for (int i = 0; i < 3; ++i) mbar_init(soon + 8 * i, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    mbar_init_fence();
   }
   __syncthreads();
   pdl_launch();
@@ -111,7 +110,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     const Place r = place(t);
     const int c = lx + (q & 1);
     if (r.ok && (unsigned)(r.left + c) < (unsigned)W)
-      for (int m = q >> 1; m * 128 < C * 2; m += 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(x + (r.pixel + c) * (C * 2) + m * 128));
+      for (int m = q >> 1; m * 128 < C * 2; m += 2) prefetch_l2(x + (r.pixel + c) * (C * 2) + m * 128);
   };
 
   // descriptors: addresses (in 16 bytes) from a shuffle, which the compiler neither hoists nor takes for some that differ by lane

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from perfmodel.validation.fused.family import Family, Kernel
-from perfmodel.validation.fused.mbconv import depthwise, generic, rows, tiles
+from perfmodel.validation.fused.mbconv import chain, depthwise, generic, rows, tiles
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters, draw, reference, torch_block
 from perfmodel.validation.fused.problem import DTYPES
@@ -15,6 +15,7 @@ SHAPES: Final = ((64, 56), (128, 28), (256, 14), (96, 56))
 BATCHES: Final = (128, 1, 16)
 KERNELS: Final[tuple[Kernel[MBConvProblem, MBConvParameters], ...]] = (
     tiles.KERNEL,
+    chain.KERNEL,
     rows.KERNEL,
     depthwise.KERNEL,
     generic.KERNEL,
@@ -86,8 +87,12 @@ def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
         for expansion in range(1, 9):  # few blocks, which clusters share, and many
             for N, name in ((1, rows.NAME), (30, tiles.NAME if C == tiles.CHANNELS else rows.NAME)):
                 chosen.append((MBConvProblem(N=N, H=15, W=29, C=C, expansion=expansion), name))
-    for C in (96, 128):  # every range ends with a strip, whose last row comes behind whole steps
-        chosen += [(MBConvProblem(N=44, H=24, W=29, C=C, expansion=expansion), rows.NAME) for expansion in (2, 4)]
+    for C in chain.WARPGROUPS:
+        for N, H, W in ((70, 15, 29), (60, 20, 35), (200, 3, 5), (120, 2, 29), (44, 24, 29)):  # the last: whole strips
+            chosen.append((MBConvProblem(N=N, H=H, W=W, C=C, expansion=4), chain.NAME))
+    for N, H, W in ((70, 15, 29), (44, 24, 29)):
+        chosen += [(MBConvProblem(N=N, H=H, W=W, C=128, expansion=expansion), chain.NAME) for expansion in (2, 3)]
+    chosen.append((MBConvProblem(N=300, H=1, W=1, C=128, expansion=2), chain.NAME))
     for N, H, W in ((40, 13, 13), (12, 20, 35), (80, 1, 1), (80, 3, 5), (80, 7, 1), (30, 2, 29)):
         chosen.append((MBConvProblem(N=N, H=H, W=W, C=tiles.CHANNELS, expansion=4), tiles.NAME))
     return tuple(chosen)

@@ -20,15 +20,11 @@ NAME: Final = "mbconv_rows"
 STRIP: Final = 14
 """Output columns of a strip: the 16 rows that a matrix instruction gives to a warp, less one column of halo on either side."""
 WARP_ROWS: Final = 16
-LAST_ROW: Final = 0.4
-"""Of a step, about: without the expansion, and without other rows to share the time."""
-PIPELINED_CHUNKS: Final = 16
-"""That the source repeats, all of a step: beyond, the instructions no longer fit into their cache."""
 RESIDENT, STREAMED, TILED = 0, 1, 2
 """ORDER of the source: warpgroups on their own with all weights, a chain of warpgroups, tiles with rows for their neighbours."""
-BY_PAIR, PAIR_AHEAD, PAIRS_TOGETHER, GROUP_AHEAD, PIPELINED = range(5)
+BY_PAIR, PAIR_AHEAD, PAIRS_TOGETHER, GROUP_AHEAD = range(4)
 """OVERLAP of the source: pairs of groups one after the other; a pair's convolution under the gathering of the pair before; a chunk's two
-pairs at once; as the second, but group by group; two chunks in flight."""
+pairs at once; as the second, but group by group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,32 +50,28 @@ class Layout:
         return 4 * self.warpgroups
 
 
-LAYOUTS: Final[dict[int, tuple[tuple[Layout, ...], ...]]] = {
+LAYOUTS: Final[dict[int, tuple[Layout, ...]]] = {
     64: (
-        (Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=GROUP_AHEAD),),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=BY_PAIR),),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=BY_PAIR),),
+        Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=GROUP_AHEAD),
+        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=BY_PAIR),
+        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=BY_PAIR),
     ),
     96: (
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=6, unroll=0, x_shared=False, overlap=PIPELINED),),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=BY_PAIR),),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=BY_PAIR),),
+        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=BY_PAIR),
+        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=3, x_shared=False, overlap=BY_PAIR),
     ),
     128: (
-        (
-            Layout(order=STREAMED, warpgroups=2, chunk=32, slots=6, unroll=0, x_shared=False, overlap=PIPELINED),
-            Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=BY_PAIR),
-        ),
-        (Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=BY_PAIR),),
+        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=BY_PAIR),
+        Layout(order=STREAMED, warpgroups=3, chunk=32, slots=3, unroll=4, x_shared=True, overlap=BY_PAIR),
     ),
-    256: ((),),
+    256: (),
 }
-"""By channels: what the registers of so many warpgroups hold beside C / 2 accumulators a thread. The model chooses within the first
-group of which one fits into shared memory. 256 channels only with blocks that share the rows: mbconv_tiles serves the rest."""
+"""By channels: what the registers of so many warpgroups hold beside C / 2 accumulators a thread. The first that
+fits into shared memory is taken. 256 channels only with blocks that share the rows: mbconv_tiles serves the rest."""
 SHARED_LAYOUTS: Final[dict[int, tuple[tuple[int, Layout], ...]]] = {
     64: ((2, Layout(order=RESIDENT, warpgroups=3, chunk=32, slots=0, unroll=1, x_shared=False, overlap=PAIRS_TOGETHER)),),
     96: ((3, Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=True, overlap=BY_PAIR)),),
-    128: tuple((split, LAYOUTS[128][0][1]) for split in (2, 4)),
+    128: tuple((split, LAYOUTS[128][0]) for split in (2, 4)),
     256: (
         (2, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=BY_PAIR)),
         (4, Layout(order=TILED, warpgroups=2, chunk=64, slots=6, unroll=1, x_shared=True, overlap=PAIR_AHEAD)),
@@ -116,18 +108,7 @@ def range_rows(problem: MBConvProblem, layout: Layout, blocks: int, one_step: bo
         return layout.rows - 2
     if one_step:  # the row below the last, the row above the first; RESIDENT: for each warpgroup
         return layout.rows - (2 * layout.warpgroups if layout.order == RESIDENT else 2)
-    fewest = -(-sequence(problem) // blocks)
-    if layout.overlap != PIPELINED:
-        return fewest
-    whole = -(-fewest // problem.H) * problem.H
-    return min((fewest, whole), key=lambda rows: pipelined_steps(problem, layout, rows))
-
-
-def pipelined_steps(problem: MBConvProblem, layout: Layout, rows: int) -> float:
-    """Of a walk down so many output rows. After whole steps to the end of a strip, one row's convolution and projection are left."""
-    if rows % problem.H:
-        return -(-(rows + 2) // layout.rows)
-    return rows // layout.rows + LAST_ROW if rows % layout.rows == 0 else -(-(rows + 1) // layout.rows)
+    return -(-sequence(problem) // blocks)
 
 
 def sequence(problem: MBConvProblem) -> int:
@@ -165,14 +146,16 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
         return why
     if problem.C not in LAYOUTS:
         return f"it has 64, 96, 128 or 256 channels, not {problem.C}"
-    why = ""
-    for group in LAYOUTS[problem.C]:
-        made = [arrange(problem, device, layout, 1) for layout in group]
-        made += [arrange(problem, device, layout, split) for split, layout in SHARED_LAYOUTS[problem.C]]
-        if offers := [offer for offer in made if isinstance(offer, Offer)]:
-            return best(problem, offers, device)
-        why = str(made[0])
-    return why
+    found, why = offers(problem, device)
+    return best(problem, found, device) if found else why
+
+
+def offers(problem: MBConvProblem, device: DeviceLimits) -> tuple[tuple[Offer, ...], str]:
+    """The first layout that fits, and what blocks share; why there is nothing, where there is nothing."""
+    made = [arrange(problem, device, layout, split) for split, layout in SHARED_LAYOUTS[problem.C]]
+    alone = [arrange(problem, device, layout, 1) for layout in LAYOUTS[problem.C]]
+    fitting = [offer for offer in alone if isinstance(offer, Offer)][:1] + [offer for offer in made if isinstance(offer, Offer)]
+    return tuple(fitting), next((reason for reason in reversed(alone + made) if isinstance(reason, str)), "")
 
 
 def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split: int) -> Offer | str:
@@ -184,8 +167,6 @@ def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split:
     unroll = layout.unroll or chunks
     if layout.order == STREAMED and chunks < layout.slots:
         return f"a ring of {layout.slots} slots is more than {chunks} chunks of {chunk} hidden channels"
-    if layout.overlap == PIPELINED and (chunks % 2 or chunks > PIPELINED_CHUNKS):
-        return f"two chunks in flight are for even numbers of chunks, at most {PIPELINED_CHUNKS}, not {chunks}"
     if chunks % unroll:
         return f"{chunks} chunks of {chunk} hidden channels are no multiple of {unroll}"
     needed = shared_bytes(C, hidden, layout, split)
@@ -258,10 +239,15 @@ def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tu
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=pointers(weights=2),
-            arguments=(N, H, W, config.tile_rows, sequence(problem), reciprocal(H), reciprocal(-(-W // STRIP))),
+            arguments=(N, H, W, config.tile_rows, sequence(problem), *reciprocals(problem)),
             dependent=True,
         ),
     )
+
+
+def reciprocals(problem: MBConvProblem) -> tuple[int, int]:
+    """Of an image's rows, and of its strips."""
+    return reciprocal(problem.H), reciprocal(-(-problem.W // STRIP))
 
 
 def reciprocal(divisor: int) -> int:
@@ -275,13 +261,17 @@ def reciprocal(divisor: int) -> int:
 
 
 def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -> Buffers:
-    """The chunks in the order of consumption (expansion, its bias, filters, projection); the other biases."""
-    half, C, chunk, p = np.float32(0.5), problem.C, config.defines["CHUNK"], parameters
-    chunks = problem.hidden // chunk
+    """The chunks in the order of consumption; the other biases."""
+    tiled = config.defines["ORDER"] == TILED
+    return pack_chunks(problem, config.defines["CHUNK"], parameters, rows=(0, 2, 1) if tiled else (0, 1, 2))
+
+
+def pack_chunks(problem: MBConvProblem, chunk: int, parameters: MBConvParameters, rows: tuple[int, int, int]) -> Buffers:
+    """[chunk][expansion | its bias | filters, their rows in this order | projection]; the other biases."""
+    half, C, p = np.float32(0.5), problem.C, parameters
     order = lane_order(C)
     bias = np.zeros((16, problem.hidden), np.float32)
     bias[0] = p.expand_b * half
-    rows = (0, 2, 1) if config.defines["ORDER"] == TILED else (0, 1, 2)
     stream = [
         core_matrices(bits(p.expand_w * half, "fp16")[order], C, chunk),
         core_matrices(bits(bias, "fp16"), 16, chunk),
@@ -289,7 +279,7 @@ def pack(problem: MBConvProblem, config: Config, parameters: MBConvParameters) -
         core_matrices(bits(p.project_w, "fp16")[:, order], chunk, C),
     ]
     blob = as_bytes(lane_bias(p.conv_b * half, chunk), bits(p.project_b, "fp16"))
-    return as_bytes(np.concatenate([part.reshape(chunks, -1) for part in stream], 1)), blob
+    return as_bytes(np.concatenate([part.reshape(problem.hidden // chunk, -1) for part in stream], 1)), blob
 
 
 def lane_order(C: int) -> Bits:
@@ -313,14 +303,19 @@ def group_pairs(conv_w: Bits) -> Bits:
 
 def moved_bytes(problem: MBConvProblem, config: Config) -> int:
     """A column on either side of every strip, the rows above and below every range. What is read again for the identity is in L2."""
-    rows, ranges = config.tile_rows, tiles(problem, layout_of(config), config.tile_rows)
-    columns = reached(problem.W, STRIP, kernel=3)
-    if config.defines["ORDER"] == TILED:
-        read = problem.N * columns * reached(problem.H, rows, kernel=3)
-    else:
-        width = columns / -(-problem.W // STRIP)
-        read = problem.N * columns * problem.H + round(width * sum(2 for start in range(ranges) if start * rows % problem.H))
+    rows = config.tile_rows
+    if config.defines["ORDER"] != TILED:
+        return walked_bytes(problem, rows)
+    read = problem.N * reached(problem.W, STRIP, kernel=3) * reached(problem.H, rows, kernel=3)
     return ELEMENT_BYTES * problem.C * read + problem.output_bytes
+
+
+def walked_bytes(problem: MBConvProblem, rows: int) -> int:
+    """Read and written by walks down so many output rows each."""
+    columns = reached(problem.W, STRIP, kernel=3)
+    width = columns / -(-problem.W // STRIP)
+    ends = sum(2 for start in range(0, sequence(problem), rows) if start % problem.H)
+    return ELEMENT_BYTES * problem.C * (problem.N * columns * problem.H + round(width * ends)) + problem.output_bytes
 
 
 KERNEL: Final = Kernel(name=NAME, configure=configure, launches=launches, pack=pack, moved_bytes=moved_bytes)
