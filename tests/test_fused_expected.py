@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from perfmodel.cli import run
 from perfmodel.expected import columns, warpgroups, warps
 from perfmodel.expected.actors import PIPES, Demand, Phase, turn_clocks
-from perfmodel.expected.fused import STORED_BYTES, Figures, FusedKernel, Traffic, fused_time, missed
+from perfmodel.expected.fused import STORED_BYTES, Figures, FusedKernel, FusedTime, Traffic, fused_time, missed
 from perfmodel.expected.fused_calibration import fused_calibration
 from perfmodel.expected.fused_terms import FUSED_TERMS
 from perfmodel.expected.fused_work import FusedWork
@@ -31,6 +31,7 @@ from perfmodel.validation.fused_protocol import OTHER_CONFIGURATION, ablated, ru
 from perfmodel.validation.fused_tables import decisions_table, fused_blocks, recorded_fused, wrong_decisions
 from tests.gpus import H200
 
+M16_N8_STEP = 16 * 8 * 16
 CLOCKS = st.floats(min_value=0, max_value=1e4)
 DEMANDS = st.builds(Demand, matrix=CLOCKS, special=CLOCKS, shared=CLOCKS, issue=CLOCKS, cache=CLOCKS)
 PHASES = st.lists(
@@ -61,6 +62,16 @@ def test_actors_side_by_side_lie_between_the_fullest_pipe_and_one_after_the_othe
 def test_many_actors_fill_the_fullest_pipe() -> None:
     phases = [Phase(name="a", demand=Demand(matrix=100), latency=500), Phase(name="b", demand=Demand(special=60))]
     assert turn_clocks(phases, 400)[-1] / 400 == pytest.approx(100, rel=1e-3)
+
+
+def test_waits_add_up_where_instructions_follow_each_other() -> None:
+    """Two actors, at each of two pipes for an eleventh of their time."""
+    phase = Phase(name="copy", demand=Demand(shared=100, issue=100))
+    rest = Phase(name="wait", latency=1000)
+    apart, together = (turn_clocks([replace(phase, at_once=at_once), rest], 2)[-1] for at_once in (False, True))
+    assert apart == pytest.approx(1100 + 2 * 100 / 11)
+    assert together == pytest.approx(1100 + 100 / 11)
+    assert turn_clocks([phase, rest], 2, added=False)[-1] == together
 
 
 def test_what_one_actor_does_for_all_holds_them_all() -> None:
@@ -236,7 +247,7 @@ OWNED = FusedWork(N=1, H=56, W=56, C=64, hidden=256, outputs=64, kernel=3, strid
 def a_column_form(**other: Any) -> columns.ColumnForm:
     form = columns.ColumnForm(
         kind="k", actors=4, split=1, width=56, places=56, rows=56, completed=1, blocks=100, processors=132, folded=False,
-        again_bytes=0, again_between_bytes=0,
+        first_asked=4, again_bytes=0, again_between_bytes=0,
     )  # fmt: skip
     return replace(form, **other)
 
@@ -254,13 +265,56 @@ def test_depthwise_on_threads_is_a_multiply_add_for_each_tap() -> None:
     assert three.matrix_macs == 100 * 56 * 56 * 256 * 128
     assert three.rounds() == 1
     # 64 channels of 56 pixels, 128 lanes
-    assert convolution(five).issue - convolution(three).issue == pytest.approx((25 - 9) * 64 * 56 / 128)
+    assert convolution(five).issue - convolution(three).issue == pytest.approx((25 - 9) * 64 * 56 / 128 * figures().issue_full)
     # two evaluations for each hidden value
     assert sum(phase.demand.special for phase in three.phases) == 2 * 64 * 56 / 16
     gated = of(replace(work, squeeze=16))
     assert gated.launches == 2
     assert gated.between_clocks > 0
     assert fused_time(gated, figures()).start_s > 2 * fused_time(three, figures()).start_s
+
+
+def test_the_launch_that_adds_up_projects_nothing() -> None:
+    f = figures()
+    gated = columns.kernel_of(replace(OWNED, squeeze=16), a_column_form(), f)
+    assert gated.sums_phases is not None
+    names = [{phase.name for phase in phases} for phases in (gated.phases, gated.sums_phases)]
+    assert names[0] - names[1] == {"projection"}
+    assert names[1] - names[0] == {"fetching"}
+    both, alike = (fused_time(gated, one).turns_s for one in (f, FUSED_TERMS["sums"].without(f)))
+    once = fused_time(replace(gated, launches=1), f).turns_s
+    assert once < both < alike == pytest.approx(2 * once)
+
+
+def test_gates_wait_for_readings_one_after_the_other() -> None:
+    """Twenty warps: of 256 channels' sums one round, of 16 rows of the first matrix one, of the second one, and the gates themselves."""
+    f = figures()
+
+    def clocks(squeeze: int, blocks: int = 4 * OWNED.N) -> float:
+        return columns.kernel_of(replace(OWNED, squeeze=squeeze), a_column_form(blocks=blocks), f).between_clocks
+
+    read = f.cache_latency + f.barrier_latency
+    moved = (4 * 256 * 4 + 2 * 2 * 256 * 16) / f.cache_rate(OWNED.N)
+    assert clocks(16) == pytest.approx(4 * read + moved)
+    assert clocks(32) - clocks(16) > 2 * read  # a second round of rows, and of a thread's readings of the second matrix
+
+
+def test_special_functions_take_slots_from_what_could_be_issued_beside_them() -> None:
+    f = figures()
+    assert f.issue(256, evaluations=128) == pytest.approx((256 + 128 * (f.special_issue - 1)) / 128)
+    assert f.issue(0, multiply_adds=128) == pytest.approx(f.issue_full)
+    assert 1 <= f.issue_full < 1.3
+    assert 1 < f.special_issue < 32 / 4  # no longer than its unit is busy
+
+
+def test_lanes_without_a_channel_issue_with_the_others() -> None:
+    """Of 24 channels as of 64; x has a row of 56 pixels in 448 pieces."""
+    f = figures()
+    few, many = (
+        named(columns.kernel_of(replace(OWNED, C=channels, outputs=channels), a_column_form(), f), "projection").demand.issue
+        for channels in (24, 64)
+    )
+    assert few == many
 
 
 def test_the_last_row_is_projected_after_the_last_turn() -> None:
@@ -278,7 +332,7 @@ def test_the_last_row_is_projected_after_the_last_turn() -> None:
 
 
 def test_the_first_row_waits_for_dram_where_weights_came_before() -> None:
-    f = figures()
+    f = FUSED_TERMS["asked"].without(figures())
     kernel = columns.kernel_of(OWNED, a_column_form(blocks=10), f)
     assert kernel.overlapped(f) == 1
     assert kernel.lead_clocks > f.dram_latency
@@ -286,7 +340,22 @@ def test_the_first_row_waits_for_dram_where_weights_came_before() -> None:
     # asked for together, the later of the two counts
     assert columns.kernel_of(OWNED, a_column_form(), slow).prologue_clocks == 0
     weights = f.cache_latency + OWNED.weight_bytes / f.cache_bytes_per_clock_same
-    assert kernel.prologue_clocks + f.dram_latency == pytest.approx(weights)
+    assert kernel.prologue_clocks + kernel.lead_clocks == pytest.approx(weights)
+
+
+def test_rows_are_asked_for_before_the_first_is_waited_for() -> None:
+    """Each by 50 instructions and 17.5 for each of the 3.5 pieces of a thread, which follow each other; no more rows than there are."""
+    f = figures()
+    near = replace(f, dram_latency=0.0, cache_bytes_per_clock=math.inf, cache_bytes_per_clock_alone=math.inf)
+    ask = f.issue_chained * (columns.FETCH_INSTRUCTIONS + 3.5 * columns.PIECE_INSTRUCTIONS)
+    rows = [columns.kernel_of(OWNED, a_column_form(first_asked=asked), near).lead_clocks for asked in (1, 2, 5)]
+    assert rows[1] - rows[0] == pytest.approx(ask)
+    assert rows[2] - rows[0] == pytest.approx(4 * ask)
+    assert columns.kernel_of(OWNED, a_column_form(first_asked=5, rows=2), near).lead_clocks == pytest.approx(rows[1])
+    far = replace(f, dram_latency=1e6)  # the first is asked for first: later ones' instructions pass meanwhile
+    assert columns.kernel_of(OWNED, a_column_form(first_asked=5), far).lead_clocks == pytest.approx(
+        columns.kernel_of(OWNED, a_column_form(first_asked=1), far).lead_clocks
+    )
 
 
 def test_copies_of_four_bytes_look_up_a_line_for_each_pixel() -> None:
@@ -338,6 +407,19 @@ def test_a_block_has_whole_turns() -> None:
     )  # fmt: skip
     assert kernel.most_turns() == 2
     assert fused_time(kernel, figures()).clocks_together == 1
+
+
+def test_the_last_step_of_rows_takes_as_long_as_it_has_rows() -> None:
+    """Three warpgroups, each with four rows, walk down 218 and the two around: of the nineteenth step one warpgroup's are left."""
+    (problem,) = [case for case in FAMILIES["mbconv"].cases() if case.name == "mbconv_e4_fp16_n128_c96_h56_w56_k3_g8"]
+    config = FAMILIES["mbconv"].choose(problem, H200)
+    kernel = expected_kernel(problem, config, H200, figures())
+    rows_of_step = 12
+    assert kernel.steps == pytest.approx((config.tile_rows + 2) / rows_of_step)
+    assert kernel.together == pytest.approx(3 * kernel.steps)
+    blocks = math.ceil(kernel.turns / kernel.together - 1e-9)
+    assert kernel.rounds() == math.ceil(blocks / 132) * math.ceil(kernel.steps)
+    assert kernel.most_turns() == math.ceil(math.ceil(blocks / 132) * kernel.together - 1e-9)
 
 
 def test_kernels_of_their_own_kind_have_forms_of_their_own() -> None:
@@ -401,25 +483,104 @@ def named(kernel: FusedKernel, name: str) -> Phase:
 
 def test_operands_of_four_steps_are_read_ahead() -> None:
     """A warp waits for shared memory once for every four steps, and at the start of every item."""
-    one, cut = (warps.kernel_of(FIRST, a_warp_form(steps=(steps, 4)), figures()) for steps in (4, 1))
+    in_step = FUSED_TERMS["apart"].without(figures())
+    one, cut = (warps.kernel_of(FIRST, a_warp_form(steps=(steps, 4)), in_step) for steps in (4, 1))
     assert named(one, "expansion, operands").latency == figures().shared_latency
     assert named(cut, "expansion, operands").latency == 4 * figures().shared_latency
-    deep = warps.kernel_of(replace(FIRST, C=128), a_warp_form(steps=(8, 4)), figures())
+    deep = warps.kernel_of(replace(FIRST, C=128), a_warp_form(steps=(8, 4)), in_step)
     assert named(deep, "expansion, operands").latency == 2 * figures().shared_latency
 
 
-def test_a_tile_of_eight_warps_is_one_actor_whose_schedulers_have_two() -> None:
-    """Twice the rows, the same for each warp: reading and multiplying take turns between barriers, neither in a row nor all at once."""
-    four = warps.kernel_of(FIRST, a_warp_form(), figures())
-    eight = warps.kernel_of(FIRST, a_warp_form(warps_m=8, tile_rows=16, tiles=128), figures())
-    assert (four.warps, eight.warps) == (1, 2)
-    assert (four.actors, eight.actors) == (1, 1)
-    read, multiplied, both = named(four, "expansion, operands"), named(four, "expansion"), named(eight, "expansion")
-    assert both.demand.shared == pytest.approx(2 * read.demand.shared)
-    assert both.demand.matrix == pytest.approx(2 * multiplied.demand.matrix)
+@pytest.mark.parametrize("warps_m", [4, 8])
+def test_warps_of_a_tile_go_on_by_themselves_between_barriers(warps_m: int) -> None:
+    """While one multiplies another reads: neither all of a tile at once, nor as if nobody were in the way."""
+    form = a_warp_form(warps_m=warps_m, tile_rows=2 * warps_m, tiles=1024 // warps_m)
+    kernel, in_step = (warps.kernel_of(FIRST, form, f) for f in (figures(), FUSED_TERMS["apart"].without(figures())))
+    assert (kernel.warps, kernel.actors) == (warps_m / 4, 1)
+    both, read, multiplied = named(kernel, "expansion"), named(in_step, "expansion, operands"), named(in_step, "expansion")
+    assert both.demand.shared == pytest.approx(read.demand.shared)
+    assert both.demand.matrix == pytest.approx(multiplied.demand.matrix)
     taken = both.latency + max(both.demand.clocks)
-    alone = sum(phase.latency + max(phase.demand.clocks) for phase in (read, multiplied))
-    assert max(both.demand.shared, both.demand.matrix, alone) < taken < 2 * alone
+    assert both.paced
+    one_warp = (read.demand.shared + 4 * multiplied.demand.matrix) / warps_m
+    assert max(both.demand.shared, both.demand.matrix, one_warp) < taken
+    assert taken < sum(phase.latency + max(phase.demand.clocks) for phase in (read, multiplied))
+
+
+@given(
+    rows=st.integers(min_value=1, max_value=16),
+    columns_=st.integers(min_value=1, max_value=28),
+    kernel=st.sampled_from((3, 5, 7)),
+    stride=st.sampled_from((1, 2)),
+    pitch=st.integers(min_value=0, max_value=20),
+    tap=st.integers(min_value=0, max_value=6),
+)
+def test_bank_conflicts_are_those_of_the_addresses(
+    rows: int, columns_: int, kernel: int, stride: int, pitch: int, tap: int
+) -> None:
+    """Counted byte by byte, for any odd pitch and any tap: 128 bytes of different banks in a wavefront."""
+    across = (columns_ - 1) * stride + kernel
+    pixels = [divmod(m, columns_) if m < rows * columns_ else (0, 0) for m in range(-(-rows * columns_ // 8) * 8)]
+    fronts = []
+    for first in range(0, len(pixels), 8):
+        starts = {((y * stride + tap) * across + x * stride + tap) * (2 * pitch + 1) * 16 for y, x in pixels[first : first + 8]}
+        banks = [start // 16 % 8 for start in starts]
+        fronts.append(max(banks.count(bank) for bank in banks))
+    assert warps.bank_conflicts(rows, columns_, kernel, stride) == pytest.approx(sum(fronts) / len(fronts))
+
+
+def test_conflicts_are_read_where_operands_are_a_tile_with_its_halo() -> None:
+    f = FUSED_TERMS["apart"].without(figures())
+    both = (f, FUSED_TERMS["conflicts"].without(f))
+    narrow = a_warp_form(tile_rows=7, tile_columns=7)
+    for front, name in (("input", "convolution"), ("hidden", "convolution"), ("taps", "expansion")):
+        work = replace(FIRST, front=front, group_width=64 if front == "taps" else 8)
+        with_, without = (named(warps.kernel_of(work, narrow, one), f"{name}, operands").demand.shared for one in both)
+        assert 1.1 * without < with_ < 2 * without
+    assert len({named(warps.kernel_of(FIRST, narrow, one), "expansion, operands") for one in both}) == 1
+
+
+def test_places_of_tiles_slabs_and_chunks_are_issued() -> None:
+    kernel = warps.kernel_of(FIRST, a_warp_form(slabs=2, chunks=3), figures())
+    instructions = warps.TILE_INSTRUCTIONS + 2 * warps.SLAB_INSTRUCTIONS + 3 * warps.CHUNK_INSTRUCTIONS
+    assert named(kernel, "places").demand.issue == instructions  # of four warps, a scheduler each
+    assert named(kernel, "places").chained
+
+
+def test_a_norm_of_warps_takes_four_pixels_at_a_time() -> None:
+    """Eight lanes to a pixel: of 64 channels each has eight, of 72 some have sixteen, and all wait for these."""
+    f = figures()
+    few, more = (named(warps.kernel_of(replace(FIRST, C=c, norm=True), a_warp_form(), f), "norm") for c in (64, 72))
+    rounds = 64 / 4 / 4
+    assert more.demand.issue - few.demand.issue == pytest.approx(rounds * warps.NORM_INSTRUCTIONS)
+    assert few.latency == pytest.approx(rounds * (9 * f.shared_latency + f.special_latency) + f.barrier_latency)
+
+
+def test_a_step_of_a_product_over_taps_is_no_faster_than_its_place() -> None:
+    f = FUSED_TERMS["apart"].without(figures())
+    work = replace(FIRST, front="taps", group_width=64)
+    form = a_warp_form(warps_m=1, warps_n=4, m16_per_warp=4, steps=(8, 4))
+    steps, products = 9 * 4, 4 * 2
+    chain = steps * max(
+        f.issue_chained * warps.TAP_INSTRUCTIONS, products * 4 * warps.M16 * warps.N8 * warps.STEP / f.small_macs_per_clock
+    )
+    found = named(warps.kernel_of(work, form, f), "expansion")
+    assert found.latency == pytest.approx(max(0.0, chain - found.demand.matrix) + f.barrier_latency)
+
+
+def test_a_set_of_pixels_alone_has_two_sums() -> None:
+    """Sets that a warp takes at once wait less for each other's products; one alone has two sums that do not wait for each other."""
+    f, of_step = figures(), M16_N8_STEP / figures().small_macs_per_clock
+
+    def waits(**form: Any) -> float:
+        kernel = warps.kernel_of(FIRST, a_warp_form(**form), FUSED_TERMS["apart"].without(f))
+        return named(kernel, "convolution").latency
+
+    pairs = 9 // 2 + 1
+    alone, jobs = waits(warps_m=1, tile_rows=2), 8  # sixteen pixels, and eight channels at a time
+    assert alone == pytest.approx(jobs * pairs * (max(f.small_product_latency / 2, 4 * of_step) - of_step))
+    four, sets = waits(warps_m=4, slab_groups=16), 2  # sixty-four pixels of a warp at a time
+    assert four == pytest.approx(max(0.0, sets * pairs * max(f.small_product_latency, 16 * of_step) - 32 * pairs * of_step))
 
 
 def test_sums_wait_for_their_biases_one_by_one_where_a_warp_has_many() -> None:
@@ -433,8 +594,31 @@ def test_sums_wait_for_their_biases_one_by_one_where_a_warp_has_many() -> None:
     assert named(many, "result").latency == f.barrier_latency + 2 * 8 * f.shared_latency
     assert named(many, "result").demand.issue == pytest.approx(4 * 2 * 8 * warps.SUM_INSTRUCTIONS / 4)
     # the first tile finds them in L2, one after the other; the input comes in its own phase
-    weights = 2 * 2 * 64 * 64 / f.cache_bytes_per_clock_same
-    assert many.lead_clocks == pytest.approx(f.dram_latency + weights + 8 * f.cache_latency)
+    assert many.lead_clocks == pytest.approx(f.dram_latency + 8 * f.cache_latency)
+
+
+def test_the_first_tile_waits_for_the_later_of_its_pixels_and_its_weights() -> None:
+    """The first item of a ring, or all that stay; with one buffer each tile that follows waits for its pixels in its turn."""
+    f = figures()
+    first = replace(FIRST, C=48, outputs=48)
+    item, all_ = 2 * 48 * 64, 4 * 2 * 2 * 48 * 64
+    hidden = replace(first, front="hidden")
+
+    def lead(work: FusedWork, **form: Any) -> float:
+        return warps.kernel_of(work, a_warp_form(**form), f).lead_clocks - f.cache_latency
+
+    assert lead(first) == pytest.approx(max(f.dram_latency, f.cache_latency + item / f.cache_bytes_per_clock_same))
+    assert lead(first, ring=False) == pytest.approx(f.cache_latency + all_ / f.cache_bytes_per_clock_same)
+    assert lead(hidden, input_buffers=2) == pytest.approx(lead(first))
+    assert lead(hidden) == pytest.approx(lead(first))
+
+    def waits(rounds: int, **form: Any) -> float:
+        kernel = warps.kernel_of(hidden, a_warp_form(tiles=132 * rounds, **form), f)
+        return named(kernel, "input").latency - f.barrier_latency
+
+    assert waits(1) == pytest.approx(0)
+    assert waits(3) == pytest.approx(f.dram_latency * 2 / 3)
+    assert waits(3, input_buffers=2) == pytest.approx(0)
 
 
 def test_weights_of_a_ring_are_asked_for_piece_by_piece_and_item_by_item() -> None:
@@ -445,13 +629,21 @@ def test_weights_of_a_ring_are_asked_for_piece_by_piece_and_item_by_item() -> No
 
 
 def test_the_last_block_reads_the_sums_of_all_one_after_the_other() -> None:
-    def exchanged(split: int) -> float:
-        return warps.kernel_of(FIRST, a_warp_form(split=split, chunks=4 / split), figures()).exchange_clocks
+    """Each of its warps asks for one block's when it has the one before's; many warps keep the way from L2 full."""
+    f = figures()
 
-    sums = 64 * 64 * 4  # fp32, of 64 pixels
-    each = figures().cache_latency + sums / figures().cache_bytes_per_clock_alone
-    assert exchanged(1) == 0
-    assert exchanged(4) - exchanged(2) == pytest.approx(2 * each)
+    def more(warps_m: int) -> float:
+        form = a_warp_form(warps_m=warps_m, tile_rows=2 * warps_m)
+        many, few = (warps.kernel_of(FIRST, replace(form, split=split, chunks=4 / split), f).exchange_clocks for split in (4, 2))
+        return many - few
+
+    assert warps.kernel_of(FIRST, a_warp_form(), f).exchange_clocks == 0
+
+    def moved(warps_m: int) -> float:
+        return warps_m * 16 * 64 * 4 / f.cache_bytes_per_clock_alone
+
+    assert more(2) == pytest.approx(2 * (f.cache_latency + moved(2) / 2))
+    assert more(16) == pytest.approx(2 * moved(16))
 
 
 def test_a_kernel_that_ends_with_stores_takes_what_was_measured_of_one() -> None:
@@ -485,7 +677,36 @@ def test_turns_that_do_not_share_a_block_begin_side_by_side_only_where_there_are
     assert of(4 * 132, 1).lead_clocks == of(4 * 132, None).lead_clocks
 
 
-LONGER_WITHOUT = {"dependence", "same"}
+def test_blocks_that_do_not_stay_start_anew() -> None:
+    f = figures()
+    form = warpgroups.WarpgroupForm(
+        kind="k", actors=2, chunk=64, convolution="none", turns=2 * 2 * 116, processors=116, split=4, loaded_bytes=8192, waves=2
+    )
+    twice, once = (warpgroups.kernel_of(FIRST, replace(form, waves=waves), f) for waves in (2, 1))
+    again = fused_time(twice, f).start_s - fused_time(once, f).start_s
+    assert again * f.clock(once.busy(), "burst") == pytest.approx(once.prologue_clocks + once.lead_clocks + once.trail_clocks)
+
+
+def test_what_power_allows_is_an_average_with_exchanges() -> None:
+    """Products at the rate that power allows take longer than their turns: exchanges, in which nobody multiplies, cost nothing more."""
+    time = FusedTime(start_s=1, exchange_s=2, turns_s=3, memory_s=0, power_s=6, clocks_alone=0, clocks_together=0)
+    assert time.latency_s == 1 + 6
+    assert replace(time, power_s=4).latency_s == 1 + 2 + 3
+    assert replace(time, memory_s=7).latency_s == 1 + 2 + 7
+
+
+def test_two_chunks_in_flight_share_the_waits_for_products() -> None:
+    f = figures()
+    form = warpgroups.WarpgroupForm(
+        kind="k", actors=1, chunk=64, convolution="none", turns=132, processors=132, loaded_bytes=8192, resident=True
+    )
+    one, two = (warpgroups.kernel_of(FIRST, replace(form, flight=flight), f) for flight in (1, 2))
+    product, activation = named(one, "products"), named(one, "activation")
+    saved = 4 * (product.latency + max(product.demand.clocks) + activation.latency) / 2
+    assert fused_time(one, f).clocks_alone - fused_time(two, f).clocks_alone == pytest.approx(saved)
+
+
+LONGER_WITHOUT = {"dependence", "same", "apart", "sums"}
 """Terms that say what is faster than it would be."""
 
 
@@ -504,9 +725,11 @@ def test_every_term_of_fused_kernels_has_a_switch() -> None:
         kernels = [
             warpgroups.kernel_of(by_depth, split, f),
             warpgroups.kernel_of(FIRST, narrow, f),
-            warps.kernel_of(FIRST, a_warp_form(split=2, chunks=2, groups=2), f),
+            warps.kernel_of(FIRST, a_warp_form(split=2, chunks=2, groups=2, tile_rows=7, tile_columns=7), f),
             columns.kernel_of(OWNED, a_column_form(), f),
             warpgroups.kernel_of(FIRST, replace(narrow, lookups=8e3), f),
+            columns.kernel_of(replace(OWNED, squeeze=16), a_column_form(), f),
+            warpgroups.kernel_of(by_depth, replace(split, turns=512, waves=2), f),
         ]
         return [fused_time(kernel, f).latency_s for kernel in kernels]
 

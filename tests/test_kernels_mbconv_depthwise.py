@@ -261,6 +261,18 @@ def test_what_is_chosen_holds_the_kernels_conditions(problem):
     assert all(0 <= first < last <= problem.output_shape[1] for _, first, last in pieces)
 
 
+@pytest.mark.parametrize("squeeze", [None, 16])
+def test_no_two_blocks_share_a_multiprocessor(squeeze):
+    """Small ones reserve more than they use, but for the launch of gates."""
+    problem = a_problem(C=32, H=112, W=112, kernel=5, stride=2, out_channels=64, squeeze=squeeze)
+    config = FAMILY.choose(problem, H200, only=depthwise.NAME)
+    assert 2 * config.shared_bytes < H200.shared_bytes_per_multiprocessor
+    reserved = [launch.shared_bytes for launch in depthwise.launches(problem, config, H200) if launch.constants != (("PASS", 2),)]
+    of_block = 1024  # the system's own
+    assert all(2 * (held + of_block) > H200.shared_bytes_per_multiprocessor for held in reserved)
+    assert all(config.shared_bytes <= held <= H200.shared_bytes_per_block for held in reserved)
+
+
 def test_sums_of_blocks_and_images_have_places_of_their_own():
     """Block plus image, as the source stores them."""
     problem = a_problem(N=9, H=5, W=37, squeeze=4)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,11 @@ from perfmodel.hardware.catalog import load
 from perfmodel.prediction import predict
 from perfmodel.validation import network_run
 from perfmodel.validation.files import MeasurementFileError
+from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.host_times import LEAST_S, _less
 from perfmodel.validation.layer_comparison import compare_layers
-from perfmodel.validation.microbenchmarks import MachineRun
+from perfmodel.validation.microbenchmarks import MachineRun, SkippedPart
+from perfmodel.validation.microbenchmarks import run as microbenchmarks_run
 from perfmodel.validation.network_comparison import compare_networks, with_host
 from perfmodel.validation.network_run import (
     Counts,
@@ -35,6 +38,7 @@ from perfmodel.validation.network_run import (
 )
 from perfmodel.validation.network_tables import foreseen_tables
 from perfmodel.validation.samples import Sample
+from perfmodel.validation.torch_timing import settled
 from tests.gpus import H200
 
 LOOK = {
@@ -446,12 +450,54 @@ def test_a_part_that_cannot_be_measured_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No copy of the device's file is left that looks like a result."""
-    found = MachineRun(device="NVIDIA H200", date="2026-11-30", driver="1", cupy="14", torch=None, samples=())
+    skipped = tuple(SkippedPart(part=part, reason="as PyTorch is not installed") for part in ("memory", "compiled"))
+    found = MachineRun(device="NVIDIA H200", date="2026-11-30", driver="1", cupy="14", torch=None, samples=(), skipped=skipped)
     monkeypatch.setattr("perfmodel.validation.microbenchmarks.run", lambda *_: found)
     options = ["--hardware", "h200", "--only", "memory,compiled", "--output", str(tmp_path / "x.toml")]
     assert command(["hardware", "measure", *options]) == 5
-    assert "nothing of memory, compiled can be measured here" in capsys.readouterr().err
+    assert "nothing of memory, compiled can be measured here, as PyTorch is not installed" in capsys.readouterr().err
     assert not (tmp_path / "x.toml").exists()
+
+
+def test_parts_that_cannot_run_are_said_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another GPU without PyTorch: no phases, and of the library's parts matrix products alone."""
+
+    class Cupy:
+        __version__ = "14"
+
+        def RawModule(self, **_: object) -> None:
+            return None
+
+    ada = replace(H200, name="NVIDIA L40S", compute_capability=(8, 9))
+    sample = Sample(quantity="matrix_fp16_ops_per_s", kernel="cuBLAS", values=(1e14,))
+    for name, value in {
+        "cupy_with_gpu": Cupy,
+        "this_device": lambda: ada,
+        "driver_version": lambda: "1",
+        "_torch": lambda: None,
+        "EventTimer": lambda **_: None,
+        "_matrix_cupy": lambda *_: iter((sample,)),
+    }.items():
+        monkeypatch.setattr(f"perfmodel.validation.microbenchmarks.{name}", value)
+    said: list[str] = []
+    kept: list[MachineRun] = []
+    found = microbenchmarks_run(said.append, ("phases", "matrix", "memory"), kept.append)
+    assert found.parts == ("phases", "matrix", "memory")
+    assert {one.part for one in found.skipped} == {"phases", "memory"}
+    assert [line for line in said if line.startswith("phases: not measured") and "9.0, and this is 8.9" in line]
+    assert [line for line in said if line.startswith("memory: not measured") and "PyTorch" in line]
+    assert kept[-1] == found
+    again = found.model_copy(update={"parts": ("phases",), "skipped": ()})
+    assert {one.part for one in again.onto(found).skipped} == {"memory"}
+
+
+def test_a_difference_that_drowns_in_noise_is_measured_again_and_then_refused() -> None:
+    tries = iter(((1e-6, -1e-6), (1e-6, 2e-6)))
+    assert settled("concat_block_s", lambda: next(tries)) == (1e-6, 2e-6)
+    with pytest.raises(
+        GpuError, match=r"concat_block_s is found from a difference .* -1e-06 s in the last of 3 tries.*measure again"
+    ):
+        settled("concat_block_s", lambda: (1e-6, -1e-6))
 
 
 def test_a_part_measured_onto_an_older_run_keeps_its_other_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,17 +13,21 @@ from typing import Any, Final
 
 from perfmodel.expected.terms import CONCAT_ELEMENTS
 from perfmodel.validation.samples import Sample
-from perfmodel.validation.torch_timing import REPEATS, graph_seconds, shape_text, slope, tuned
+from perfmodel.validation.torch_timing import REPEATS, graph_seconds, replay_seconds, settled, shape_text, slope, tuned
 
 CHANNELS: Final = 256
 SIZE: Final = 28
 IMAGES: Final = (256, 1024)
 """Of CHANNELS×SIZE×SIZE in fp16: 103 and 411 MB."""
 LAUNCHES: Final = 4
-SMALL: Final = 20
-"""Launches in a graph of kernels whose data stays in L2."""
-NEAR_IMAGES: Final = 24
-"""Of the same shape: 10 MB read and 10 MB written."""
+CHAIN_SHAPES: Final = ((32, 112), (64, 56), (96, 56), (128, 28), (256, 14), (512, 7))
+"""Channels and image of the convolutions between which the compiler's chains are timed."""
+CHAINS_EACH: Final = 2
+"""Of such a shape, one after the other."""
+CHAIN_ELEMENTS: Final = 24 * 64 * 56 * 56
+"""That a chain of many images has at most: 10 MB read and 10 MB written."""
+CHAIN_IMAGES: Final = (1, 0)
+"""Of one image, and of as many as CHAIN_ELEMENTS takes (0)."""
 PRODUCTS: Final = ((64, 256), (256, 64), (24, 144), (144, 24), (128, 128), (512, 128))
 """Channels in and out of 1×1 convolutions, the pairs of bottlenecks and inverted bottlenecks."""
 CONVOLUTION_WIDTHS: Final = (64, 128, 256, 512)
@@ -140,22 +144,26 @@ def _stream_gap(torch: Any) -> Sample:
     """What a kernel adds to a stream whose host is ahead, less what the same kernel adds to a replayed graph."""
     x = torch.randn(2**20, device="cuda", dtype=torch.float16)
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
-    in_graph = statistics.median(graph_seconds(torch, x.relu_, 200))
-    found = []
-    for _ in range(REPEATS):
-        for _ in range(16):  # 1.1e12 operations each
-            a @ a
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(AHEAD):
-            x.relu_()
-        end.record()
-        torch.cuda.synchronize()
-        found.append(begin.elapsed_time(end) / 1e3 / AHEAD - in_graph)
+
+    def gaps() -> list[float]:
+        in_graph = statistics.median(graph_seconds(torch, x.relu_, 200))
+        found = []
+        for _ in range(REPEATS):
+            for _ in range(16):  # 1.1e12 operations each
+                a @ a
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            for _ in range(AHEAD):
+                x.relu_()
+            end.record()
+            torch.cuda.synchronize()
+            found.append(begin.elapsed_time(end) / 1e3 / AHEAD - in_graph)
+        return found
+
     return Sample(
         quantity="stream_gap_s",
         kernel="torch relu, in a stream behind products, less in a replayed graph",
-        values=tuple(found),
+        values=settled("stream_gap_s", gaps),
         detail=f"of {2**20} elements",
     )
 
@@ -166,17 +174,21 @@ def _concat_block(torch: Any) -> Sample:
     parts = [
         torch.randn(64, width, 7, 7, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last) for width in widths
     ]
-    few, many = (graph_seconds(torch, lambda count=count: torch.cat(parts[:count], 1)) for count in (4, 16))  # type: ignore[misc]
+
+    def more() -> list[float]:
+        few, many = (graph_seconds(torch, lambda count=count: torch.cat(parts[:count], 1)) for count in (4, 16))  # type: ignore[misc]
+        return [(long - short) / 12 / (parts[0].numel() / CONCAT_ELEMENTS) for short, long in zip(few, many, strict=True)]
+
     return Sample(
         quantity="concat_block_s",
         kernel="torch cat of 16 tensors less of 4, fp16",
-        values=tuple((long - short) / 12 / (parts[0].numel() / CONCAT_ELEMENTS) for short, long in zip(few, many, strict=True)),
+        values=settled("concat_block_s", more),
         detail=f"{shape_text(parts[0])} and {shape_text(parts[1])}",
     )
 
 
 def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sample]:
-    """What torch.compile's own kernels attain from DRAM: a norm with relu, with relu6, with SiLU, with a mean; the first from L2, too."""
+    """What torch.compile's own kernels attain from DRAM: a norm with relu, with relu6, with SiLU, with a mean; the first in L2, too."""
     functional, nn = torch.nn.functional, torch.nn
     x = torch.randn(IMAGES[1], CHANNELS, SIZE, SIZE, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
 
@@ -210,19 +222,70 @@ def compiled_samples(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sam
                 values=rates,
                 detail=shape_text(x),
             )
-        near, least = x[:NEAR_IMAGES], x[:1, :, :1, :1].contiguous(memory_format=torch.channels_last)
-        start = seconds(functional.relu, least, SMALL)
-        yield Sample(
-            quantity="chain_startup_s",
-            kernel="torch.compile: batch_norm and relu, fp16, replayed in a graph",
-            values=start,
-            detail=shape_text(least),
-        )
-        took = (one - statistics.median(start) for one in seconds(functional.relu, near, SMALL))
-        yield Sample(
-            quantity="chain_elements_per_s",
-            kernel="torch.compile: batch_norm and relu, fp16, without its start",
-            values=tuple(near.numel() / one for one in took),
-            detail=shape_text(near),
-        )
+    del x
+    with tuned(torch), torch.inference_mode():
+        yield from _chains_between(torch, compiler)
     torch.cuda.empty_cache()
+
+
+def _chains_between(torch: Any, compiler: Callable[[Any], Any]) -> Iterator[Sample]:
+    """What a chain adds to a graph of convolutions: its start, and its rate on data in L2.
+
+    A chain by itself, replayed again and again, is no measure of either: its code and constants stay where they are, its input is what
+    the same kernel has read before, and the compiler, which times two variants of each kernel once, may have taken either. Between
+    convolutions of several shapes all of that is as it is in a network; and like a network's graph this one is replayed and waited for
+    each time, as kernels follow each other more slowly there than in one long graph. With t(e) = s + e / r for a chain of e elements, of
+    one image and of many: r = (e₂ − e₁) / (t₂ − t₁), s = t₁ − e₁ / r.
+    """
+    nn = torch.nn
+
+    class Between(nn.Module):  # type: ignore[misc,name-defined]
+        """Convolutions of each shape in a row, and after each a norm with relu, or nothing."""
+
+        def __init__(self, *, chained: bool) -> None:
+            super().__init__()
+            self.rows = nn.ModuleList(
+                nn.Sequential(
+                    *(
+                        layer
+                        for _ in range(CHAINS_EACH)
+                        for layer in (
+                            nn.Conv2d(width, width, 1, bias=False),
+                            *((nn.BatchNorm2d(width), nn.ReLU()) if chained else ()),
+                        )
+                    )
+                )
+                for width, _ in CHAIN_SHAPES
+            )
+
+        def forward(self, images: list[Any]) -> list[Any]:
+            return [row(x) for row, x in zip(self.rows, images, strict=True)]
+
+    def counts(few: int) -> list[int]:
+        return [few or CHAIN_ELEMENTS // (width * size**2) for width, size in CHAIN_SHAPES]
+
+    def added(few: int) -> list[float]:
+        """Seconds of one chain, of every repeat."""
+        images = [
+            torch.randn(count, width, size, size, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+            for count, (width, size) in zip(counts(few), CHAIN_SHAPES, strict=True)
+        ]
+        times = []
+        for chained in (False, True):
+            torch.compiler.reset()
+            work = compiler(Between(chained=chained).cuda().half().eval().to(memory_format=torch.channels_last))
+            times.append(replay_seconds(torch, lambda work=work, x=images: work(x)))  # type: ignore[misc]
+        return [(long - short) / (CHAINS_EACH * len(CHAIN_SHAPES)) for short, long in zip(*times, strict=True)]
+
+    elements = [
+        statistics.fmean(count * width * size**2 for count, (width, size) in zip(counts(few), CHAIN_SHAPES, strict=True))
+        for few in CHAIN_IMAGES
+    ]
+    short = settled("chain_startup_s", lambda: added(CHAIN_IMAGES[0]))
+    long = settled("chain_elements_per_s", lambda: [took - statistics.median(short) for took in added(CHAIN_IMAGES[1])])
+    rates = tuple((elements[1] - elements[0]) / more for more in long)
+    starts = settled("chain_startup_s", lambda: [took - elements[0] / statistics.median(rates) for took in short], tries=1)
+    kernel = f"torch.compile: batch_norm and relu, fp16, after each of {CHAINS_EACH * len(CHAIN_SHAPES)} convolutions of 1×1, less without"
+    shapes = ", ".join(f"{width} at {size}×{size}" for width, size in CHAIN_SHAPES)
+    yield Sample(quantity="chain_startup_s", kernel=kernel, values=starts, detail=f"at no elements, {shapes}")
+    yield Sample(quantity="chain_elements_per_s", kernel=kernel, values=rates, detail=f"in L2, {shapes}")

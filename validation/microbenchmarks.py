@@ -25,7 +25,7 @@ from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timing import EventTimer
-from perfmodel.validation.torch_timing import REPEATS, graph_seconds, slope, torch_seconds, tuned
+from perfmodel.validation.torch_timing import REPEATS, graph_seconds, replay_seconds, slope, torch_seconds, tuned
 
 DRAM_BYTES: Final = 2**30
 """Of one buffer: many times any L2."""
@@ -38,10 +38,21 @@ CHAINS: Final = 8 * 32
 PARTS: Final = ("bandwidth", "throughput", "launch", "phases", "matrix", "rates", "memory", "compiled", "host")
 """What a run consists of, in this order. The last five are of PyTorch, `compiled` of what torch.compile makes (`host` then, too)."""
 OF_PYTORCH: Final = frozenset(PARTS[4:])
+OF_PYTORCH_ALONE: Final = PARTS[5:]
+"""Of these, those that CuPy's library does not stand in for."""
+
+
+class SkippedPart(BaseModel):
+    """A part of a run that was asked for and could not be measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    part: str
+    reason: str
 
 
 class MachineRun(BaseModel):
-    """A run of the microbenchmarks: where, when, and every sample."""
+    """A run of the microbenchmarks: where, when, every sample, and what could not be measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +63,9 @@ class MachineRun(BaseModel):
     cupy: str
     torch: str | None
     samples: tuple[Sample, ...]
+    parts: tuple[str, ...] = ()
+    """That were asked for; of runs recorded before 2026-11-30 it is not known."""
+    skipped: tuple[SkippedPart, ...] = ()
 
     def measured(self, where: str) -> tuple[Measured, ...]:
         """One entry per quantity for a device's file; of a quantity measured at several sizes, the best.
@@ -98,7 +112,14 @@ class MachineRun(BaseModel):
             for sample in older.samples
             if sample.quantity not in taken
         ]
-        return self.model_copy(update={"samples": (*kept, *self.samples), "torch": self.torch or older.torch})
+        return self.model_copy(
+            update={
+                "samples": (*kept, *self.samples),
+                "parts": tuple(dict.fromkeys((*older.parts, *self.parts))),
+                "skipped": (*(one for one in older.skipped if one.part not in self.parts), *self.skipped),
+                "torch": self.torch or older.torch,
+            }
+        )
 
 
 def run(
@@ -108,12 +129,14 @@ def run(
 ) -> MachineRun:
     """Measure the current GPU, or some PARTS of it; all take about a minute. `keep` is given all there is after every figure.
 
-    Raises GpuError where there is no GPU.
+    A part that cannot run here is said, and recorded with its reason. Raises GpuError where there is no GPU, and where a figure drowns in
+    noise, as soon as it does.
     """
     cupy = cupy_with_gpu()
     device = this_device()
     torch = _torch() if OF_PYTORCH & set(only) else None
     samples: list[Sample] = []
+    skipped: list[SkippedPart] = []
     driver, date = driver_version(), datetime.datetime.now(datetime.UTC).date().isoformat()  # once: it asks another program
 
     def found_so_far() -> MachineRun:
@@ -124,7 +147,15 @@ def run(
             cupy=cupy.__version__,
             torch=torch.__version__ if torch is not None else None,
             samples=tuple(samples),
+            parts=tuple(part for part in PARTS if part in only),
+            skipped=tuple(skipped),
         )
+
+    def skip(parts: Collection[str], reason: str) -> None:
+        for part in (one for one in parts if one in only):
+            skipped.append(SkippedPart(part=part, reason=reason))
+            say(f"{part}: not measured, {reason}")
+            keep(found_so_far())
 
     def add(part: str, found: Callable[[], Iterator[Sample]]) -> None:
         for sample in found() if part in only else ():
@@ -145,8 +176,12 @@ def run(
         add(
             "phases", lambda: phase_samples(cupy, device.multiprocessors, float(cupy.cuda.Device().attributes["ClockRate"]) * 1e3)
         )
+    else:
+        capability = ".".join(map(str, device.compute_capability))
+        skip(("phases",), f"as its instructions are those of compute capability 9.0, and this is {capability}")
     if torch is None:
         add("matrix", lambda: _matrix_cupy(cupy, timer))
+        skip(OF_PYTORCH_ALONE, "as PyTorch is not installed, or sees no GPU")
     else:
         from perfmodel.validation import memory_rates
         from perfmodel.validation.host_times import HostProbe
@@ -243,22 +278,6 @@ def _launch_gaps(cupy: Any, module: Any, timer: EventTimer) -> Iterator[Sample]:
         for quantity, work in (("launch_stream_s", queued), ("launch_graph_s", lambda: graph.launch(stream))):
             times = timer.seconds(work)
             yield Sample(quantity=quantity, kernel="nothing", values=tuple(seconds / LAUNCHES for seconds in times))
-
-
-def _replays(torch: Any, work: Callable[[], Any], rounds: int = 50) -> tuple[float, ...]:
-    """Host seconds to replay a graph of one launch and to wait for its end."""
-    work()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    found = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        for _ in range(rounds):
-            graph.replay()
-            torch.cuda.synchronize()
-        found.append((time.perf_counter() - start) / rounds)
-    return tuple(found)
 
 
 def _matrix_torch(torch: Any) -> Iterator[Sample]:
@@ -397,7 +416,7 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         yield Sample(
             quantity="graph_replay_s",
             kernel="host: a graph of one launch, and waiting for it",
-            values=_replays(torch, lambda: functional.relu(tiny)),
+            values=replay_seconds(torch, lambda: functional.relu(tiny)),
         )
         with tuned(torch):
             yield from _startups(torch, statistics.median(times))

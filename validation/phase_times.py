@@ -15,6 +15,7 @@ from perfmodel.expected.fused import STORED_BYTES
 from perfmodel.validation.compile import OPTIONS, Unit, compile_unit, headers_of
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timing import EventTimer
+from perfmodel.validation.torch_timing import settled
 
 ARCHITECTURE: Final = "sm_90a"
 REPEATS: Final = 5
@@ -28,6 +29,10 @@ SUSTAINED_LAUNCHES: Final = 160
 COLD_BYTES: Final = 256 * 2**20
 LINE_WORDS: Final = 32
 SHARED_BYTES: Final = 220_000
+MULTIPLY_ADDS: Final = 144
+"""Of a warp in a turn of `multiply_adds`."""
+WALKED: Final = 48
+"""Values of a row that a warp of `walk_with_functions` activates: 12 columns, two channels, before the convolution and after it."""
 
 
 class Turn(NamedTuple):
@@ -153,6 +158,28 @@ def samples(cupy: Any, processors: int, clock_hz: float) -> Iterator[Sample]:
     yield sample("issue_alone_s", "addresses and packed halves", ratios, "one warp of a scheduler, over an eighth of eight")
     apart = phases.turns("unrolled", grid=1, threads=128, count=2000)
     yield sample("issue_unrolled_s", "fma of eight values side by side", seconds(apart, 1 / 64), "one warp of a scheduler")
+    warps = 4  # of a scheduler: its slots are full
+    adds = phases.turns("multiply_adds", grid=1, threads=128 * warps, count=2000)
+    yield sample(
+        "issue_full_s",
+        "fma of three registers, 24 sums side by side",
+        seconds(adds, 1 / (warps * MULTIPLY_ADDS)),
+        "4 warps of a scheduler",
+    )
+    plain, whole = (
+        phases.turns(name, grid=1, threads=128 * warps, shared_bytes=32768, count=600) for name in ("walk", "walk_with_functions")
+    )
+    added = _less(
+        whole,
+        statistics.median(turn.clocks for turn in plain)
+        + statistics.median(turn.clocks for turn in adds) * WALKED / MULTIPLY_ADDS,
+    )
+    yield sample(
+        "special_issue_s",
+        "tanh.approx.f32 beside multiply-adds, in rows of a depthwise convolution with silu before and after it, less without",
+        settled("special_issue_s", lambda: seconds(added, 1 / (warps * WALKED)), tries=1),
+        "4 warps of a scheduler; without the multiply-adds of silu",
+    )
     for name, blocks, launches in (("alone", 1, 1), ("burst", processors, 1), ("sustained", processors, SUSTAINED_LAUNCHES)):
         clocks = phases.clock_hz("bottleneck_64_64", blocks, threads=512, shared_bytes=132096, count=1000, launches=launches)
         yield Sample(

@@ -156,6 +156,77 @@ template <int CHAINS> __device__ void small_products(long long* out, float* sink
   if (turns < 0) sink[threadIdx.x] = sum;
 }
 
+// `turns` rows of a depthwise 3x3 convolution as mbconv_depthwise walks down them, 12 columns of two channels a thread, filters from shared
+// memory, with silu before and after it or without: what a special function costs beside multiply-adds. A row's results are the next one's input
+constexpr int OWN = 12;
+typedef float Row[2][OWN];
+typedef float Halo[2][OWN + 2];
+__device__ __forceinline__ void row_of_filter(Row& to, const Row& from, const Halo& h, uint32_t filters) {
+  float w[2][3];
+#pragma unroll
+  for (int k = 0; k < 3; ++k) asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(w[0][k]), "=f"(w[1][k]) : "r"(filters + k * 64));
+#pragma unroll
+  for (int j = 0; j < OWN; ++j)
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      float v = from[c][j];
+#pragma unroll
+      for (int k = 0; k < 3; ++k) v = fmaf(h[c][j + k], w[c][k], v);
+      to[c][j] = v;
+    }
+}
+template <bool FUNCTIONS> __device__ void walks(long long* out, float* sink, int turns) {
+  constexpr int PENDING = 2;
+  extern __shared__ __align__(1024) unsigned char smem[];
+  const uint32_t sm = __shfl_sync(~0u, smem_u32(smem), 0);
+  for (int i = threadIdx.x; i < 4096; i += blockDim.x) sts32(sm + 4 * i, 0x3c000000u + i);
+  const int lane = threadIdx.x & 31, q = lane & 3, group = threadIdx.x >> 7;
+  const uint32_t table = sm + (lane >> 2) * 8 + group * 2048, to = sm + 16384 + group * 4096 + lane * 16;
+  Row s, sums[PENDING];
+  Halo h;
+#pragma unroll
+  for (int c = 0; c < 2; ++c)
+#pragma unroll
+    for (int j = 0; j < OWN; ++j) s[c][j] = 0.01f * (j + c + threadIdx.x % 7), sums[0][c][j] = sums[1][c][j] = 0.1f;
+  __syncthreads();
+  const Stamp begin = stamp();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; turn += PENDING) {
+#pragma unroll
+    for (int oldest = 0; oldest < PENDING; ++oldest) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+#pragma unroll
+        for (int j = 0; j < OWN; ++j) h[c][j + 1] = FUNCTIONS ? silu(s[c][j]) : s[c][j];
+        const float before = __shfl_up_sync(~0u, h[c][OWN], 1, 4), after = __shfl_down_sync(~0u, h[c][1], 1, 4);
+        h[c][0] = q > 0 ? before : 0.f;
+        h[c][OWN + 1] = q < 3 ? after : 0.f;
+      }
+      row_of_filter(s, sums[oldest], h, table + 6 * 64);
+#pragma unroll
+      for (int j = 0; j < OWN && FUNCTIONS; ++j) s[0][j] = silu(s[0][j]), s[1][j] = silu(s[1][j]);
+      row_of_filter(sums[1 - oldest], sums[1 - oldest], h, table + 3 * 64);
+#pragma unroll
+      for (int j = 0; j < OWN; j += 4) {
+        const int l = j + 2 < OWN ? j + 2 : j;
+        const uint32_t v[4] = {pack2(s[0][j], s[0][j + 1]), pack2(s[1][j], s[1][j + 1]), pack2(s[0][l], s[0][l + 1]), pack2(s[1][l], s[1][l + 1])};
+        sts128(to + j * 128 % 2048, v);
+      }
+      Row start;
+#pragma unroll
+      for (int j = 0; j < OWN; ++j) start[0][j] = start[1][j] = 0.1f;
+      row_of_filter(sums[oldest], start, h, table);
+    }
+  }
+  report(out, begin, stamp());
+  float sum = 0;
+#pragma unroll
+  for (int c = 0; c < 2; ++c)
+#pragma unroll
+    for (int j = 0; j < OWN; ++j) sum += sums[0][c][j] + sums[1][c][j] + s[c][j];
+  if (turns < 0) sink[threadIdx.x] = sum;
+}
+
 // a cluster's barrier, and 16 KiB of sums read from each of its blocks
 template <int SIZE> __device__ void exchanges(long long* out, float* sink, int turns) {
   extern __shared__ __align__(1024) unsigned char smem[];
@@ -270,6 +341,31 @@ __global__ void __launch_bounds__(1024) unrolled(long long* out, float* sink, in
   for (int i = 0; i < 8; ++i) sum += v[i];
   if (turns < 0) sink[threadIdx.x] = sum;
 }
+// multiply-adds of three registers each, 24 sums side by side
+__global__ void __launch_bounds__(512, 1) multiply_adds(long long* out, float* sink, int turns) {
+  float a[24], w[6], h[8];
+#pragma unroll
+  for (int j = 0; j < 24; ++j) a[j] = j + threadIdx.x;
+#pragma unroll
+  for (int j = 0; j < 6; ++j) w[j] = 1.f + 1e-6f * (j + threadIdx.x);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) h[j] = 1e-3f * (j + threadIdx.x);
+  __syncthreads();
+  const Stamp begin = stamp();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn)
+#pragma unroll
+    for (int u = 0; u < 6; ++u)
+#pragma unroll
+      for (int j = 0; j < 24; ++j) a[j] = fmaf(h[(j + u) % 8], w[u], a[j]);
+  report(out, begin, stamp());
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < 24; ++j) sum += a[j];
+  if (turns < 0) sink[threadIdx.x] = sum;
+}
+__global__ void __launch_bounds__(512, 1) walk(long long* out, float* sink, int turns) { walks<false>(out, sink, turns); }
+__global__ void __launch_bounds__(512, 1) walk_with_functions(long long* out, float* sink, int turns) { walks<true>(out, sink, turns); }
 // a dependent chain of loads from L2, or from DRAM where nobody has read them: `words` holds at each step the index of the next
 __global__ void global_loads(long long* out, float* sink, int turns, const uint32_t* words, uint32_t first) {
   uint32_t at = first;

@@ -109,9 +109,8 @@ def hardware_measure(
     if not found.samples:
         from perfmodel.validation.fused.problem import GpuError
 
-        raise GpuError(
-            f"nothing of {', '.join(parts)} can be measured here: PyTorch is missing, or for phases compute capability 9.0"
-        )
+        why = "; ".join(dict.fromkeys(one.reason for one in found.skipped))
+        raise GpuError(f"nothing of {', '.join(parts)} can be measured here{f', {why}' if why else ''}")
     anew = {sample.quantity for sample in found.samples}
     measured = [entry for entry in whole(found).measured(where) if entry.quantity in anew]
     emit(with_measured(name, measured, keep=only is not None), target)

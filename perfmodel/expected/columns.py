@@ -6,11 +6,12 @@ warpgroup: expand, activate, a multiply-add in fp32 for each tap it reaches, act
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
 from perfmodel.expected.actors import Demand, Phase, turn_clocks
-from perfmodel.expected.fused import LAST, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import ASKED, LAST, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 from perfmodel.expected.warpgroups import LANES, ROWS, STEP, WORD
 
@@ -18,17 +19,30 @@ SILU_INSTRUCTIONS: Final = 2.0
 """Of a thread for one value: tanh and product; its half is in the weights, and it stays in fp32."""
 PACKED_INSTRUCTIONS: Final = 2.5
 """The same of a value that goes to shared memory: half a conversion more."""
+SUMMED_INSTRUCTIONS: Final = 3.0
+"""The same of a value that is added to its channel's sum."""
 ROW_INSTRUCTIONS: Final = 130.0
 """Of a thread beside that, for a row: places in the rings and their barriers, filters and neighbour columns, loop."""
-FETCH_INSTRUCTIONS: Final = 100.0
+FETCH_INSTRUCTIONS: Final = 50.0
 """Of a thread of the warpgroup that fetches and projects, for a row of x: where it is, its barriers."""
-PROJECT_INSTRUCTIONS: Final = 250.0
-"""The same for a row of outputs: places, barriers, matrix instructions and their descriptors."""
+PROJECT_INSTRUCTIONS: Final = 75.0
+"""The same for a row of outputs: places and barriers."""
+PRODUCT_INSTRUCTIONS: Final = 2.0
+"""The same for each of its matrix instructions beside itself: descriptors."""
+HANDED_INSTRUCTIONS: Final = 80.0
+"""The same where blocks hand each other sums: places, stores and readings, waits, what is added."""
+SETUP_INSTRUCTIONS: Final = 145.0
+"""Of the warp that sets up a block before its rows: constants, barriers, weights asked for, ones beside x."""
+FIRST_INSTRUCTIONS: Final = 95.0
+"""Of a thread that fetches, before it asks for the first row: which strips and rows are the block's, by division."""
 PIECE: Final = 16
-PIECE_INSTRUCTIONS: Final = 21.0
+PIECE_INSTRUCTIONS: Final = 17.5
 """Of a thread for 16 bytes that it fetches or stores: address, bounds, copy; sums to halves, residual."""
-GATE_READINGS: Final = 4
-"""That wait for each other in the launch of gates: sums, two matrices, and the way of the gates to the next launch."""
+GATE_CHANNELS: Final = 16
+"""Whose sums a warp of the launch of gates adds up at a time, and blocks of an image whose sums it asks for together."""
+GATE_SUMS: Final = 64
+GATE_AT_ONCE: Final = 8
+"""Readings of a lane of its first matrix that are asked for together; of the second twice as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +66,8 @@ class ColumnForm:
     processors: int
     folded: bool
     """Whether biases are one more step of both products."""
+    first_asked: int
+    """Rows that are asked for before the first is waited for."""
     again_bytes: float
     again_between_bytes: float
 
@@ -63,20 +79,22 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
     turns = form.blocks * form.rows * form.actors
     expand, project = _steps(work, form)
     rate = figures.cache_rate(processors)
-    row_bytes = ELEMENT_BYTES * work.C * form.width
     parts = -(-work.outputs // ROWS)
+    setup, lead = _first_row(work, form, figures, rate)
     weights = figures.cache_latency + work.weight_bytes / form.split / figures.cache_bytes_per_clock_same
     stored = form.places * work.outputs * ELEMENT_BYTES / form.split
     macs = ROWS * STEP * (form.width * expand + form.places * project * parts * form.completed)
     return FusedKernel(
         kind=form.kind,
         phases=tuple(_phases(work, form, figures, rate)),
+        sums_phases=tuple(_phases(work, form, figures, rate, projects=False)) if work.squeeze else None,
         actors=form.actors,  # what projects counts as theirs: no more than these convolve at once
         turns=turns,
         together=form.rows * form.actors,
         processors=form.processors,
-        lead_clocks=figures.dram_latency + row_bytes / rate,
-        prologue_clocks=max(0.0, weights - figures.dram_latency),  # asked for with the first row, if not before
+        lead_clocks=lead,
+        # weights are asked for then, and waited for beside the first row
+        prologue_clocks=setup + max(0.0, weights - lead),
         dependent=True,
         trail_clocks=figures.drained(stored, processors)
         + _last_row(work, form, figures) / passes,  # the launch for sums has none
@@ -96,9 +114,27 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
     )
 
 
+def _first_row(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) -> tuple[float, float]:
+    """Clocks of a block until it looks for its rows, and from there until its first row of x is there.
+
+    Several rows are asked for before the first is waited for, each by instructions that follow each other.
+    """
+    arrival = figures.dram_latency + ELEMENT_BYTES * work.C * form.width / rate
+    if ASKED in figures.switched_off:
+        return 0.0, arrival
+    asked = figures.issue_chained * (FETCH_INSTRUCTIONS + _pieces(work, form) / LANES * PIECE_INSTRUCTIONS)
+    found = figures.issue_chained * FIRST_INSTRUCTIONS
+    return figures.issue_chained * SETUP_INSTRUCTIONS, found + max(min(form.first_asked, form.rows) * asked, asked + arrival)
+
+
 def _steps(work: FusedWork, form: ColumnForm) -> tuple[float, float]:
     """Instructions of a warpgroup's row: of its expansion, and its part of the projection of 64 outputs."""
     return -(-work.C // STEP) + form.folded, ROWS / STEP + form.folded / form.actors
+
+
+def _pieces(work: FusedWork, form: ColumnForm) -> float:
+    """Of 16 bytes, of a row: lanes without a channel of the last 64 issue with the others."""
+    return form.width * -(-work.C // ROWS) * ROWS * ELEMENT_BYTES / PIECE
 
 
 def _product(figures: Figures, n: float, count: float) -> Demand:
@@ -108,8 +144,8 @@ def _product(figures: Figures, n: float, count: float) -> Demand:
     return Demand(matrix=count * clocks, shared=count * figures.shared(read), issue=count)
 
 
-def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) -> list[Phase]:
-    """Of a row of one warpgroup; where rows of outputs are fewer, its part of one."""
+def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float, *, projects: bool = True) -> list[Phase]:
+    """Of a row of one warpgroup; where rows of outputs are fewer, its part of one. Without projection sums stay in registers."""
     expand, _ = _steps(work, form)
     values = ROWS * form.width
     complete = values / work.stride * form.completed
@@ -119,7 +155,19 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
     stored = ELEMENT_BYTES * form.width / work.stride * work.outputs / form.split * share
     # of the warpgroup that serves the others, a part for each of them
     projection = _projection(work, form, figures)
-    fetched = LANES * FETCH_INSTRUCTIONS / form.actors + row_bytes / PIECE * PIECE_INSTRUCTIONS
+    fetched = (LANES * FETCH_INSTRUCTIONS + _pieces(work, form) * PIECE_INSTRUCTIONS) / form.actors
+    served = Demand(issue=figures.issue(fetched))
+    if not projects:
+        projection, stored = (
+            Phase(name="fetching", demand=served, latency=figures.barrier_latency, exclusive=True, chained=True),
+            0.0,
+        )
+    else:
+        projection = replace(
+            projection,
+            demand=replace(projection.demand * share, issue=projection.demand.issue * share + served.issue),
+            latency=projection.latency * share,
+        )
     return [
         Phase(
             name="input and output",
@@ -130,17 +178,18 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
             name="expansion",
             demand=_product(figures, form.width, expand),
             latency=figures.phase_latency + figures.barrier_latency,
+            at_once=True,
         ),
         Phase(
             name="activation",
-            demand=Demand(special=figures.special(values), issue=figures.issue(values * SILU_INSTRUCTIONS)),
+            demand=Demand(special=figures.special(values), issue=figures.issue(values * SILU_INSTRUCTIONS, evaluations=values)),
             latency=figures.special_latency,
         ),
         Phase(
             name="convolution",
             demand=Demand(
                 shared=figures.shared(4 * (work.taps * LANES + beside)),
-                issue=figures.issue(values / work.stride**2 * work.taps + ROW_INSTRUCTIONS * LANES),
+                issue=figures.issue(ROW_INSTRUCTIONS * LANES, multiply_adds=values / work.stride**2 * work.taps),
             ),
             latency=figures.shared_latency,
         ),
@@ -148,17 +197,12 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float) ->
             name="second activation",
             demand=Demand(
                 special=figures.special(complete),
-                shared=figures.shared(complete * ELEMENT_BYTES),
-                issue=figures.issue(complete * PACKED_INSTRUCTIONS),
+                shared=figures.shared(complete * ELEMENT_BYTES * projects),
+                issue=figures.issue(complete * (PACKED_INSTRUCTIONS if projects else SUMMED_INSTRUCTIONS), evaluations=complete),
             ),
-            latency=(figures.special_latency + figures.barrier_latency + figures.shared_latency) * form.completed,
+            latency=(figures.special_latency + projects * (figures.barrier_latency + figures.shared_latency)) * form.completed,
         ),
-        replace(
-            projection,
-            demand=replace(projection.demand * share, issue=projection.demand.issue * share + figures.issue(fetched)),
-            latency=projection.latency * share,
-            background=True,
-        ),
+        replace(projection, background=True),
     ]
 
 
@@ -170,7 +214,11 @@ def _projection(work: FusedWork, form: ColumnForm, figures: Figures) -> Phase:
     # sums for the other block's channels, there and back
     sums = 4.0 * ROWS * form.places
     handed = 2 * figures.cluster_latency + sums / figures.exchange_bytes_per_clock if form.split > 1 else 0.0
-    instructions = LANES * PROJECT_INSTRUCTIONS + ELEMENT_BYTES * out / PIECE * PIECE_INSTRUCTIONS
+    pieces = form.places * -(-work.outputs // (ROWS * form.split)) * ROWS * ELEMENT_BYTES / PIECE
+    instructions = (
+        LANES * (PROJECT_INSTRUCTIONS + PRODUCT_INSTRUCTIONS * projected.issue + HANDED_INSTRUCTIONS * (form.split > 1))
+        + pieces * PIECE_INSTRUCTIONS
+    )
     return Phase(
         name="projection",
         demand=Demand(
@@ -194,7 +242,15 @@ def _last_row(work: FusedWork, form: ColumnForm, figures: Figures) -> float:
 
 
 def _gates(work: FusedWork, form: ColumnForm, figures: Figures) -> float:
-    """A block for each image: sums of its blocks, two small products, their gates."""
-    sums = 4.0 * work.hidden * max(1.0, form.blocks / form.split / work.N)
+    """A block for each image: sums of its blocks, two small products, their gates; readings that wait for each other."""
+    warps = LANES // WARP * (form.actors + 1)
+    of_image = max(1.0, form.blocks / form.split / work.N)
+    readings = (
+        math.ceil(work.hidden / GATE_CHANNELS / warps) * math.ceil(of_image / GATE_SUMS)
+        + math.ceil(work.squeeze / warps) * math.ceil(work.hidden / WARP / GATE_AT_ONCE)
+        + math.ceil(work.hidden / WARP / warps) * math.ceil(work.squeeze / (2 * GATE_AT_ONCE))
+        + 1  # the gates, by the next launch
+    )
+    sums = 4.0 * work.hidden * of_image
     matrices = 2.0 * ELEMENT_BYTES * work.hidden * work.squeeze
-    return GATE_READINGS * (figures.cache_latency + figures.barrier_latency) + (sums + matrices) / figures.cache_rate(work.N)
+    return readings * (figures.cache_latency + figures.barrier_latency) + (sums + matrices) / figures.cache_rate(work.N)

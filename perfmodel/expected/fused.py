@@ -6,6 +6,7 @@ What its actors do in a turn, how many turns a multiprocessor does, what passes 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
@@ -23,7 +24,7 @@ them fills both (NVIDIA A100 whitepaper, 2020; the Hopper tuning guide says no l
 
 MEASURED: Final = (
     "clock_fused_alone_hz", "clock_fused_burst_hz", "clock_fused_sustained_hz", "narrow_product_s", "phase_latency_s", "issue_alone_s",
-    "issue_unrolled_s",
+    "issue_unrolled_s", "issue_full_s", "special_issue_s",
     "small_product_ops_per_s", "small_product_latency_s", "special_latency_s", "shared_latency_s", "barrier_latency_s",
     "l2_read_bytes_per_s", "l2_read_alone_bytes_per_s", "l2_read_same_bytes_per_s", "l2_latency_s", "dram_latency_s",
     "dram_copy_bytes_per_s", "meeting_s", "cluster_barrier_s", "cluster_read_bytes_per_s", "block_launch_s", "cluster_launch_s",
@@ -46,6 +47,13 @@ LINES: Final = "lines"
 DEPENDENCE: Final = "dependence"
 LAST: Final = "last"
 LOOKUPS: Final = "lookups"
+CONFLICTS: Final = "conflicts"
+WAITS: Final = "waits"
+APART: Final = "apart"
+PLACES: Final = "places"
+WAVES: Final = "waves"
+SUMS: Final = "sums"
+ASKED: Final = "asked"
 """Terms that are no figure, as Figures.switched_off names them (`fused_terms.py`)."""
 
 
@@ -75,6 +83,10 @@ class Figures:
     """Clocks from one instruction of a warp to its next where that waits for what the first leaves: addresses by division, bounds."""
     issue_alone: float
     """The same where it does not, in code on many values side by side."""
+    issue_full: float
+    """Clocks of a scheduler for a multiply-add of three registers, where several warps fill its slots."""
+    special_issue: float
+    """Clocks that a special function takes from them: multiply-adds of other warps beside it lose so many."""
     small_macs_per_clock: float
     """By products of one warp (m16n8k16)."""
     small_product_latency: float
@@ -158,6 +170,8 @@ class Figures:
             phase_latency=clocks("phase_latency_s"),
             issue_chained=clocks("issue_alone_s"),
             issue_alone=clocks("issue_unrolled_s"),
+            issue_full=clocks("issue_full_s"),
+            special_issue=clocks("special_issue_s"),
             small_macs_per_clock=per_clock("small_product_ops_per_s") / 2,
             small_product_latency=clocks("small_product_latency_s"),
             special_per_clock=device.special_peak("fp32").ops_per_clock_per_multiprocessor,
@@ -185,9 +199,14 @@ class Figures:
         """Clocks of shared memory's data path."""
         return moved_bytes / SHARED_BYTES_PER_CLOCK
 
-    def issue(self, instructions: float) -> float:
-        """Clocks to issue so many instructions of threads, whole warps of them."""
-        return instructions / WARP / SCHEDULERS
+    def issue(self, instructions: float, *, multiply_adds: float = 0.0, evaluations: float = 0.0) -> float:
+        """Clocks to issue so many instructions of threads, whole warps of them; those of other kinds come beside them.
+
+        A multiply-add of three registers takes a little more than a slot; of special functions that are among the instructions, each takes
+        slots from what could be issued beside it.
+        """
+        slots = instructions + multiply_adds * self.issue_full + evaluations * (self.special_issue - 1)
+        return slots / WARP / SCHEDULERS
 
     def special(self, evaluations: float) -> float:
         """Clocks of the special-function unit."""
@@ -258,6 +277,8 @@ class FusedKernel:
     kind: str
     """Which class of kernels it belongs to, for a factor of that class."""
     phases: tuple[Phase, ...]
+    sums_phases: tuple[Phase, ...] | None = None
+    """The same in the launches before the last, which only add up; None: they do what the last does."""
     actors: int
     """That a multiprocessor can hold at the same time."""
     warps: float = 1.0
@@ -281,6 +302,10 @@ class FusedKernel:
     matrix_macs: float
     """On the matrix unit, in all."""
     traffic: Traffic
+    steps: float = 1.0
+    """Turns of an actor that follow each other in `together`; the last may be a part of one."""
+    waves: int = 1
+    """Blocks that a multiprocessor takes one after the other, each of which starts anew."""
     launches: int = 1
     between_clocks: float = 0.0
     """Of a small launch before the last, as of gates: it does little but wait for what it loads; 0: there is none."""
@@ -310,7 +335,7 @@ class FusedKernel:
 
     def rounds(self) -> int:
         """Tiles that a block takes one after the other."""
-        return math.ceil(math.ceil(self.turns / self.together - 1e-9) / self.processors)
+        return math.ceil(math.ceil(self.turns / self.together - 1e-9) / self.processors) * math.ceil(self.steps - 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,8 +356,8 @@ class FusedTime:
 
     @property
     def latency_s(self) -> float:
-        """Of a launch (or of all launches of the block)."""
-        return self.start_s + self.exchange_s + max(self.turns_s, self.memory_s, self.power_s)
+        """Of a launch (or of all launches of the block). What power allows is an average, in which nobody multiplies during exchanges."""
+        return self.start_s + max(self.exchange_s + max(self.turns_s, self.memory_s), self.power_s)
 
 
 def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") -> FusedTime:
@@ -344,25 +369,37 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     """
     turns = kernel.most_turns()
     present = int(min(kernel.actors, turns))
-    clocks = turn_clocks(
-        kernel.phases,
-        present,
-        issue_alone=figures.issue_alone / kernel.warps,
-        issue_chained=figures.issue_chained / kernel.warps,
-        queued=QUEUE not in figures.switched_off,
-    )
     rounds, left = divmod(turns, present)
-    together = rounds * clocks[present - 1] + (clocks[int(left) - 1] if left else 0.0)
+
+    def clocks_of(phases: Sequence[Phase]) -> tuple[float, ...]:
+        return turn_clocks(
+            phases,
+            present,
+            issue_alone=figures.issue_alone / kernel.warps,
+            issue_chained=figures.issue_chained / kernel.warps,
+            queued=QUEUE not in figures.switched_off,
+            added=WAITS not in figures.switched_off,
+        )
+
+    def whole(clocks: Sequence[float]) -> float:
+        return rounds * clocks[present - 1] + (clocks[int(left) - 1] if left else 0.0)
+
+    clocks = clocks_of(kernel.phases)
+    before = clocks if kernel.sums_phases is None or SUMS in figures.switched_off else clocks_of(kernel.sums_phases)
+    together = whole(clocks) + (kernel.launches - 1) * whole(before)
     burst = regime == "burst"
     allowed = figures.burst_ops_per_s if burst else figures.sustained_ops_per_s
     clock_hz = figures.clock(kernel.busy(), regime)
     launch_s = figures.cluster_launch_s if kernel.clustered else figures.launch_s
     ahead_s = launch_s + (1 - kernel.overlapped(figures)) * kernel.prologue_clocks / clock_hz
+    again = (kernel.waves - 1) * (kernel.prologue_clocks + kernel.lead_clocks + kernel.trail_clocks)
+    if WAVES in figures.switched_off:
+        again = 0.0
     between_s = launch_s + kernel.between_clocks / clock_hz if kernel.between_clocks else 0.0
     return FusedTime(
-        start_s=kernel.launches * (ahead_s + (kernel.lead_clocks + kernel.trail_clocks) / clock_hz) + between_s,
+        start_s=kernel.launches * (ahead_s + (kernel.lead_clocks + kernel.trail_clocks + again) / clock_hz) + between_s,
         exchange_s=kernel.launches * kernel.rounds() * kernel.exchange_clocks / clock_hz,
-        turns_s=kernel.launches * together / clock_hz,
+        turns_s=together / clock_hz,
         memory_s=kernel.traffic.dram_bytes(figures.l2_bytes) / figures.dram_bytes_per_s,
         power_s=2 * kernel.launches * kernel.matrix_macs / allowed,
         clocks_alone=clocks[0],

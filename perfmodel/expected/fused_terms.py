@@ -8,7 +8,21 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from perfmodel.expected.fused import DEPENDENCE, LAST, LINES, LOOKUPS, QUEUE, Figures
+from perfmodel.expected.fused import (
+    APART,
+    ASKED,
+    CONFLICTS,
+    DEPENDENCE,
+    LAST,
+    LINES,
+    LOOKUPS,
+    PLACES,
+    QUEUE,
+    SUMS,
+    WAITS,
+    WAVES,
+    Figures,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +55,28 @@ FUSED_TERMS: Final = MappingProxyType(
             says="serial actors wait for those who are at their pipe already; without, they never meet there",
             without=_switched(QUEUE),
         ),
+        "waits": FusedTerm(
+            says="waits at the pipes of instructions that follow each other add up; without, they pass together",
+            without=_switched(WAITS),
+        ),
+        "apart": FusedTerm(
+            says="between two barriers each warp goes on by itself; without, all of a tile read, and then all multiply",
+            without=_switched(APART),
+        ),
         "issue": FusedTerm(
             says="a warp alone cannot issue in every clock: addresses wait for each other, and many values at once a little",
             without=lambda figures: replace(figures, issue_chained=1.0, issue_alone=1.0),
+        ),
+        "slots": FusedTerm(
+            says="a special function takes issue slots from multiply-adds beside it, and a multiply-add of three registers more than one",
+            without=lambda figures: replace(figures, special_issue=1.0, issue_full=1.0),
+        ),
+        "places": FusedTerm(
+            says="instructions of a tile, a slab and a chunk of hidden channels that belong to no product and no value",
+            without=_switched(PLACES),
+        ),
+        "conflicts": FusedTerm(
+            says="pixels of a tile whose rows are no eight columns wide meet banks that are taken", without=_switched(CONFLICTS)
         ),
         "latency": FusedTerm(
             says="latencies of products, functions, shared memory and barriers between phases",
@@ -83,6 +116,17 @@ FUSED_TERMS: Final = MappingProxyType(
         "last": FusedTerm(
             says="a warpgroup that projects for the others begins the last row of a block when they are through",
             without=_switched(LAST),
+        ),
+        "asked": FusedTerm(
+            says="a block that walks down rows is set up, and asks for several before it waits for the first, by instructions in a row",
+            without=_switched(ASKED),
+        ),
+        "sums": FusedTerm(
+            says="the first of the launches around a global mean only adds up, and projects nothing", without=_switched(SUMS)
+        ),
+        "waves": FusedTerm(
+            says="blocks that do not stay for all tiles start anew: where clusters leave multiprocessors without one, a second time",
+            without=_switched(WAVES),
         ),
         "same": FusedTerm(
             says="weights, the same for all, come from L2 faster than data of each multiprocessor's own",

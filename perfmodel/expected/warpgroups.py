@@ -113,6 +113,10 @@ class WarpgroupForm:
     """Turns that fall on the same block at once; None: one for each actor."""
     blocks: float | None = None
     """That read at the same time; None: all multiprocessors' worth."""
+    steps: float = 1.0
+    """Turns of a warpgroup in its block, one after the other, where that is part of `together`; the last may be a part of one."""
+    waves: int = 1
+    """Blocks that a multiprocessor takes one after the other, of kernels whose blocks do not stay for all tiles."""
     spread: float = 1.0
     """Lines that a warp touches when it reads the sums of another block, over those that its bytes fill (see `lines_touched`)."""
 
@@ -139,16 +143,14 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
     if form.sharing > 1:
         phases.append(_shared_sums(form, figures, chunks))
     phases += [
-        Phase(name="products", demand=_sum(expand, project), latency=figures.phase_latency, times=chunks),
+        Phase(name="products", demand=_sum(expand, project), latency=figures.phase_latency, times=chunks, at_once=True),
         Phase(
             name="activation", demand=_activation(work, form.chunk, figures), latency=_activation_latency(figures), times=chunks
         ),
     ]
     if conv_of_chunk:
         hidden = _rows(form, figures) if form.convolution == "rows" else [_threads(work, form.chunk, figures)]
-        phases += [
-            Phase(name=phase.name, demand=phase.demand, latency=phase.latency, times=phase.times * chunks) for phase in hidden
-        ]
+        phases += [replace(phase, times=phase.times * chunks) for phase in hidden]
         phases.append(
             Phase(
                 name="second activation",
@@ -158,7 +160,12 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
             )
         )
     if form.flight > 1:
-        phases = [replace(one, latency=one.latency / form.flight) if one.times == chunks else one for one in phases]
+        phases = [
+            replace(one, latency=one.latency / form.flight, waited=1 / form.flight if one.at_once else 1.0)
+            if one.times == chunks
+            else one
+            for one in phases
+        ]
     phases += _result(work, form, figures)
     streamed = 0.0 if form.resident else work.weight_bytes / form.split / form.actors / form.multicast
     if streamed:
@@ -179,6 +186,8 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
         dependent=True,
         trail_clocks=_trail(work, form, figures),
         exchange_clocks=_exchange(work, form, figures),
+        steps=form.steps,
+        waves=form.waves,
         clustered=form.split > 1 or form.multicast > 1,
         matrix_macs=macs,
         traffic=Traffic(
@@ -279,7 +288,7 @@ def _convolution(work: FusedWork, form: WarpgroupForm, figures: Figures) -> list
             shared=count * figures.shared(a_bytes + STEP * 16 * ELEMENT_BYTES),
             issue=count + figures.issue(ROWS * work.C),
         )
-        return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + figures.barrier_latency)]
+        return [Phase(name="convolution", demand=demand, latency=figures.phase_latency + figures.barrier_latency, at_once=True)]
     if form.convolution == "registers":  # two taps to a depth of 16, 8 columns
         count = groups * -(-taps // 2)
         demand = _sum(
@@ -357,7 +366,8 @@ def _threads(work: FusedWork, channels: float, figures: Figures) -> Phase:
     return Phase(
         name="convolution",
         demand=Demand(
-            shared=figures.shared(values * 2 * ELEMENT_BYTES), issue=figures.issue(values * (work.taps + GATHER_INSTRUCTIONS))
+            shared=figures.shared(values * 2 * ELEMENT_BYTES),
+            issue=figures.issue(values * GATHER_INSTRUCTIONS, multiply_adds=values * work.taps),
         ),
         latency=figures.shared_latency + figures.barrier_latency,
     )
@@ -373,7 +383,7 @@ def _rows(form: WarpgroupForm, figures: Figures) -> list[Phase]:
             demand=Demand(shared=figures.shared(values * 3 * ELEMENT_BYTES), issue=figures.issue(values / 4 * 3)),
             latency=figures.barrier_latency + figures.shared_latency,
         ),
-        Phase(name="convolution", demand=_wide(figures, 24, 2 * groups), latency=figures.phase_latency),
+        Phase(name="convolution", demand=_wide(figures, 24, 2 * groups), latency=figures.phase_latency, at_once=True),
         Phase(
             name="columns added",
             demand=Demand(shared=figures.shared(values * 4), issue=figures.issue(values * GATHER_INSTRUCTIONS)),

@@ -6,12 +6,15 @@ scheduler: a product's operands come from shared memory into registers first, so
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
 from perfmodel.expected.actors import PIPES, Demand, Phase, turn_clocks
-from perfmodel.expected.fused import QUEUE, SCHEDULERS, WARP, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import APART, CONFLICTS, PLACES, QUEUE, SCHEDULERS, WAITS, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
 STEP: Final = 16
@@ -19,14 +22,16 @@ M16: Final = 16
 N8: Final = 8
 A_BYTES: Final = M16 * STEP * ELEMENT_BYTES
 B_BYTES: Final = STEP * N8 * ELEMENT_BYTES
+BANKS: Final = 8
+"""Of 16 bytes: what shared memory reads in one wavefront lies in each of them once."""
 PIECE: Final = 16
 """Bytes that a thread copies at a time."""
 SILU_INSTRUCTIONS: Final = 4.0
 """Of a thread for one value: factor, tanh, sum, half a conversion and a store."""
 GELU_INSTRUCTIONS: Final = 15.0
 """The same with a polynomial of eight terms, clamped, and no special function."""
-LOAD_INSTRUCTIONS: Final = 45.0
-"""Of a thread for 16 bytes of the input: image, row and column by division, bounds, address, copy."""
+LOAD_INSTRUCTIONS: Final = 36.0
+"""Of a thread for 16 bytes of the input, four of them unrolled: image, row and column by division, bounds, address, copy."""
 STREAM_INSTRUCTIONS: Final = 27 / 4
 """Of a thread for 16 bytes of weights: a loop over four of them."""
 ITEM_INSTRUCTIONS: Final = 70.0
@@ -36,9 +41,26 @@ SUM_INSTRUCTIONS: Final = 16.0
 ONE_BY_ONE: Final = 8
 """Blocks of eight output channels of a warp from which on the compiler has each sum wait for its own bias: no registers are left to read
 the others' meanwhile."""
-STORE_INSTRUCTIONS: Final = 70.0
-"""Of a thread for 16 bytes of output: place in the image, read back, residual, store."""
-NORM_INSTRUCTIONS: Final = 5.0
+STORE_INSTRUCTIONS: Final = 66.0
+"""Of a thread for 16 bytes of output: place in the image, read back, store."""
+RESIDUAL_INSTRUCTIONS: Final = 26.0
+"""The same for a residual that is read again: address, load, conversions, sums."""
+TILE_INSTRUCTIONS: Final = 280.0
+"""Of a warp for a tile: which image, row and column, of this one and of the next; loops and sums set up."""
+SLAB_INSTRUCTIONS: Final = 240.0
+"""The same for a slab of channels of the input."""
+TAP_INSTRUCTIONS: Final = 12.0
+"""Of a warp for a step of a product over taps: which tap and which channels it is, by division."""
+CHUNK_INSTRUCTIONS: Final = 50.0
+"""The same for a chunk of hidden channels."""
+NORM_AT_ONCE: Final = 4
+"""Pixels that a warp norms at a time, eight lanes each."""
+NORM_INSTRUCTIONS: Final = 64.0
+"""Of a warp for these and eight channels a lane: read three times, conversions, sum, squares, factor, written."""
+NORM_SUMS_INSTRUCTIONS: Final = 45.0
+"""The same beside: sums over eight lanes, twice, root, loops."""
+NORM_WAITS: Final = 9
+"""Of these, one after the other: three readings, and two sums of three steps."""
 CONVOLUTION_INSTRUCTIONS: Final = 20.0
 """Of a warp beside products and loads, for 16 pixels × 8 channels: their place in the tile by division, conversions, stores."""
 JOB_INSTRUCTIONS: Final = 8.0
@@ -47,6 +69,24 @@ IN_FLIGHT: Final = 4
 """Loads of a loop that the compiler lets run ahead."""
 L1_BYTES: Final = 20_000
 """What is left of a multiprocessor's L1 cache beside shared memory: filters that fit are read from L2 once."""
+
+
+@functools.cache
+def bank_conflicts(rows: int, columns: int, kernel: int, stride: int) -> float:
+    """Wavefronts of a matrix of eight pixels × 16 bytes that is read from a tile's halo, over the one that rows in a row take.
+
+    Pixels of the halo lie an odd multiple of 16 bytes apart, so that those whose numbers differ modulo 8 lie in different banks. The rows
+    of an instruction are the tile's pixels one after the other: where a row of the tile ends within eight of them, the next one begins a
+    halo's width further on, and may meet banks that are taken. A tap moves all of them alike.
+
+    >>> bank_conflicts(8, 8, 3, 1), bank_conflicts(7, 7, 3, 1), bank_conflicts(14, 14, 3, 1)
+    (1.0, 2.0, 1.0)
+    """
+    across = (columns - 1) * stride + kernel
+    taps = [row * stride * across + column * stride for row in range(rows) for column in range(columns)]
+    taps += [0] * (-len(taps) % N8)  # idle ones repeat the first
+    worst = [max(Counter(tap % BANKS for tap in {*taps[first : first + N8]}).values()) for first in range(0, len(taps), N8)]
+    return statistics.fmean(worst)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,24 +188,17 @@ class _Count:
         self.mma = M16 * N8 * STEP / figures.small_macs_per_clock
         self.pairs = work.taps // 2 + 1 if work.front != "taps" else 0
         self.one_by_one = self.project_n8 >= ONE_BY_ONE
+        conflicts = bank_conflicts(form.tile_rows, form.tile_columns, work.kernel, work.stride)
+        self.conflicts = 1.0 if CONFLICTS in figures.switched_off else conflicts
 
     def phases(self) -> list[Phase]:
         """In the order of a turn."""
         work, form, figures = self.work, self.form, self.figures
-        found = self._arrival()
+        found = [*self._beginning(), *self._arrival()]
         if work.front == "input":
             found += self._convolution(work.C, 1.0)
         if work.norm:
-            values = form.rows * work.C
-            found.append(
-                Phase(
-                    name="norm",
-                    demand=Demand(
-                        shared=figures.shared(2 * ELEMENT_BYTES * values), issue=figures.issue(values * NORM_INSTRUCTIONS)
-                    ),
-                    latency=2 * figures.shared_latency + figures.barrier_latency,
-                )
-            )
+            found.append(self._norm())
         expanded = M16 * self.expanded_m16 * form.warps_m
         found.extend(
             self._product(
@@ -176,6 +209,7 @@ class _Count:
                 reads_a=True,
                 items=form.items[0],
                 of_item=form.steps[0],
+                conflicts=self.conflicts if work.front == "taps" else 1.0,
             )
         )
         found += self._activation(expanded, work.activation)
@@ -206,6 +240,38 @@ class _Count:
             ]
         return [*found, *self._result()]
 
+    def _beginning(self) -> list[Phase]:
+        """Of a tile, its slabs and its chunks: what no product and no value is in."""
+        form, figures = self.form, self.figures
+        if PLACES in figures.switched_off:
+            return []
+        slabs = form.slabs if self.work.front == "input" else 0
+        return [
+            Phase(
+                name="places",
+                demand=Demand(
+                    issue=form.warps
+                    * (TILE_INSTRUCTIONS + slabs * SLAB_INSTRUCTIONS + form.chunks * CHUNK_INSTRUCTIONS)
+                    / SCHEDULERS
+                ),
+                chained=True,
+            )
+        ]
+
+    def _norm(self) -> Phase:
+        """Of four pixels by a warp at a time, each in three passes."""
+        work, form, figures = self.work, self.form, self.figures
+        rounds = math.ceil(form.rows / NORM_AT_ONCE / form.warps)
+        of_lane = math.ceil(work.C / (N8 * WARP / NORM_AT_ONCE))
+        return Phase(
+            name="norm",
+            demand=Demand(
+                shared=figures.shared(4 * ELEMENT_BYTES * form.rows * work.C),
+                issue=form.warps * rounds * (of_lane * NORM_INSTRUCTIONS + NORM_SUMS_INSTRUCTIONS) / SCHEDULERS,
+            ),
+            latency=rounds * (NORM_WAITS * figures.shared_latency + figures.special_latency) + figures.barrier_latency,
+        )
+
     def _chunk_bytes(self) -> float:
         work, form = self.work, self.form
         filters = form.chunk / N8 * (work.taps // 2 * 256 + 128) if work.front == "hidden" else 0.0
@@ -221,7 +287,9 @@ class _Count:
         if self.work.front == "input":
             waits = (form.slabs - 1) * (figures.dram_latency if form.input_buffers == 1 else figures.dram_latency / 2)
         else:
-            waits = figures.dram_latency if form.input_buffers == 1 else 0.0
+            # the first tile is there by its turn: asked for before the weights, which are waited for
+            later = 1 - 1 / math.ceil(form.jobs / (form.groups * form.blocks * form.processors))
+            waits = figures.dram_latency * later if form.input_buffers == 1 else 0.0
         return [
             Phase(
                 name="input",
@@ -232,18 +300,21 @@ class _Count:
             Phase(name="input from cache", demand=Demand(cache=pieces * PIECE / self.rate)),
         ]
 
-    def _product(self, name: str, steps: float, m16: int, n8: int, *, reads_a: bool, items: int, of_item: int) -> list[Phase]:
+    def _product(
+        self, name: str, steps: float, m16: int, n8: int, *, reads_a: bool, items: int, of_item: int, conflicts: float = 1.0
+    ) -> list[Phase]:
         """`steps` dependent rounds of m16 · n8 instructions of each warp.
 
         Operands of the next steps are read while a step multiplies: the first of IN_FLIGHT steps, or of an item, waits for them.
         """
         form, figures, warps = self.form, self.figures, self.form.warps
-        read = A_BYTES * m16 * int(reads_a) + B_BYTES * n8
+        read = A_BYTES * m16 * int(reads_a) * conflicts + B_BYTES * n8
         multiplied = warps * steps * m16 * n8 * self.mma
-        chain = steps * max(figures.small_product_latency, m16 * n8 * self.mma * SCHEDULERS)
+        placed = figures.issue_chained * TAP_INSTRUCTIONS if self.work.front == "taps" and reads_a and conflicts else 0.0
+        chain = steps * max(figures.small_product_latency, m16 * n8 * self.mma * SCHEDULERS, placed)
         waits = math.ceil(steps / of_item) * math.ceil(min(of_item, steps) / IN_FLIGHT)
-        loads = warps * steps * read / A_BYTES
-        return self._beside(
+        loads = warps * steps * (A_BYTES * m16 * int(reads_a) + B_BYTES * n8) / A_BYTES
+        return self._apart(
             [
                 Phase(
                     name=f"{name}, operands",
@@ -254,21 +325,37 @@ class _Count:
                 Phase(
                     name=name,
                     demand=Demand(matrix=multiplied, issue=warps * steps * (m16 * n8 + 1) / SCHEDULERS),
-                    latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)) + figures.barrier_latency * items,
+                    latency=figures.barrier_latency * items,
                     times=form.chunks,
                 ),
-            ]
+            ],
+            chain,
         )
 
-    def _beside(self, phases: list[Phase]) -> list[Phase]:
-        """Reading operands and multiplying between two barriers: the warps of a scheduler take turns at it, as actors of their own do."""
-        beside = self.form.warps // SCHEDULERS
-        if beside < 2:
-            return phases
-        alone = [replace(phase, demand=phase.demand * (1 / beside), times=1.0) for phase in phases]
-        together = turn_clocks(alone, beside, queued=QUEUE not in self.figures.switched_off)[-1]
+    def _apart(self, phases: list[Phase], chain: float) -> list[Phase]:
+        """What warps do between two barriers: reading operands and multiplying, in which a warp is `chain` clocks at least.
+
+        Every warp goes on by itself there: while one multiplies another reads. They are actors of their own, each with its share.
+        """
+        figures, warps = self.figures, self.form.warps
+        at_once = 1 if APART in figures.switched_off else warps  # or all do the same thing
+        alone = []
+        for phase in phases:
+            share = phase.demand * (1 / at_once)
+            bound = max(0.0, chain - share.matrix) if phase.demand.matrix else 0.0
+            alone.append(replace(phase, demand=share, latency=phase.latency + bound, times=1.0))
+        if at_once == 1:
+            return [replace(phase, times=phases[0].times) for phase in alone]
+        together = turn_clocks(
+            alone,
+            warps,
+            issue_alone=SCHEDULERS * figures.issue_alone,
+            issue_chained=SCHEDULERS * figures.issue_chained,
+            queued=QUEUE not in figures.switched_off,
+            added=WAITS not in figures.switched_off,
+        )[-1]
         demand = Demand(**{pipe: sum(phase.demand.clocks[index] for phase in phases) for index, pipe in enumerate(PIPES)})
-        return [replace(phases[-1], demand=demand, latency=max(0.0, together - max(demand.clocks)))]
+        return [replace(phases[-1], demand=demand, latency=max(0.0, together - max(demand.clocks)), paced=True)]
 
     def _activation(self, rows: float, function: str) -> list[Phase]:
         form, figures = self.form, self.figures
@@ -279,7 +366,9 @@ class _Count:
                 name="activation",
                 demand=Demand(
                     special=0.0 if gelu else figures.special(values),
-                    issue=figures.issue(values * (GELU_INSTRUCTIONS if gelu else SILU_INSTRUCTIONS)),
+                    issue=figures.issue(
+                        values * (GELU_INSTRUCTIONS if gelu else SILU_INSTRUCTIONS), evaluations=0.0 if gelu else values
+                    ),
                 ),
                 latency=figures.special_latency,
                 times=form.chunks,
@@ -304,24 +393,25 @@ class _Count:
         jobs = form.rows / M16 * channels / N8
         rounds = math.ceil(jobs / together / warps)
         multiplied = jobs * self.pairs * self.mma
-        chain = rounds * self.pairs * max(figures.small_product_latency, together * self.mma * SCHEDULERS)
+        # a set alone has two sums, which do not wait for each other
+        latency = figures.small_product_latency / (2 if together == 1 else 1)
+        chain = rounds * self.pairs * max(latency, together * self.mma * SCHEDULERS)
         filter_bytes = self.work.taps // 2 * B_BYTES + B_BYTES / 2
         outside = self.work.front == "input" and channels / N8 * filter_bytes > L1_BYTES
-        return self._beside(
+        return self._apart(
             [
                 Phase(
                     name="convolution, operands",
                     demand=Demand(
-                        shared=figures.shared(jobs * self.pairs * (A_BYTES + B_BYTES / together)),
+                        shared=figures.shared(jobs * self.pairs * (A_BYTES * self.conflicts + B_BYTES / together)),
                         cache=jobs / together * filter_bytes / self.rate if outside else 0.0,
                     ),
-                    latency=rounds * 5 * figures.shared_latency,
+                    latency=rounds * (5 * figures.shared_latency + figures.cache_latency * int(outside)),
                     times=times,
                 ),
                 Phase(
                     name="convolution",
                     demand=Demand(matrix=multiplied, issue=jobs * self.pairs * (2 + 1 / together) / SCHEDULERS),
-                    latency=max(0.0, chain - multiplied * min(1.0, SCHEDULERS / warps)),
                     times=times,
                 ),
                 Phase(
@@ -331,7 +421,8 @@ class _Count:
                     times=times,
                     chained=True,
                 ),
-            ]
+            ],
+            chain,
         )
 
     def _result(self) -> list[Phase]:
@@ -353,7 +444,8 @@ class _Count:
             Phase(
                 name="result stored",
                 demand=Demand(
-                    shared=figures.shared(ELEMENT_BYTES * pieces * N8), issue=figures.issue(pieces * STORE_INSTRUCTIONS)
+                    shared=figures.shared(ELEMENT_BYTES * pieces * N8),
+                    issue=figures.issue(WARP * form.warps * passes * (STORE_INSTRUCTIONS + RESIDUAL_INSTRUCTIONS * int(again))),
                 ),
                 latency=(sum(divmod(passes, IN_FLIGHT)) * figures.cache_latency if again else 0.0)
                 + figures.barrier_latency
@@ -373,10 +465,14 @@ class _Count:
         return form.chunks * of_chunk + convolved
 
     def lead(self) -> float:
-        """The first tile's way from DRAM, resident weights, and biases, which the tiles that follow find in L1."""
-        weights = self._chunk_bytes() * (min(1.0, self.form.chunks) if self.form.ring else self.form.chunks)
+        """The first tile's way from DRAM, and weights beside it: the first item of a ring, or all; biases, which later tiles find in L1."""
+        form, figures = self.form, self.figures
+        # the expansion's items are no smaller than others
+        of_item = min(form.steps[0], self.depth) * STEP * form.chunk * ELEMENT_BYTES
+        weights = of_item if form.ring else self._chunk_bytes() * form.chunks
         biases = self.project_n8 if self.one_by_one and self.work.front != "hidden" else 1
-        return self.figures.dram_latency + weights / self.figures.cache_bytes_per_clock_same + biases * self.figures.cache_latency
+        asked = figures.cache_latency + weights / figures.cache_bytes_per_clock_same
+        return max(figures.dram_latency, asked) + biases * figures.cache_latency
 
     def trail(self) -> float:
         """The last tiles of a multiprocessor on their way."""
@@ -392,5 +488,7 @@ class _Count:
         if form.split == 1:
             return 0.0
         sums = form.rows * self.work.outputs / form.parts * 4.0
-        alone = figures.cache_bytes_per_clock_alone
-        return sums / self.rate + figures.meeting_latency + form.split * (figures.cache_latency + sums / alone)
+        moved = sums / figures.cache_bytes_per_clock_alone
+        # a warp waits for one block's before it asks for the next one's
+        of_warp = form.split * (figures.cache_latency + moved / form.warps)
+        return sums / self.rate + figures.meeting_latency + max(of_warp, figures.cache_latency + form.split * moved)

@@ -115,7 +115,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
         return warpgroups.WarpgroupForm(
             kind=kind, actors=actors, chunk=values["CHUNK"], turns=count_tiles * actors * shared_tile, split=shared_tile,
             convolution="registers" if config.kernel == "convfirst_stream" else "none",
-            processors=resident_blocks(count, shared_tile) if shared_tile > 1 else count, multicast=multicast,
+            processors=_resident(count, shared_tile), waves=_waves(count, shared_tile, count_tiles), multicast=multicast,
             taps_from_shared=config.kernel == "fused_mbconv_stream",
             loaded_bytes=(64 * actors + 2 * problem.W) / actors * pixel, again_bytes=halo,
             again_between_bytes=_raster_between(problem, 1), blocks=min(count, count_tiles * shared_tile),
@@ -147,13 +147,23 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
     return _other_form(problem, config, device, kind, halo)
 
 
+def _resident(count: int, split: int) -> int:
+    """Multiprocessors that have a block at the same time, where so many blocks of a cluster share a tile."""
+    return resident_blocks(count, split) if split > 1 else count
+
+
+def _waves(count: int, split: int, tiles: int) -> int:
+    """Blocks that a multiprocessor starts one after the other: of clusters one for each tile, while others stay for all tiles."""
+    return -(-tiles * split // _resident(count, split)) if split > 1 else 1
+
+
 def _few_form(problem: Problem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
     """The blocks of a cluster share 64 pixels by their hidden channels, the warpgroups of a block by the products' depth."""
     v, tiles = config.defines, -(-problem.pixels // warpgroups.ROWS)
     sharing, cluster = v["WARPGROUPS"], v["CLUSTER"]
     return warpgroups.WarpgroupForm(
         kind=kind, actors=sharing, sharing=sharing, chunk=v["CHUNK"], convolution="none", turns=tiles * cluster * sharing, split=cluster,
-        processors=resident_blocks(device.multiprocessors, cluster), taps_from_shared=True,
+        processors=_resident(device.multiprocessors, cluster), waves=_waves(device.multiprocessors, cluster, tiles), taps_from_shared=True,
         loaded_bytes=v["BOX"] * v["BOXES"] * ELEMENT_BYTES * problem.C / sharing, again_bytes=halo,
         again_between_bytes=_raster_between(problem, 1), blocks=min(device.multiprocessors, tiles * cluster),
     )  # fmt: skip
@@ -167,7 +177,8 @@ def _shared_patch_form(
     patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
     return warpgroups.WarpgroupForm(
         kind=kind, actors=sharing, sharing=sharing, chunk=wide.CHUNK, convolution="bands", convolved_share=1 / cluster / sharing,
-        turns=patches * cluster * sharing, split=cluster, processors=resident_blocks(device.multiprocessors, cluster),
+        turns=patches * cluster * sharing, split=cluster,
+        processors=_resident(device.multiprocessors, cluster), waves=_waves(device.multiprocessors, cluster, patches),
         loaded_bytes=PATCH_HALO[7] * pixel / cluster / sharing, stored_share=problem.pixels / (warpgroups.ROWS * patches),
         again_bytes=halo, again_between_bytes=_raster_between(problem, 8), blocks=min(device.multiprocessors, patches * cluster),
     )  # fmt: skip
@@ -210,7 +221,7 @@ def _depthwise_kernel(problem: MBConvProblem, config: Config, device: DeviceLimi
     form = columns.ColumnForm(
         kind=f"{problem.family}, threads", actors=v["WARPGROUPS"], split=v["SPLIT"], width=strips.width, places=strips.places(),
         rows=rows_of_h, completed=config.tile_rows / rows_of_h, blocks=blocks,
-        processors=resident_blocks(device.multiprocessors, v["SPLIT"]), folded=bool(v["FOLDED"]),
+        processors=resident_blocks(device.multiprocessors, v["SPLIT"]), folded=bool(v["FOLDED"]), first_asked=depthwise.first_asked(config),
         again_bytes=max(0.0, moved - problem.input_bytes * passes - problem.output_bytes),
         again_between_bytes=float(ELEMENT_BYTES) * problem.C * down * strips.width * min(blocks, device.multiprocessors),
     )  # fmt: skip
@@ -249,17 +260,18 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
     """A block walks down strips of 14 columns, four rows of 16 pixels to a warpgroup; its neighbour columns are read a strip later."""
     layout, split = rows.layout_of(config), config.defines["SPLIT"]
     blocks = rows.tiles(problem, layout, config.tile_rows)
+    steps = 1.0
     if layout.order == rows.TILED:
-        turns = float(blocks * layout.warpgroups)
         between = 0.0  # blocks side by side read each other's columns
     else:
         own = config.tile_rows / layout.warpgroups if layout.order == rows.RESIDENT else config.tile_rows
-        turns = blocks * layout.warpgroups * -(-(own + 2) // (4 if layout.order == rows.RESIDENT else layout.rows))
+        steps = (own + 2) / (4 if layout.order == rows.RESIDENT else layout.rows)  # in the last some warps have no row
         between = _walks_between(problem, config, min(blocks, device.multiprocessors))
+    processors = _resident(device.multiprocessors, split)
     return warpgroups.WarpgroupForm(
-        kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", turns=turns * split, split=split,
-        processors=resident_blocks(device.multiprocessors, split) if split > 1 else device.multiprocessors,
-        resident=layout.order == rows.RESIDENT,
+        kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", split=split, steps=steps,
+        turns=blocks * layout.warpgroups * steps * split, together=layout.warpgroups * steps,
+        processors=processors, waves=-(-blocks * split // processors), resident=layout.order == rows.RESIDENT,
         loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
         lookups=ROW_LOOKUPS * problem.C if config.defines["X_SHARED"] else 0.0,
         again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),
@@ -269,10 +281,11 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
 def _chain_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
     """As `_rows_form`, all warpgroups down one range, with two chunks in flight."""
     actors, blocks = config.defines["WARPGROUPS"], chain.blocks(problem, config)
+    steps = (config.tile_rows + 2) / (4 * actors)  # in the last some warps have no row
     return warpgroups.WarpgroupForm(
-        kind=kind, actors=actors, chunk=chain.CHUNK, convolution="rows", turns=blocks * actors * -(-(config.tile_rows + 2) // (4 * actors)),
-        processors=device.multiprocessors, flight=2, loaded_bytes=64 * ELEMENT_BYTES * problem.C,
-        stored_share=rows.STRIP / rows.WARP_ROWS, again_bytes=halo,
+        kind=kind, actors=actors, chunk=chain.CHUNK, convolution="rows", steps=steps, turns=blocks * actors * steps, together=actors * steps,
+        processors=device.multiprocessors, waves=-(-blocks // device.multiprocessors), flight=2,
+        loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS, again_bytes=halo,
         again_between_bytes=_walks_between(problem, config, blocks), blocks=blocks,
     )  # fmt: skip
 

@@ -231,17 +231,28 @@ def sequence(problem: MBConvProblem, strips: Strips) -> int:
     return problem.N * strips.count * problem.output_shape[1]
 
 
+def first_asked(config: Config) -> int:
+    """Rows of x that a block asks for before it waits for the first: those on their way, less those that are to be there."""
+    v = config.defines
+    ahead = v["X_SLOTS"] - (v["KERNEL"] // 2 + 1 if v["RESIDUAL"] else 1)
+    return ahead - min((ahead + 1) // 2, v["G_SLOTS"] + 1) + 1
+
+
 def passes(problem: MBConvProblem) -> Iterator[int]:
     """PASS of each launch."""
     yield from (1, 2, 3) if problem.squeeze else (0,)
 
 
 def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
-    """A block for each part of the sequence of rows; with squeeze-and-excitation three launches: sums, gates, all."""
-    del device
+    """A block for each part of the sequence of rows; with squeeze-and-excitation three launches: sums, gates, all.
+
+    A block reserves at least half of a multiprocessor's shared memory: where two fit, blocks of the next launch, which may start
+    before this one ends, share a multiprocessor while others stay empty.
+    """
     N, H, W, _ = problem.input_shape
     strips = strips_of(problem, config)
     blocks = -(-sequence(problem, strips) // config.tile_rows)
+    alone = max(config.shared_bytes, device.shared_bytes_per_multiprocessor // 2)
     operands = [Operand(buffer="x"), Operand(buffer="y")]
     operands += [Operand(buffer="weights", index=index) for index in range(6 if problem.squeeze else 2)]
     operands += [Operand(buffer="scratch", index=index) for index in range(2)] if problem.squeeze else []
@@ -249,7 +260,7 @@ def launches(problem: MBConvProblem, config: Config, device: DeviceLimits) -> tu
         Launch(
             grid=(N if number == 2 else blocks * config.defines["SPLIT"], 1, 1),
             block=(config.threads, 1, 1),
-            shared_bytes=4 * (hidden_of(config) + (problem.squeeze or 0)) if number == 2 else config.shared_bytes,
+            shared_bytes=4 * (hidden_of(config) + (problem.squeeze or 0)) if number == 2 else alone,
             operands=tuple(operands),
             arguments=(N, H, W, config.tile_rows, strips.count),
             dependent=True,
