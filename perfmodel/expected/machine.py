@@ -18,8 +18,11 @@ STARTUPS: tuple[str, ...] = (
 """Kinds of library kernels whose start `perfmodel hardware measure` takes: `STARTUPS[i]`_startup_s."""
 CHAINS: tuple[str, ...] = ("chain", "chain_clamp", "chain_special", "chain_reduce")
 """Kinds of kernels that a compiler writes, whose elements per second from DRAM `perfmodel hardware measure` takes."""
-WIDTHS: tuple[int, ...] = (64, 128, 256, 512)
+WIDTHS: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
 """Channels at which it takes convolutions."""
+NARROW_INPUTS: tuple[tuple[int, int, int], ...] = ((16, 3, 1), (16, 7, 1), (32, 3, 1), (32, 7, 1), (64, 7, 2))
+"""Results, kernel size and stride at which it takes convolutions of an image's three channels; for the last the library has a kernel of its
+own (`image_first_layer`)."""
 STEP_DEPTH: float = 64
 """Of a product's sums: what a library's kernel brings to shared memory at a time."""
 
@@ -72,6 +75,8 @@ class Machine:
     """Measured: what library products of 1×1 move from and to DRAM."""
     narrow_outputs_per_s: float
     """Measured: results of a convolution of an image's three channels; infinite where it was not measured."""
+    narrow_inputs: tuple[tuple[int, int, float], ...]
+    """Measured: (channels, kernel size, results per second) of the same, as in NARROW_INPUTS; all of them or none."""
     chains: tuple[tuple[str, float], ...]
     """Measured: (kind of CHAINS, elements per second of the compiler's own kernels)."""
     near_chain: float
@@ -125,6 +130,7 @@ class Machine:
             pool_outputs_per_s=_pool_outputs_per_s(measured),
             product_bytes_per_s=measured.get("product_dram_bytes_per_s"),
             narrow_outputs_per_s=measured.get("narrow_input_outputs_per_s", math.inf),
+            narrow_inputs=_narrow_inputs(measured),
             chains=tuple((kind, measured[key]) for kind in CHAINS if (key := f"{kind}_dram_elements_per_s") in measured),
             near_chain=measured.get("chain_elements_per_s", math.inf),
             chain_startup_s=_beyond_gap(measured, "chain"),
@@ -151,6 +157,16 @@ def _pool_outputs_per_s(measured: Mapping[str, float]) -> tuple[tuple[int, float
     """(taps, results per second) of both windows; nothing where one is missing, through which no line can be drawn."""
     found = tuple((kernel**2, measured[key]) for kernel in (2, 3) if (key := f"pool_{kernel}x{kernel}_outputs_per_s") in measured)
     return found if len(found) == 2 else ()
+
+
+def _narrow_inputs(measured: Mapping[str, float]) -> tuple[tuple[int, int, float], ...]:
+    """(channels, kernel size, results per second) of each; nothing where one is missing, without which no line can be drawn."""
+    found = tuple(
+        (width, size, measured[key])
+        for width, size, _ in NARROW_INPUTS
+        if (key := f"narrow_input_{width}_{size}x{size}_outputs_per_s") in measured
+    )
+    return found if len(found) == len(NARROW_INPUTS) else ()
 
 
 def _host_s(measured: Mapping[str, float]) -> tuple[float, ...] | None:

@@ -40,6 +40,8 @@ PADDED_TO: Final = 32
 """K and C·R·S of a product: the depth of one step of a tensor-core kernel, and its narrowest tile."""
 GROUP_PADDED_TO: Final = (16, 64)
 """Input and output channels per group of the library's padded grouped convolution: one step of the matrix unit, and its narrowest tile."""
+FULL_WIDTH: Final = 64
+"""Columns from which on a library's k×k convolution fills a tile that runs at the full rate."""
 TILES: Final = ((256, 128), (128, 128), (128, 64), (64, 64), (128, 32), (64, 32))
 """Rows × columns of the results that one block of a library's product computes."""
 FULL_INTENSITY: Final = 32.0
@@ -147,18 +149,21 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
         deep, wide = GROUP_PADDED_TO
         k = np.where(path == Path.GROUPED_PADDED, _up(f.k / np.maximum(f.taps, 1), deep) * f.taps, k)
         n = np.where(path == Path.GROUPED_PADDED, _up(f.n, wide), n)
-        if (
-            machine.convolution_widths
-        ):  # the rate at the narrowest width is that of its tile, which narrower ones leave empty in part
+        if machine.convolution_widths:
+            # a measured width's rate has its padding in it; the narrowest's is that of its tile, which narrower ones leave empty in part
             narrowest = machine.convolution_widths[0][0]
-            n = np.where((path == Path.MATRIX) & (f.taps > 1) & (f.n < narrowest), narrowest, n)
+            narrow = (path == Path.MATRIX) & (f.taps > 1) & (f.n < FULL_WIDTH)
+            k, n = np.where(narrow, f.k, k), np.where(narrow, np.maximum(f.n, narrowest), n)
         k, n = np.where(path == Path.GROUPED, f.k, k), np.where(path == Path.GROUPED, f.n, n)
     ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
     seconds = ops / matrix_ops_per_s(machine, c, terms)
     if "clock" in terms and machine.convolution_ops_per_s is not None:
         seconds = np.where(f.taps > 1, ops / _convolution_ops_per_s(f, machine, machine.convolution_ops_per_s), seconds)
     if "tail" in terms:
-        seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, n, machine.multiprocessors), seconds)
+        columns = n
+        if "padding" in terms and machine.convolution_widths:  # of a narrow one the rate has what its tile wastes
+            columns = np.where(narrow, np.maximum(n, FULL_WIDTH), n)
+        seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, columns, machine.multiprocessors), seconds)
     seconds = np.where(path == Path.UNALIGNED, UNALIGNED_SLOWER * seconds, seconds)
     seconds = np.where(on_matrix, seconds, 0.0)
     if "rates" in terms:
@@ -279,7 +284,7 @@ def _rate_s(
         if not compiled and machine.pool_outputs_per_s:
             seconds = np.where((kinds == "window") & (f.taps > 0), _pool_s(f, machine), seconds)
         narrow = (path == Path.UNALIGNED) & (f.taps > 1) & (f.k < NARROW * f.taps)
-        seconds = np.where(narrow, np.maximum(seconds, f.m * f.n * f.groups / machine.narrow_outputs_per_s), seconds)
+        seconds = np.where(narrow, np.maximum(seconds, _narrow_input_s(f, machine)), seconds)
         for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
             seconds = np.where(path == grouped, np.maximum(seconds, f.elements / elements_per_s), seconds)
     if "special" in terms:
@@ -295,6 +300,26 @@ def _row_s(f: Features, kinds: npt.NDArray[np.str_], share: Floats, machine: Mac
     far = machine.dram_rows_per_s or machine.rows_per_s
     measured = f.rows * np.maximum(1 / machine.rows_per_s, share / machine.rows_per_s + (1 - share) / far)
     return np.where(kinds == "row_norm", measured, seconds)
+
+
+def _narrow_input_s(f: Features, machine: Machine) -> Floats:
+    """Convolutions of an image's three channels: tiles of 16 or 32 results, each pixel of which takes a time that is a line in its taps.
+
+    Through the kernel sizes that were measured at both widths. What the library has a kernel of its own for takes its own rate; where only
+    one kernel and width were measured, all take that rate.
+    """
+    results = f.n * f.groups
+    if not machine.narrow_inputs:
+        return f.m * results / machine.narrow_outputs_per_s
+    (few, small, fast), (_, large, slow), (many, _, wide_fast), (_, _, wide_slow), (own, its_size, its_rate) = machine.narrow_inputs
+
+    def tile_s(width: int, of_small: float, of_large: float) -> Floats:
+        more = (width / of_large - width / of_small) / (large**2 - small**2)
+        return width / of_small + more * (f.taps - small**2)
+
+    each = np.where(results <= few, tile_s(few, fast, slow), np.ceil(results / many) * tile_s(many, wide_fast, wide_slow))
+    each = np.where((results == own) & (f.taps == its_size**2), own / its_rate, each)
+    return f.m * np.maximum(each, 0.0)
 
 
 def _pool_s(f: Features, machine: Machine) -> Floats:
