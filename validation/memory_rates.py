@@ -88,15 +88,11 @@ def _samples(torch: Any) -> Iterator[Sample]:
     del stems
     yield from _products(torch, pair)
     images = pair(3, 224, (64, 256))
-
-    def narrow(quantity: str, width: int, size: int, stride: int) -> Sample:
+    named = [(f"narrow_input_{width}_{size}x{size}_outputs_per_s", width, size, stride) for width, size, stride in NARROW_INPUTS]
+    for quantity, width, size, stride in (("narrow_input_outputs_per_s", 32, 3, 2), *named):
         stem = nn.Conv2d(3, width, size, stride, size // 2, bias=False).cuda().half().to(memory_format=torch.channels_last)
         said = f"torch conv2d {size}×{size} of 3 channels to {width}, stride {stride}"
-        return rate(quantity, said, stem, images, width / stride**2 / 3)  # results to an element of the image
-
-    yield narrow("narrow_input_outputs_per_s", 32, 3, 2)
-    for width, size, stride in NARROW_INPUTS:
-        yield narrow(f"narrow_input_{width}_{size}x{size}_outputs_per_s", width, size, stride)
+        yield rate(quantity, said, stem, images, width / stride**2 / 3)  # results to an element of the image
     del images
     yield from _convolutions(torch)
     yield _stream_gap(torch)

@@ -65,6 +65,8 @@ class Machine:
     """Measured: elements per second of each of RATES, on data in L2; infinite where it was not measured."""
     dram_rates: tuple[float, ...]
     """The same on data from DRAM."""
+    norm_row_s: float | None
+    """Measured: what one more row for each thread costs a batch norm that leaves most of the chip idle."""
     rows_per_s: float | None
     """Measured: rows of a layer norm."""
     dram_rows_per_s: float | None
@@ -125,6 +127,7 @@ class Machine:
             host_compiled_s=_host_compiled_s(measured),
             element_rates=tuple(measured.get(f"{kind}_elements_per_s", math.inf) for kind in RATES),
             dram_rates=tuple(measured.get(f"{kind}_dram_elements_per_s", math.inf) for kind in RATES),
+            norm_row_s=measured.get("norm_row_s"),
             rows_per_s=measured.get("layer_norm_rows_per_s"),
             dram_rows_per_s=measured.get("layer_norm_dram_rows_per_s"),
             pool_outputs_per_s=_pool_outputs_per_s(measured),

@@ -244,6 +244,8 @@ def _cached_share(f: Features, machine: Machine, c: Constants, terms: AbstractSe
 
 THREADS = 2048
 """That a multiprocessor of the measured parts holds."""
+NORM_START_ROWS: Final = 12.25
+"""Rows of each thread in the norm whose start is measured: of 1×256×14×14, as the library shares them out."""
 NARROW = 8
 """Input channels below which a convolution has no operand of 16 bytes: that of an image's three."""
 CONCAT_ELEMENTS: Final = 512
@@ -269,10 +271,8 @@ def _rate_s(
     if "rates" in terms:
         share = _cached_share(f, machine, c, terms)
         seconds = _row_s(f, kinds, share, machine, c, compiled=compiled)
-        # a batch norm with few channels starts fewer threads than the multiprocessors hold: its rate is that of those there are
-        filled = np.where(f.norm_threads > 0, np.minimum(f.norm_threads / (machine.multiprocessors * THREADS), 1.0), 1.0)
         near, far = (np.array(rates)[f.rate] for rates in (machine.element_rates, machine.dram_rates))
-        framework = np.maximum(f.elements / (near * filled), f.elements * (share / near + (1 - share) / far))
+        framework = np.maximum(_norm_s(f, near, share, machine), f.elements * (share / near + (1 - share) / far))
         # the framework's concatenation gives every tensor as many blocks of threads as the largest: a small one's have nothing to do
         blocks = f.groups * np.minimum(np.ceil(f.n / CONCAT_ELEMENTS), CONCAT_BLOCKS * machine.multiprocessors)
         framework = np.where(kinds == "concat", np.maximum(framework, blocks * machine.concat_block_s), framework)
@@ -290,6 +290,21 @@ def _rate_s(
     if "special" in terms:
         seconds = np.maximum(seconds, f.special_ops / machine.special_per_s)
     return seconds
+
+
+def _norm_s(f: Features, near: Floats, share: Floats, machine: Machine) -> Floats:
+    """Elements ÷ the rate from L2, but for batch norms with few channels, which start fewer threads than the multiprocessors hold.
+
+    The rate of those is that of the threads there are. Where little else is under way a thread's rows come faster, each in a latency of
+    its own, which was measured where L2 has the data; from DRAM they come at the rate of the threads.
+    """
+    idle = machine.multiprocessors * THREADS / np.where(f.norm_threads > 0, f.norm_threads, np.inf)
+    at_rate = f.elements / near * np.maximum(idle, 1.0)
+    if machine.norm_row_s is None:
+        return at_rate
+    rows = f.elements / np.maximum(f.norm_threads, 1.0)
+    alone = np.minimum(rows * machine.norm_row_s, at_rate)
+    return np.where(idle > 1, share * alone + (1 - share) * at_rate, at_rate)
 
 
 def _row_s(f: Features, kinds: npt.NDArray[np.str_], share: Floats, machine: Machine, c: Constants, *, compiled: bool) -> Floats:
@@ -311,7 +326,9 @@ def _narrow_input_s(f: Features, machine: Machine) -> Floats:
     results = f.n * f.groups
     if not machine.narrow_inputs:
         return f.m * results / machine.narrow_outputs_per_s
-    (few, small, fast), (_, large, slow), (many, _, wide_fast), (_, _, wide_slow), (own, its_size, its_rate) = machine.narrow_inputs
+    (few, small, fast), (_, large, slow), (many, _, wide_fast), (_, _, wide_slow), (own, its_size, its_rate) = (
+        machine.narrow_inputs
+    )
 
     def tile_s(width: int, of_small: float, of_large: float) -> Floats:
         more = (width / of_large - width / of_small) / (large**2 - small**2)
@@ -377,10 +394,12 @@ def _startup_s(f: Features, path: Integers, machine: Machine, *, compiled: bool 
         "concat": kinds == "concat",
         "window": kinds == "window",
     }
+    rows_s = NORM_START_ROWS * machine.norm_row_s if machine.norm_row_s is not None else 0.0
     for kind, seconds in machine.startup_s:
         if compiled and kind in (*_FRAMEWORK_KINDS, "window", "row_norm"):
             continue
-        found = np.where(where[kind], seconds, found)
+        counted = rows_s if kind == "norm" else 0.0  # a norm's start was measured on rows that are counted beside it
+        found = np.where(where[kind], max(seconds - counted, 0.0), found)
     if compiled:
         return np.where(np.isin(path, COMPILED_PATHS), machine.chain_startup_s, found)
     return found
