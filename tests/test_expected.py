@@ -602,11 +602,18 @@ def test_a_narrow_convolution_takes_what_the_narrowest_tile_takes() -> None:
 
 def test_compiled_code_is_waited_for_as_it_was_measured() -> None:
     f = Features.of(kernels(build("resnet18", batch=1).graph, HALF, "pointwise"))
-    m = measured_machine(host_compiled_s=(1e-3, 1e-4, 1e-5))
+    m = measured_machine(host_compiled_s=(1e-3, 1e-4, 1e-5, 1e-6))
     times = kernel_seconds(f, m, PRIORS, compiled=True)
     library = np.isin(f.host, (HOST_CONVOLUTION, HOST_MATRIX))
-    issued = 1e-3 + np.where(library, 1e-4, 1e-5).sum()
+    issued = 1e-3 + np.where(library, 1e-4, 1e-5).sum() + 1e-6 * f.weights.sum()
     assert times.latency_s.sum() == pytest.approx(issued + times.kernel_s[-1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("network", "given"), [("resnet18", 103), ("mobilenetv2_100", 263), ("efficientnet_b0", 312)])
+def test_compiled_code_is_given_every_weight_of_its_kernels(network: str, given: int) -> None:
+    """As many tensors as PyTorch's compiler lists for these networks, the image among them."""
+    f = Features.of(kernels(build(network, batch=1).graph, HALF, "pointwise"))
+    assert f.weights.sum() + 1 == given
 
 
 def test_a_norms_helpers_are_part_of_its_call() -> None:

@@ -246,12 +246,13 @@ def _launch_gaps(cupy: Any, module: Any, timer: EventTimer) -> Iterator[Sample]:
             yield Sample(quantity=quantity, kernel="nothing", values=tuple(seconds / LAUNCHES for seconds in times))
 
 
-def _replays(torch: Any, work: Callable[[], Any], rounds: int = 50) -> tuple[float, ...]:
-    """Host seconds to replay a graph of one launch and to wait for its end."""
+def _replays(torch: Any, work: Callable[[], Any], launches: int = 1, rounds: int = 50) -> tuple[float, ...]:
+    """Host seconds to replay a graph of so many launches and to wait for its end."""
     work()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work()
+        for _ in range(launches):
+            work()
     found = []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -395,15 +396,46 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         tiny = torch.randn(1, 64, 2, 2, **make).to(memory_format=torch.channels_last)
         times = graph_seconds(torch, lambda: functional.relu(tiny), 200)
         yield Sample(quantity="kernel_floor_s", kernel="torch relu of 256 elements, replayed in a graph", values=times)
+        yield _unlike_floor(torch, tiny)
         yield Sample(
             quantity="graph_replay_s",
             kernel="host: a graph of one launch, and waiting for it",
-            values=_replays(torch, lambda: functional.relu(tiny)),
+            values=(replays := _replays(torch, lambda: functional.relu(tiny))),
+        )
+        floor_s = statistics.median(times)
+        yield Sample(
+            quantity="graph_node_s",
+            kernel="host: a graph of one more launch, beyond what the launch takes in a graph",
+            values=tuple(
+                max((long - short) / (GRAPH_NODES - 1) - floor_s, 1e-10)
+                for long, short in zip(_replays(torch, lambda: functional.relu(tiny), GRAPH_NODES), replays, strict=True)
+            ),
+            detail=f"{GRAPH_NODES} launches less one",
         )
         with tuned(torch):
-            yield from _startups(torch, statistics.median(times))
+            yield from _startups(torch, floor_s)
 
 
+def _unlike_floor(torch: Any, x: Any) -> Sample:
+    """What a kernel adds to a graph that has next to nothing to do, and is another than the one before: its code is not at hand."""
+    functional = torch.nn.functional
+    kinds = (
+        functional.relu, functional.silu, torch.sigmoid, torch.tanh, functional.hardswish, torch.neg, torch.abs, functional.gelu, torch.exp,
+        torch.sqrt, torch.sin, torch.floor, functional.hardsigmoid, functional.mish, functional.elu, torch.cos,
+    )  # fmt: skip
+
+    def work() -> None:
+        for kind in kinds:
+            kind(x)
+
+    return Sample(
+        quantity="unlike_floor_s",
+        kernel=f"torch, {len(kinds)} unlike functions of 256 elements, replayed in a graph",
+        values=tuple(took / len(kinds) for took in graph_seconds(torch, work)),
+    )
+
+
+GRAPH_NODES: Final = 256
 SMALL_LAUNCHES: Final = 100
 SMALL_PRODUCTS: Final = (
     (48, 96, 28), (96, 192, 28), (192, 96, 28), (192, 384, 14), (384, 192, 14), (768, 384, 7), (384, 768, 7), (1536, 768, 7),

@@ -69,13 +69,23 @@ class NetworkComparison(Errors):
 def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
     """The device with the host that was looked at beside a case; where none was, the device as its file has it.
 
-    Before and after the case every kind of call was looked at, between its steps the chain of blocks alone: a kind's seconds are the
-    median of these blocks, times what the kind took of a block in the two looks.
+    Before and after the case every kind of call was looked at, between its steps the chain of blocks alone, of compiled code that of its
+    pairs, too: a kind's seconds are the median of these, times what the kind took of a block (of a pair) in the two looks.
     """
     if not line.get("host"):
         return device
-    looks, block_s = line["host"]["looks"], statistics.median(line["host"]["blocks_s"])
-    found = {kind: block_s * statistics.fmean(look[kind] / look["host_block_s"] for look in looks) for kind in looks[0]}
+    looks = line["host"]["looks"]
+    moments = {"host_block_s": line["host"]["blocks_s"]}
+    if line["host"].get("pairs_s"):
+        moments["host_compiled_pair_s"] = line["host"]["pairs_s"]
+
+    def seconds(kind: str) -> float:
+        known = (
+            "host_compiled_pair_s" if kind.startswith("host_compiled_") and "host_compiled_pair_s" in moments else "host_block_s"
+        )
+        return float(statistics.median(moments[known])) * statistics.fmean(look[kind] / look[known] for look in looks)
+
+    found = {kind: seconds(kind) for kind in looks[0]}
     rest = tuple(entry for entry in device.measured if not entry.quantity.startswith("host_"))
     own = tuple(
         Measured(
@@ -122,8 +132,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     MeasurementFileError where fewer than 2 can be compared.
     """
     device = load(hardware)
-    replay_s = next((entry.value for entry in device.measured if entry.quantity == "graph_replay_s"), 0.0)
-    """Between a host's asking for a graph and its hearing that it ended, which the clock of `validate run` includes."""
+    measured = {entry.quantity: entry.value for entry in device.measured}
     rows: list[NetworkRow] = []
     skipped: dict[str, list[str]] = {}
     for line in read_results(path):
@@ -156,6 +165,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
             skipped.setdefault(str(error)[:MOST_SAID], []).append(str(line["key"]))
             continue
         bound = prediction.bound_latency_s
+        replay_s = 0.0 if line["run"] in IN_STREAM else _replay_s(measured, len(prediction.kernels))
         rows.append(
             NetworkRow(
                 model=line["model"],
@@ -165,7 +175,8 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 run=line["run"],
                 host_seen=bool(line.get("host")),
                 measured_latency_s=line["median_s"],
-                predicted_latency_s=prediction.latency_s + (0.0 if line["run"] in IN_STREAM else replay_s),
+                predicted_latency_s=prediction.latency_s
+                + (0.0 if line["run"] in IN_STREAM else _replay_s(measured, len(prediction.kernels))),
                 latency_low_s=prediction.latency_low_s,
                 latency_high_s=prediction.latency_high_s,
                 bound_latency_s=bound,
@@ -188,6 +199,11 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
         skipped=tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items()),
         rows=tuple(rows),
     )
+
+
+def _replay_s(measured: Mapping[str, float], kernels: int) -> float:
+    """Between a host's asking for a graph and its hearing that it ended, which the clock of `validate run` includes, and kernels do not."""
+    return measured.get("graph_replay_s", 0.0) + (kernels - 1) * measured.get("graph_node_s", 0.0)
 
 
 def size_class(batch: int) -> str:

@@ -60,6 +60,8 @@ class Features:
     """A `Path`."""
     host: Integers
     """Which kind of call launches it."""
+    weights: Floats
+    """Tensors of parameters that it reads."""
     ops: Floats
     """Operations of the matrix product, 2 · MACs."""
     m: Floats
@@ -144,7 +146,7 @@ class Features:
 
 
 _COLUMNS = (
-    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
+    "path", "host", "weights", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
     "across_bytes", "elements", "rate", "rows", "norm_threads", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
@@ -185,6 +187,7 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
             threads = norm_threads(operation.shape.N * operation.shape.H * operation.shape.W, operation.shape.C)
         if isinstance(operation.layer, LayerNorm):
             rows = max(rows, operation.shape.N * operation.shape.H * operation.shape.W)
+    weights = sum(access.role == "weight" for access in kernel.reads)
     extra = bool(kernel.operations) and all(operation.kind in EXTRA for operation in kernel.operations)
     largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
     recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
@@ -193,7 +196,7 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     rate = RATES.index(_rate(kernel))
     huge = largest >= LARGE_TENSOR_ELEMENTS
     return (
-        path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
+        path, host, weights, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
         cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, across, largest, rate, rows,
         threads, cost.vector_ops, cost.special_ops, extra, huge,
     )  # fmt: skip

@@ -54,13 +54,15 @@ class Machine:
     vector_ops_per_s: float
     special_per_s: float
     gap_s: float | None
-    """Measured: the least that a kernel adds to a replayed graph, from the end of the one before to its own."""
+    """Measured: the least that a kernel adds to a replayed graph of unlike kernels, from the end of the one before to its own; where these
+    were not measured, of like ones, which add less: their code is at hand."""
     stream_gap_s: float
     """Measured: what it adds beyond that in a stream whose host is ahead; 0 where it was not measured."""
     host_s: tuple[float, ...] | None
     """Measured: host seconds per call of each kind of features.HOST_…, in their order."""
-    host_compiled_s: tuple[float, float, float] | None
-    """Measured: host seconds that compiled code takes for a call of it, a library's convolution or product, and a kernel of its own."""
+    host_compiled_s: tuple[float, float, float, float] | None
+    """Measured: host seconds that compiled code takes for a call of it, a library's convolution or product, a kernel of its own, and each
+    weight that one of these reads. Where weights were not measured apart, a kernel's seconds have those of a norm."""
     element_rates: tuple[float, ...]
     """Measured: elements per second of each of RATES, on data in L2; infinite where it was not measured."""
     dram_rates: tuple[float, ...]
@@ -121,8 +123,8 @@ class Machine:
             clock_hz=device.chip.boost_clock_hz,
             vector_ops_per_s=device.vector_peak("fp32").ops_per_s,
             special_per_s=device.special_peak("fp32").ops_per_s,
-            gap_s=measured.get("kernel_floor_s"),
-            stream_gap_s=measured.get("stream_gap_s", 0.0),
+            gap_s=_gap_s(measured),
+            stream_gap_s=_stream_gap_s(measured),
             host_s=host,
             host_compiled_s=_host_compiled_s(measured),
             element_rates=tuple(measured.get(f"{kind}_elements_per_s", math.inf) for kind in RATES),
@@ -152,8 +154,21 @@ class Machine:
         )
 
 
+def _gap_s(measured: Mapping[str, float]) -> float | None:
+    return measured.get("unlike_floor_s", measured.get("kernel_floor_s"))
+
+
+def _stream_gap_s(measured: Mapping[str, float]) -> float:
+    """Of like kernels, beyond what unlike ones add to a graph: waiting for the stream, a kernel's code arrives."""
+    like, unlike = measured.get("kernel_floor_s", 0.0), _gap_s(measured) or 0.0
+    return max(0.0, like + measured.get("stream_gap_s", 0.0) - unlike)
+
+
 def _beyond_gap(measured: Mapping[str, float], kind: str) -> float:
-    return max(0.0, measured.get(f"{kind}_startup_s", 0.0) - measured.get("kernel_floor_s", 0.0))
+    """Starts are measured of like kernels in a row; that of a norm is one of three unlike kernels, of which two floors were taken away."""
+    like = measured.get("kernel_floor_s", 0.0)
+    gaps = 3 * (_gap_s(measured) or 0.0) - 2 * like if kind == "norm" else like
+    return max(0.0, measured.get(f"{kind}_startup_s", 0.0) - gaps)
 
 
 def _pool_outputs_per_s(measured: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
@@ -183,6 +198,8 @@ def _host_s(measured: Mapping[str, float]) -> tuple[float, ...] | None:
     return tuple(mixed * one for one in (convolution, matrix, norm, other, operator, inner, 0.0))
 
 
-def _host_compiled_s(measured: Mapping[str, float]) -> tuple[float, float, float] | None:
+def _host_compiled_s(measured: Mapping[str, float]) -> tuple[float, float, float, float] | None:
     call, convolution, kernel = (measured.get(f"host_compiled_{kind}_s") for kind in ("call", "convolution", "kernel"))
-    return None if call is None or convolution is None or kernel is None else (call, convolution, kernel)
+    if call is None or convolution is None or kernel is None:
+        return None
+    return (call, convolution, kernel, measured.get("host_compiled_input_s", 0.0))

@@ -102,6 +102,8 @@ def kernel_seconds(
     arithmetic = _arithmetic_s(f, path, machine, c, terms)
     memory = _memory_s(f, path, machine, c, terms)
     rate = _rate_s(f, path, machine, c, terms, compiled=compiled)
+    if machine.narrow_inputs and "rates" in terms:  # their measured times have products and memory in them
+        arithmetic, memory = (np.where(_is_of_an_image(f, path), 0.0, part) for part in (arithmetic, memory))
     exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
     if "startup" in terms:
         arithmetic = np.maximum(arithmetic, _depth_s(f, path, machine))
@@ -152,7 +154,7 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
         if machine.convolution_widths:
             # a measured width's rate has its padding in it; the narrowest's is that of its tile, which narrower ones leave empty in part
             narrowest = machine.convolution_widths[0][0]
-            narrow = (path == Path.MATRIX) & (f.taps > 1) & (f.n < FULL_WIDTH)
+            narrow = (path == Path.MATRIX) & (f.taps > 1) & (_width(f) < FULL_WIDTH)
             k, n = np.where(narrow, f.k, k), np.where(narrow, np.maximum(f.n, narrowest), n)
         k, n = np.where(path == Path.GROUPED, f.k, k), np.where(path == Path.GROUPED, f.n, n)
     ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
@@ -177,11 +179,17 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
 
 
 def _convolution_ops_per_s(f: Features, machine: Machine, otherwise: float) -> Floats:
-    """What the library's k×k convolutions sustain by their output channels: linear in log K between the widths that were measured."""
+    """What the library's k×k convolutions sustain by their width: linear in its logarithm between the widths that were measured."""
     if not machine.convolution_widths:
         return np.full_like(f.ops, otherwise)
     widths, rates = zip(*machine.convolution_widths, strict=True)
-    return np.asarray(np.interp(np.log(np.maximum(f.n * f.groups, 1.0)), np.log(widths), rates), dtype=np.float64)
+    return np.asarray(np.interp(np.log(np.maximum(_width(f), 1.0)), np.log(widths), rates), dtype=np.float64)
+
+
+def _width(f: Features) -> Floats:
+    """Of a convolution: its output channels, or its input channels where these are too few to fill a step of a tile and fewer."""
+    outputs, inputs = f.n * f.groups, f.k * f.groups / np.maximum(f.taps, 1)
+    return np.where((f.path == Path.MATRIX) & (inputs < FULL_WIDTH), np.minimum(outputs, inputs), outputs)
 
 
 def matrix_ops_per_s(machine: Machine, c: Constants, terms: AbstractSet[str] = ALL) -> float:
@@ -283,7 +291,7 @@ def _rate_s(
         seconds = np.maximum(seconds, framework)
         if not compiled and machine.pool_outputs_per_s:
             seconds = np.where((kinds == "window") & (f.taps > 0), _pool_s(f, machine), seconds)
-        narrow = (path == Path.UNALIGNED) & (f.taps > 1) & (f.k < NARROW * f.taps)
+        narrow = _is_of_an_image(f, path)
         seconds = np.where(narrow, np.maximum(seconds, _narrow_input_s(f, machine)), seconds)
         for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
             seconds = np.where(path == grouped, np.maximum(seconds, f.elements / elements_per_s), seconds)
@@ -315,6 +323,11 @@ def _row_s(f: Features, kinds: npt.NDArray[np.str_], share: Floats, machine: Mac
     far = machine.dram_rows_per_s or machine.rows_per_s
     measured = f.rows * np.maximum(1 / machine.rows_per_s, share / machine.rows_per_s + (1 - share) / far)
     return np.where(kinds == "row_norm", measured, seconds)
+
+
+def _is_of_an_image(f: Features, path: Integers) -> npt.NDArray[np.bool_]:
+    """Convolutions of so few channels that a pixel is no whole operand."""
+    return np.asarray((path == Path.UNALIGNED) & (f.taps > 1) & (f.k < NARROW * f.taps), dtype=np.bool_)
 
 
 def _narrow_input_s(f: Features, machine: Machine) -> Floats:
@@ -440,8 +453,8 @@ def _gap_s(
 def _host_s(f: Features, machine: Machine, *, compiled: bool) -> Floats | None:
     """Host seconds of each kernel's call; None where they were not measured."""
     if compiled and machine.host_compiled_s is not None:
-        _, library, own = machine.host_compiled_s
-        return np.where(np.isin(f.host, (HOST_CONVOLUTION, HOST_MATRIX)), library, own)
+        _, library, own, weight = machine.host_compiled_s
+        return np.where(np.isin(f.host, (HOST_CONVOLUTION, HOST_MATRIX)), library, own) + f.weights * weight
     return None if machine.host_s is None else np.array(machine.host_s)[f.host]
 
 
