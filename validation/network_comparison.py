@@ -175,8 +175,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 run=line["run"],
                 host_seen=bool(line.get("host")),
                 measured_latency_s=line["median_s"],
-                predicted_latency_s=prediction.latency_s
-                + (0.0 if line["run"] in IN_STREAM else _replay_s(measured, len(prediction.kernels))),
+                predicted_latency_s=prediction.latency_s + replay_s,
                 latency_low_s=prediction.latency_low_s,
                 latency_high_s=prediction.latency_high_s,
                 bound_latency_s=bound,
