@@ -24,6 +24,7 @@ from perfmodel.expected.terms import (
     DIRECT_START,
     GROUP_PADDED_TO,
     LARGE_INDEX_FACTOR,
+    NORM_START_ROWS,
     RESAMPLE_BANDWIDTH,
     TERMS,
     THREADS,
@@ -466,6 +467,8 @@ def measured_machine(**figures: object) -> Machine:
         "pool_outputs_per_s": (),
         "product_bytes_per_s": None,
         "narrow_outputs_per_s": math.inf,
+        "narrow_inputs": (),
+        "norm_row_s": None,
         "convolution_widths": (),
         "chains": (),
         "near_chain": math.inf,
@@ -523,6 +526,79 @@ def test_a_convolution_of_an_image_is_held_by_its_results() -> None:
     f = of_convolution(3, 32, kernel=3)
     assert kernel_seconds(f, m, PRIORS).rate_s[0] == pytest.approx(f.m[0] * 32 / 1e10)
     assert kernel_seconds(of_convolution(12, 36, kernel=3), m, PRIORS).rate_s[0] == 0, "12 channels are another kernel's"
+
+
+def test_convolutions_of_an_image_lie_on_lines_through_two_kernels() -> None:
+    """A pixel of a tile of 16 or 32 results takes a time that is a line in its taps; 7×7 to 64 is the library's own kernel's."""
+    rates = ((16, 3, 16 / 2e-9), (16, 7, 16 / 10e-9), (32, 3, 32 / 3e-9), (32, 7, 32 / 19e-9), (64, 7, 64 / 5e-9))
+    m = measured_machine(narrow_inputs=rates)
+    for width, kernel, pixel_s in (
+        (16, 3, 2e-9),
+        (8, 7, 10e-9),
+        (16, 5, 2e-9 + 16 / 40 * 8e-9),
+        (32, 3, 3e-9),
+        (96, 5, 3 * (3e-9 + 16 / 40 * 16e-9)),
+        (64, 7, 5e-9),
+    ):
+        f = of_convolution(3, width, kernel=kernel)
+        times = kernel_seconds(f, m, PRIORS, ALL - {"startup", "launch"})
+        assert times.rate_s[0] == pytest.approx(f.m[0] * pixel_s)
+        assert times.kernel_s[0] == times.rate_s[0], "products and memory are in what was measured"
+
+
+def test_a_narrow_side_of_a_convolution_holds_the_other() -> None:
+    """Few input channels leave steps of a tile empty, however many results there are; the measured rate has that in it."""
+    m = measured_machine(convolution_widths=((16, 1e14), (32, 2e14), (64, 4e14), (256, 8e14)))
+    terms = ALL - {"tail", "startup", "launch"}
+    for inputs, outputs, rate in (
+        (16, 16, 1e14),
+        (16, 256, 1e14),
+        (256, 16, 1e14),
+        (24, 96, None),
+        (32, 32, 2e14),
+        (64, 256, 8e14),
+    ):
+        f = of_convolution(inputs, outputs, kernel=3)
+        expected = 1e14 + 1e14 * math.log(24 / 16) / math.log(2) if rate is None else rate
+        assert kernel_seconds(f, m, PRIORS, terms).arithmetic_s[0] == pytest.approx(f.ops[0] / expected)
+
+
+def test_a_norm_on_few_threads_takes_a_latency_for_each_of_their_rows() -> None:
+    """From L2; from DRAM, and where its threads fill the chip, it goes at its rate. Rows of its measured start count once."""
+    m = measured_machine(norm_row_s=1e-7)
+    near = m.element_rates[RATES.index("norm")]
+    small = of_norm(size=14, batch=1)
+    rows = small.elements[-1] / small.norm_threads[-1]
+    assert rows == NORM_START_ROWS
+    at_rate = small.elements[-1] / near * m.multiprocessors * THREADS / small.norm_threads[-1]
+    share = 0.9
+    times = kernel_seconds(small, m, PRIORS)
+    assert times.rate_s[-1] == pytest.approx(share * rows * 1e-7 + (1 - share) * at_rate)
+    assert times.exposed_s[-1] == pytest.approx(max(0.0, dict(m.startup_s)["norm"] - rows * 1e-7))
+    large = of_norm(size=56)
+    without = kernel_seconds(large, measured_machine(), PRIORS)
+    assert kernel_seconds(large, m, PRIORS).rate_s[-1] == without.rate_s[-1]
+
+
+def test_unlike_kernels_have_longer_gaps_than_like_ones() -> None:
+    """Starts of like kernels are above their floor; a norm's is one of three unlike kernels; a stream's gaps hide it."""
+    h200 = load("h200")
+    figures = {
+        "kernel_floor_s": 1e-6,
+        "unlike_floor_s": 1.5e-6,
+        "stream_gap_s": 2e-6,
+        "norm_startup_s": 4e-6,
+        "reduce_startup_s": 3e-6,
+    }
+    others = [entry for entry in h200.measured if entry.quantity not in figures]
+    given = [h200.measured[0].model_copy(update={"quantity": name, "value": value}) for name, value in figures.items()]
+    device = h200.model_copy(update={"measured": (*others, *given)})
+    m = Machine.of(device, device.matrix_peak("fp16"))
+    starts = dict(m.startup_s)
+    assert m.gap_s == 1.5e-6
+    assert m.stream_gap_s == pytest.approx(1.5e-6)
+    assert starts["reduce"] == pytest.approx(3e-6 - 1e-6)
+    assert starts["norm"] == pytest.approx(4e-6 + 2 * 1e-6 - 3 * 1.5e-6)
 
 
 def test_convolutions_sustain_what_their_width_does() -> None:
