@@ -35,6 +35,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         measured_networks_markdown,
         paths_markdown,
         predictors_markdown,
+        published_markdown,
         terms_markdown,
         worst_markdown,
     )
@@ -77,6 +78,7 @@ def _tables() -> dict[str, Callable[[], str]]:
         "expected-predictors": predictors_markdown,
         "expected-ablation": ablation_markdown,
         "expected-worst": worst_markdown,
+        "expected-published": published_markdown,
         "expected-h200": measured_networks_markdown,
         "expected-h200-blind": blind_networks_markdown,
         "expected-h200-foreseen": foreseen_networks_markdown,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,8 @@ class Graph:
 
     nodes: Mapping[str, Node]
     blocks: Mapping[str, Block]
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The name that a layer had in the model it was imported from, where it is another: profilers of that model use it."""
 
     @cached_property
     def consumers(self) -> dict[str, tuple[Node, ...]]:

@@ -1,6 +1,7 @@
 """ONNX files made node by node, for tests: good ones, and what an attacker would send."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,6 +54,36 @@ def small() -> onnx.ModelProto:
     norms = [weight(name, 8) for name in "gbmv"]
     weights = [weight("w", 8, 3, 3, 3), weight("w2", 8, 8, 3, 3), weight("w3", 10, 8), weight("b3", 10), *norms, *numbers]
     return model(nodes, weights, shape=("batch", 3, 16, 16))
+
+
+def resnet18() -> onnx.ModelProto:
+    """ResNet-18 with norms folded and 32 images, its nodes named by kind and number, as PyTorch's exporter named them for years."""
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+
+    def node(kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{kind}_{len(nodes)}"
+        nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def conv(x: str, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> str:
+        number = len(nodes)
+        weights.append(weight(f"w{number}", outputs, inputs, kernel, kernel))
+        weights.append(weight(f"b{number}", outputs))
+        return node("Conv", x, f"w{number}", f"b{number}", strides=[stride] * 2, pads=[kernel // 2] * 4)
+
+    x = node("Relu", conv("x", 3, 64, 7, 2))
+    x = node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    inputs = 64
+    for outputs in (64, 128, 256, 512):
+        for stride in (1 if outputs == 64 else 2, 1):
+            z = node("Relu", conv(x, inputs, outputs, 3, stride))
+            z = conv(z, outputs, outputs)
+            shortcut = x if inputs == outputs else conv(x, inputs, outputs, 1, stride)
+            x, inputs = node("Relu", node("Add", z, shortcut)), outputs
+    x = node("Flatten", node("GlobalAveragePool", x))
+    weights.extend((weight("fc", 1000, 512), weight("fc_bias", 1000)))
+    return model(nodes, weights, shape=(32, 3, 224, 224), output=node("Gemm", x, "fc", "fc_bias", transB=1))
 
 
 def saved(folder: Path, proto: onnx.ModelProto, name: str = "model.onnx") -> Path:

@@ -103,10 +103,36 @@ def test_layers_of_tensorrt_are_joined_by_name() -> None:
     prediction = predict("resnet18", "rtx4090", batch=8)
     found = compare_profile(prediction, read_trtexec(FILES / "trtexec.json"), file="f", form="trtexec")
     assert found.joined_by == "layer"
-    assert {row.name: row.measured_s for row in found.rows} == pytest.approx({"conv1": 48.4e-6, "layer1.0.conv1": 31.9e-6})
+    assert {row.name: row.measured_s for row in found.rows} == pytest.approx({"conv1": 37.2e-6, "layer1.0.conv1": 31.9e-6})
     reasons = {one.reason: one.rows for one in found.skipped}
     assert reasons["no layer of the network has this name"] == ("__myl_FooBar_0",)
     assert len(reasons["not in the profile"]) == len(prediction.kernels) - 2
+
+
+def test_a_real_profile_of_tensorrt_is_joined_by_the_names_of_the_file_it_ran(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="reading ONNX files needs onnx")
+    from tests.onnx_models import resnet18, saved
+
+    prediction = predict(str(saved(tmp_path, resnet18())), "a100-sxm-40gb")
+    profiled = read_trtexec(FILES / "a100-resnet18-trtexec.json")
+    found = compare_profile(prediction, profiled, file="f", form="trtexec")
+    assert found.joined_by == "layer"
+    assert len(found.rows) == len(prediction.kernels) == 23
+    assert {row.kernels for row in found.rows} == {1}
+    assert not any(row.below_bound for row in found.rows)
+    blocks = {row.measured_name: row.name for row in found.rows}  # the layers of a block are known by the block's names
+    assert blocks["Conv_16 + Add_17 + Relu_18"] == "block2.downsample.conv"
+    assert blocks["Conv_43 + Add_44 + Relu_45"] == "block7.conv2"
+    reasons = {one.reason: len(one.rows) for one in found.skipped}
+    assert reasons == {"a change of layout, which the network does not ask for": 2, "took no time in the profile": 2}
+
+
+def test_a_real_profile_of_tensorrt_without_its_file_is_joined_in_order() -> None:
+    profiled = read_trtexec(FILES / "a100-resnet18-trtexec.json")
+    found = compare_profile(predict("resnet18", "a100-sxm-40gb", batch=32), profiled, file="f", form="trtexec")
+    assert found.joined_by.startswith("kernel")
+    assert len([row for row in found.rows if ".conv" in row.name]) == 19  # every convolution of a block beside its own
+    assert {row.measured_name: row.name for row in found.rows}["Conv_43 + Add_44 + Relu_45"] == "layer4.1.conv2"
 
 
 def test_different_numbers_of_kernels_are_compared_by_class() -> None:

@@ -65,7 +65,8 @@ class ComparedRow(_Record):
     latency_high_s: float | None
     """The interval, under tier expected."""
     waterline_latency_s: float
-    bound_latency_s: float
+    bound_latency_s: float | None
+    """None where the device's file lacks what the bound needs."""
     ideal_latency_s: float
     efficiency: float
     """Computational efficiency measured: ideal latency / measured latency."""
@@ -81,9 +82,9 @@ class ComparedRow(_Record):
         return self.predicted_latency_s / self.measured_latency_s - 1
 
     @classmethod
-    def of(cls, row: TimmRow, family: str, prediction: Prediction, bound_latency_s: float) -> Self:
+    def of(cls, row: TimmRow, family: str, prediction: Prediction) -> Self:
         """A measurement and a prediction of the same network."""
-        measured = row.latency_s
+        measured, bound = row.latency_s, prediction.bound_latency_s
         return cls(
             model=row.model,
             network=prediction.network.name,
@@ -98,10 +99,10 @@ class ComparedRow(_Record):
             dram_bytes=prediction.cost.dram_bytes,
             measured_latency_s=measured,
             waterline_latency_s=prediction.waterline_latency_s,
-            bound_latency_s=bound_latency_s,
+            bound_latency_s=bound,
             ideal_latency_s=prediction.ideal_latency_s,
             efficiency=prediction.ideal_latency_s / measured,
-            below_bound=measured < bound_latency_s,
+            below_bound=bound is not None and measured < bound,
             below_waterline=explain(prediction, measured) if measured < prediction.waterline_latency_s else None,
         )
 
@@ -142,6 +143,8 @@ class Comparison(_Record):
 def explain(prediction: Prediction, measured_s: float) -> str:
     """Which of the waterline's two strict assumptions the measurement breaks: the datasheet's clock, or every byte from DRAM."""
     device, peak = prediction.device, prediction.peak
+    if prediction.bound_latency_s is None:
+        return "what grants it is not known: the device's file lacks figures that the bound needs"
     strict, loose = Limits.waterline(device, peak), Limits.bound(device, peak)
 
     def latency_s(*, clock: bool, cache: bool) -> float:
@@ -172,7 +175,7 @@ def compare(
 ) -> Comparison:
     """Predict every row whose network the catalogue has; the others are listed with the reason, never dropped.
 
-    Raises HardwareError where the device lacks what the bound needs, and MeasurementFileError where fewer than 2 rows are left.
+    Raises MeasurementFileError where fewer than 2 rows are left.
     """
     compared: list[ComparedRow] = []
     skipped: dict[str, list[str]] = {}
@@ -191,16 +194,9 @@ def compare(
             schedule=provenance.schedule,
             tier=provenance.tier,
         )
-        compared.append(ComparedRow.of(row, family, prediction, _bound_s(prediction)))
+        compared.append(ComparedRow.of(row, family, prediction))
     reasons = tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
     return _summarised(compared, reasons, provenance)
-
-
-def _bound_s(prediction: Prediction) -> float:
-    """The lower bound; raises HardwareError naming the figure that the device lacks for it."""
-    if prediction.bound_latency_s is not None:
-        return prediction.bound_latency_s
-    return sum(time.latency_s for time in kernel_times(prediction.kernels, Limits.bound(prediction.device, prediction.peak)))
 
 
 def diagnosed(prediction: Prediction, least: float = 0.1) -> str | None:

@@ -16,6 +16,7 @@ from perfmodel.expected.features import Features, Floats, Integers
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.paths import diagnosis_of
 from perfmodel.hardware.catalog import load
+from perfmodel.hardware.spec import HardwareError
 from perfmodel.kernel import Kernel
 from perfmodel.network import Network
 from perfmodel.precision import Precision
@@ -39,7 +40,8 @@ class MeasuredNetwork:
     activations: int
     dram_bytes: int
     waterline_s: float
-    bound_s: float
+    bound_s: float | None
+    """None where the device's file lacks what the bound needs."""
     roofline_s: float
     diagnoses: tuple[str | None, ...]
     """One per kernel."""
@@ -129,7 +131,11 @@ def gather(
     schedule, layout = schedule_of(path, schedule), layout_of(path, layout)
     precision = Precision.of(None, autocast)
     peak = device.matrix_peak(precision.matrix)
-    waterline, bound = Limits.waterline(device, peak), Limits.bound(device, peak)
+    waterline = Limits.waterline(device, peak)
+    try:
+        bound = Limits.bound(device, peak)
+    except HardwareError:
+        bound = None
     kept: list[MeasuredNetwork] = []
     skipped: dict[str, list[str]] = {}
     again = repetitions(rows)
@@ -158,7 +164,7 @@ def gather(
                 activations=activations,
                 dram_bytes=int(features.dram_bytes.sum()),
                 waterline_s=float(waterline_s(waterline, ops_bytes)),
-                bound_s=float(waterline_s(bound, ops_bytes)),
+                bound_s=None if bound is None else float(waterline_s(bound, ops_bytes)),
                 roofline_s=float(waterline.latency_s(features.ops.sum(), features.dram_bytes.sum())),
                 diagnoses=diagnoses,
             )

@@ -16,6 +16,7 @@ from perfmodel.validation.protocol_report import (
     recorded_protocol,
     worst_table,
 )
+from perfmodel.validation.published_tables import datasheet_tables
 
 STACKS = ("eager", "pointwise")
 
@@ -70,6 +71,11 @@ def worst_markdown() -> str:
             f"{percent(file.coverage)} inside their interval.{below}\n\n{markdown_table(worst_table(file.worst))}"
         )
     return "\n\n".join(parts)
+
+
+def published_markdown() -> str:
+    """GPUs that no constant was fitted on, through their datasheets alone."""
+    return "\n\n".join(map(markdown_table, datasheet_tables()))
 
 
 def measured_networks_markdown() -> str:

@@ -27,14 +27,21 @@ DURATION: Final = "gpu__time_duration.sum"
 READ_AND_WRITTEN: Final = ("dram__bytes_read.sum", "dram__bytes_write.sum")
 FEWER: Final = "profile fewer steps"
 
+LAYOUT_CHANGE: Final = r"^reformatting copynode"
+"""TensorRT: a copy into the layout of the layer that it names, which no layer of the network asks for."""
+
 CLASSES: Final = (
     ("ignored", r"memset|memcpy"),
+    ("move", LAYOUT_CHANGE),
     ("pointwise", r"^triton_poi"),
     ("reduction", r"^triton_(red|per)"),
     ("row norm", r"layer_?norm|rms_?norm"),
     ("norm", r"batch_norm|bn_fw|norm_elemt"),
     ("depthwise", r"depthwise|conv2d_c1_k1|dwconv"),
-    ("product", r"gemm|nvjet|xmma|cutlass|convolve|winograd|scudnn|wgmma|matmul|implicit|conv2d|convolution"),
+    (
+        "product",
+        r"gemm|nvjet|xmma|cutlass|convolve|winograd|scudnn|wgmma|matmul|implicit|conv2d|convolution|(^|[/ _.])conv[_\d]*( |$)",
+    ),
     ("move", r"pool|concat|cat_?array|copy|transpose|nchw|nhwc|padding|transform|upsample|slice|gather"),
     ("reduction", r"reduce|mean|softmax"),
     ("pointwise", r"elementwise|pointwise|activation|bias|add|mul|relu|silu|gelu|sigmoid|clamp"),
@@ -246,14 +253,28 @@ def _words(name: str) -> set[str]:
             path = pieces[:-1]  # ONNX: the modules one inside the other, then the operator
             inner = [piece for piece, after in zip(path, [*path[1:], ""], strict=True) if not after.startswith(f"{piece}.")]
             found |= {".".join(inner), ".".join(path)}
-    return {word.strip("/").replace("/", ".") for word in found if word}
+    return {_dotted(word) for word in found if word}
+
+
+def _dotted(name: str) -> str:
+    """A path of modules with dots, however it was written."""
+    return name.strip("/").replace("/", ".")
 
 
 def _by_layer(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
-    owner = {layer: time for time in prediction.times for layer in time.kernel.layers}
+    origins = prediction.network.graph.origins
+    owner = {
+        name: time
+        for time in prediction.times
+        for layer in time.kernel.layers
+        for name in (layer, _dotted(origins.get(layer, layer)))
+    }
     groups: dict[str, tuple[KernelTime, list[Profiled]]] = {}
-    lost = []
+    lost, layouts = [], []
     for one in profiled:
+        if re.match(LAYOUT_CHANGE, one.name, re.IGNORECASE):
+            layouts.append(one.name[:80])
+            continue
         time = next((owner[word] for word in sorted(_words(one.name), key=len, reverse=True) if word in owner), None)
         if time is None:
             lost.append(one.name[:80])
@@ -261,7 +282,12 @@ def _by_layer(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
             groups.setdefault(time.kernel.name, (time, []))[1].append(one)
     rows = [_row(prediction, time.kernel.name, [time], found) for time, found in groups.values()]
     unseen = [time.kernel.name for time in prediction.times if time.kernel.name not in groups]
-    return rows, _reasons(("no layer of the network has this name", lost), ("not in the profile", unseen)), "layer"
+    reasons = _reasons(
+        ("no layer of the network has this name", lost),
+        ("a change of layout, which the network does not ask for", layouts),
+        ("not in the profile", unseen),
+    )
+    return rows, reasons, "layer"
 
 
 def _by_kernel(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:

@@ -51,7 +51,7 @@ class ProtocolRow(_Record):
     latency_low_s: float
     latency_high_s: float
     waterline_latency_s: float
-    bound_latency_s: float
+    bound_latency_s: float | None
     diagnosis: str | None
 
     @property
@@ -204,7 +204,7 @@ def _file(dataset: Dataset, *, ablate: bool, say: Callable[[str], None]) -> File
             latency_high_s=float(expected) * high,
             waterline_latency_s=row.waterline_s,
             bound_latency_s=row.bound_s,
-            diagnosis=BELOW_BOUND if row.row.latency_s < row.bound_s else diagnosis,
+            diagnosis=BELOW_BOUND if row.bound_s is not None and row.row.latency_s < row.bound_s else diagnosis,
         )
         for row, expected, diagnosis in zip(dataset.rows, predicted, _diagnoses(dataset, constants), strict=True)
     )
@@ -224,7 +224,7 @@ def _file(dataset: Dataset, *, ablate: bool, say: Callable[[str], None]) -> File
         ablation=ablation,
         constants=constants,
         coverage=coverage(predicted, measured, groups),
-        below_bound=tuple(f"{row.model}@{row.resolution}" for row in rows if row.measured_latency_s < row.bound_latency_s),
+        below_bound=tuple(f"{row.model}@{row.resolution}" for row in rows if row.diagnosis == BELOW_BOUND),
         rows=rows,
     )
 

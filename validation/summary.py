@@ -82,7 +82,7 @@ def _row(row: ComparedRow) -> list[str]:
         row.model,
         str(row.resolution),
         str(row.batch),
-        *[f"{1e3 * time:.2f}" for time in times],
+        *["–" if time is None else f"{1e3 * time:.2f}" for time in times],
         percent(row.efficiency),
         row.below_waterline or "",
     ]

@@ -1,4 +1,4 @@
-"""The figures of a machine that the terms use: from its documents, and where it was measured, from the measurement."""
+"""The figures of a machine that the terms use: from its documents, and from its measurement or that of a machine like it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from perfmodel.expected.carried import figures_of, is_full_rate
 from perfmodel.expected.features import RATES
 from perfmodel.hardware.spec import DeviceSpec, Peak
 
@@ -25,10 +26,6 @@ NARROW_INPUTS: tuple[tuple[int, int, int], ...] = ((16, 3, 1), (16, 7, 1), (32, 
 own (`image_first_layer`)."""
 STEP_DEPTH: float = 64
 """Of a product's sums: what a library's kernel brings to shared memory at a time."""
-
-FULL_RATE_OPS_PER_CLOCK: float = 1024
-"""fp16 operations per clock and multiprocessor with fp32 sums, from which on a part counts as full-rate: data-centre parts have 1024
-(Volta) to 4096 (Hopper), GeForce and workstation parts, which halve the rate of fp32 sums or have narrower units, 512."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +101,8 @@ class Machine:
 
     @classmethod
     def of(cls, device: DeviceSpec, peak: Peak) -> Self:
-        """The figures of a device. Raises HardwareError naming the first that a term needs and the device lacks."""
-        measured = {entry.quantity: entry.value for entry in device.measured}
+        """The figures of a device, measured or carried. Raises HardwareError naming the first that a term needs and the device lacks."""
+        measured = figures_of(device)
         host = _host_s(measured)
         depthwise = tuple(
             (taps, measured[key]) for taps in (3, 5, 7) if (key := f"depthwise_{taps}x{taps}_ops_per_s") in measured
@@ -114,7 +111,7 @@ class Machine:
             name=device.slug,
             peak_ops_per_s=peak.ops_per_s,
             sustained_ops_per_s=measured.get(f"sustained_matrix_{peak.dtype}_ops_per_s"),
-            full_rate=peak.unit == "matrix" and peak.ops_per_clock_per_multiprocessor >= FULL_RATE_OPS_PER_CLOCK,
+            full_rate=is_full_rate(peak),
             bandwidth_bytes_per_s=device.memory.dram_bandwidth_bytes_per_s,
             copy_bytes_per_s=measured.get("dram_copy_bytes_per_s"),
             l2_bytes=device.memory.largest_cache_bytes or device.require("memory.l2_bytes"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 
+from perfmodel.expected.carried import REFERENCE, carried_figures
 from perfmodel.expected.constants import Calibration, CalibrationError, calibration_of
 from perfmodel.expected.features import Features
 from perfmodel.expected.machine import Machine
@@ -111,6 +112,10 @@ def _assumptions(
         said.append(
             f"the matrix unit's attained fraction was not measured on this device; {FULL_RATE_ATTAINED:.0%} of its peak, as on an H200, is "
             "taken: run `perfmodel hardware measure` on it"
+        )
+    if carried_figures(device):
+        said.append(
+            f"rates and starts of kernels were not measured on this device; those of {REFERENCE} are taken, per multiprocessor and clock"
         )
     if machine.host_s is None:
         said.append("the host's time per call is not known for this device: small batches in a stream can take longer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from perfmodel.layers.activation import Activation
@@ -332,7 +332,8 @@ def _rebuilt(graph: Graph, taken: dict[str, _Found]) -> Graph:
             shape = next(n.input_shapes[0] for n in map(graph.nodes.__getitem__, match.layers) if match.source in n.inputs)
             builder.block(match.block, Tensor(name=names[match.source], shape=shape), name=home, norms_folded=match.folded)
             names.update({there: f"{home}.{here.removeprefix(f'{_NAME}.')}" for there, here in match.layers.items()})
-    return builder.graph()
+    origins = {name: there for there, name in names.items() if name != there}
+    return replace(builder.graph(), origins=origins)
 
 
 def _homes(graph: Graph, taken: dict[str, _Found]) -> dict[int, str]:

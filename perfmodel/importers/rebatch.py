@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from perfmodel.layers.dims import Shape
-from perfmodel.layers.graph import Graph, Node
+from perfmodel.layers.graph import Node
 from perfmodel.layers.layer import Layer
 from perfmodel.layers.parameter import Parameter
 from perfmodel.network import Network
@@ -48,4 +48,4 @@ def rebatched(network: Network, batch: int) -> Network:
         return replace(old, layer=layer(old.layer), input_shapes=inputs, shape=own)
 
     nodes = {name: node(old) for name, old in network.graph.nodes.items()}
-    return replace(network, graph=Graph(nodes=nodes, blocks=network.graph.blocks), batch=batch)
+    return replace(network, graph=replace(network.graph, nodes=nodes), batch=batch)

@@ -1,0 +1,85 @@
+"""Figures that nobody measured on a device, carried to it from the one of its kind that was: an H200, through both specifications.
+
+What a kernel of the library attains of its memory depends on how many elements a multiprocessor takes on in a clock. GeForce parts
+have many multiprocessors for their bandwidth, and their kernels are held by memory; parts with stacked memory have few,
+and theirs are not. So the fitted fractions, which are of GeForce parts, say nothing of these, and rates in elements per multiprocessor and
+clock do. docs/expected.md holds them against measurements that others published of GPUs which no figure or constant here comes from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Final
+
+from perfmodel.hardware.catalog import load
+from perfmodel.hardware.spec import DeviceSpec, HardwareError, Peak
+
+REFERENCE: Final = "h200"
+"""The device that `perfmodel hardware measure` was run on."""
+
+FULL_RATE_OPS_PER_CLOCK: Final = 1024.0
+"""fp16 operations per clock and multiprocessor with fp32 sums, from which on a part counts as full-rate: data-centre and professional parts
+have 1024 (Volta, Turing, GA102) to 4096 (Hopper), GeForce parts, which halve the rate of fp32 sums, 512."""
+
+Scale = Callable[[DeviceSpec, re.Match[str]], float]
+
+
+def _clocks(device: DeviceSpec, _: re.Match[str]) -> float:
+    return device.chip.multiprocessors * device.chip.boost_clock_hz
+
+
+def _bandwidth(device: DeviceSpec, _: re.Match[str]) -> float:
+    return device.memory.dram_bandwidth_bytes_per_s
+
+
+def _matrix_peak(device: DeviceSpec, found: re.Match[str]) -> float:
+    return device.matrix_peak(found["dtype"]).ops_per_s
+
+
+def _period(device: DeviceSpec, _: re.Match[str]) -> float:
+    return 1 / device.chip.boost_clock_hz
+
+
+SCALES: Final[tuple[tuple[str, Scale], ...]] = (
+    (r"\w+_(elements|rows|outputs)_per_s", _clocks),
+    (r"depthwise_\dx\d_ops_per_s", _clocks),
+    (r"l2_read_bytes_per_s", _clocks),
+    (r"convolution(_\d+)?_(?P<dtype>[a-z]+\d+)_ops_per_s", _matrix_peak),
+    (r"(dram_copy|product_dram)_bytes_per_s", _bandwidth),
+    (r"(?!host_)\w+_(startup|step|block)_s|kernel_floor_s|stream_gap_s", _period),
+)
+"""What a measured quantity is in proportion to. What matches none stays with its device: clocks, power, the host, and what fused kernels
+need."""
+
+
+def is_full_rate(peak: Peak) -> bool:
+    """Whether the matrix unit is so wide that power, not its width, holds library products."""
+    return peak.unit == "matrix" and peak.ops_per_clock_per_multiprocessor >= FULL_RATE_OPS_PER_CLOCK
+
+
+def carried_figures(device: DeviceSpec) -> Mapping[str, float]:
+    """What the reference's measured figures come to on `device`; nothing where the device has figures of its own or is not full-rate.
+
+    A device that was measured in part is not filled up: how its own figures and carried ones go together is not known. Raises HardwareError
+    for a device without a rate for fp16.
+    """
+    if device.measured or not is_full_rate(device.matrix_peak("fp16")):
+        return MappingProxyType({})
+    reference = load(REFERENCE)
+    figures = {}
+    for entry in reference.measured:
+        for pattern, scale in SCALES:
+            found = re.fullmatch(pattern, entry.quantity)
+            if found:
+                with suppress(HardwareError):  # the device has no rate for this type
+                    figures[entry.quantity] = entry.value * scale(device, found) / scale(reference, found)
+                break
+    return MappingProxyType(figures)
+
+
+def figures_of(device: DeviceSpec) -> Mapping[str, float]:
+    """Measured figures of a device by quantity; of one that was not measured, what is carried to it."""
+    return {entry.quantity: entry.value for entry in device.measured} or carried_figures(device)

@@ -1,0 +1,111 @@
+"""Figures of a machine that nobody measured, from those of one like it; and what others measured of such machines."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfmodel.expected.carried import REFERENCE, carried_figures, figures_of, is_full_rate
+from perfmodel.expected.machine import Machine
+from perfmodel.hardware.catalog import load
+from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.networks.catalog import entries
+from perfmodel.prediction import predict
+from perfmodel.validation.published_tables import LEAST_BATCH, datasheet_tables, published
+
+MEASURED = {entry.quantity: entry.value for entry in load(REFERENCE).measured}
+
+
+def unmeasured(**chip: float) -> DeviceSpec:
+    """The reference without its measurements, with other figures of the chip."""
+    device = load(REFERENCE)
+    return device.model_copy(update={"measured": (), "chip": device.chip.model_copy(update=chip)})
+
+
+def test_to_a_device_of_the_same_specification_figures_are_carried_as_they_are() -> None:
+    figures = carried_figures(unmeasured())
+    assert figures == {name: pytest.approx(MEASURED[name]) for name in figures}
+    for name in (
+        "norm_dram_elements_per_s",
+        "layer_norm_rows_per_s",
+        "depthwise_3x3_ops_per_s",
+        "kernel_floor_s",
+        "dram_copy_bytes_per_s",
+    ):
+        assert name in figures
+    device = unmeasured()
+    ours, theirs = Machine.of(device, device.matrix_peak("fp16")), Machine.of(load(REFERENCE), device.matrix_peak("fp16"))
+    for name in ("element_rates", "dram_rates", "gap_s"):
+        assert getattr(ours, name) == pytest.approx(getattr(theirs, name))
+    for name in ("startup_s", "convolution_widths", "pool_outputs_per_s"):
+        assert dict(getattr(ours, name)) == pytest.approx(dict(getattr(theirs, name)))
+
+
+def test_what_belongs_to_one_machine_stays_with_it() -> None:
+    """Its host, the clocks and the power of its cooling, and what it sustains (of which terms.py holds the fraction)."""
+    figures = carried_figures(load("a100"))
+    assert not [name for name in figures if name.startswith(("host_", "clock_", "power_", "sustained_", "graph_"))]
+    assert "host_block_s" in MEASURED
+
+
+@given(multiprocessors=st.integers(1, 500), ghz=st.floats(0.5, 4))
+def test_rates_go_with_multiprocessors_and_clock_and_starts_with_the_clock(multiprocessors: int, ghz: float) -> None:
+    reference = load(REFERENCE).chip
+    figures = carried_figures(unmeasured(multiprocessors=multiprocessors, boost_clock_hz=ghz * 1e9))
+    clocks = multiprocessors * ghz * 1e9 / (reference.multiprocessors * reference.boost_clock_hz)
+    for name in ("norm_elements_per_s", "layer_norm_dram_rows_per_s", "pool_3x3_outputs_per_s", "l2_read_bytes_per_s"):
+        assert figures[name] == pytest.approx(MEASURED[name] * clocks)
+    for name in ("norm_startup_s", "product_step_s", "concat_block_s", "stream_gap_s"):
+        assert figures[name] == pytest.approx(MEASURED[name] * reference.boost_clock_hz / (ghz * 1e9))
+    assert figures["product_dram_bytes_per_s"] == pytest.approx(MEASURED["product_dram_bytes_per_s"])
+
+
+@pytest.mark.parametrize("name", ["rtx3090", "rtx4090", "rtx3080"])
+def test_parts_whose_unit_is_narrow_take_none(name: str) -> None:
+    device = load(name)
+    assert not is_full_rate(device.matrix_peak("fp16"))
+    assert not figures_of(device)
+
+
+def test_a_measured_device_has_its_own_figures_alone() -> None:
+    assert figures_of(load(REFERENCE)) == MEASURED
+    one = load(REFERENCE).model_copy(update={"measured": load(REFERENCE).measured[:1]})
+    assert len(figures_of(one)) == 1
+
+
+def test_a_prediction_says_that_rates_were_carried() -> None:
+    said = "rates and starts of kernels were not measured on this device"
+    options = {"batch": 64, "autocast": "fp16", "schedule": "eager", "tier": "expected"}
+    assert any(said in one for one in predict("resnet18", "a100", **options).assumptions)
+    assert not any(said in one for name in ("rtx4090", "h200") for one in predict("resnet18", name, **options).assumptions)
+
+
+def test_the_recorded_predictions_of_published_measurements_are_those_of_today() -> None:
+    found = 0
+    for comparison in published():
+        given_ = comparison.provenance
+        assert (given_.tier, given_.schedule, given_.layout) == ("expected", "eager", "nhwc")
+        for row in comparison.rows:
+            if row.network not in entries() or row.batch < LEAST_BATCH:
+                continue
+            prediction = predict(
+                row.network,
+                given_.hardware,
+                batch=row.batch,
+                resolution=row.resolution,
+                autocast=given_.autocast,
+                layout=given_.layout,
+                schedule=given_.schedule,
+                tier="expected",
+            )
+            assert prediction.latency_s == pytest.approx(row.predicted_latency_s, rel=1e-9), "record the comparison anew"
+            assert not row.below_bound
+            found += 1
+    assert found >= 10
+
+
+def test_the_table_has_every_gpu_and_every_row_from_the_least_batch_on() -> None:
+    sums, cases = datasheet_tables()
+    assert len(sums[1]) == len(published()) == 3
+    assert len(cases[1]) == sum(row.batch >= LEAST_BATCH for one in published() for row in one.rows)
