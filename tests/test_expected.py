@@ -244,7 +244,7 @@ def test_the_hosts_queue_by_brute_force() -> None:
             end = max(issued, end + m.gap_s + m.stream_gap_s) + kernel_s
             assert times.latency_s[: index + 1].sum() == pytest.approx(end)
         replayed = kernel_seconds(f, m, PRIORS, graph=True)
-        assert replayed.gap_s == pytest.approx(m.gap_s)
+        assert replayed.gap_s == pytest.approx(m.gap_s + (m.cold_s if batch > 1 else 0.0))
 
 
 def test_extra_kernels_are_those_that_no_layer_asks_for() -> None:
@@ -475,6 +475,7 @@ def measured_machine(**figures: object) -> Machine:
         "chain_startup_s": 0.0,
         "concat_block_s": 0.0,
         "stream_gap_s": 0.0,
+        "cold_s": 0.0,
         "host_compiled_s": None,
     }
     return replace(machine("h200"), **{**plain, **figures})  # type: ignore[arg-type]
@@ -580,10 +581,26 @@ def test_a_norm_on_few_threads_takes_a_latency_for_each_of_their_rows() -> None:
     assert kernel_seconds(large, m, PRIORS).rate_s[-1] == without.rate_s[-1]
 
 
+def test_what_has_left_the_cache_since_a_network_ran_before_comes_from_dram() -> None:
+    """VGG's weights alone are more than L2 holds: each kernel's code, and the parameters of those that have some, take one latency more."""
+    m = measured_machine(host_s=None, cold_s=1e-6, gap_s=1e-6, stream_gap_s=2e-6)
+    for network, cold in (("vgg16", 1e-6), ("mobilenetv2_100", 0.0)):
+        f = Features.of(kernels(build(network, batch=1).graph, HALF, "eager"))
+        warm = kernel_seconds(f, replace(m, cold_s=0.0), PRIORS)
+        assert kernel_seconds(f, m, PRIORS, graph=True).gap_s == pytest.approx(1e-6 + cold)
+        assert kernel_seconds(f, m, PRIORS).gap_s == pytest.approx(3e-6), "a stream's gap has the time for it"
+        longer = kernel_seconds(f, m, PRIORS).kernel_s - warm.kernel_s
+        assert longer == pytest.approx(np.where(f.weights > 0, cold, 0.0), abs=1e-12)
+    large = Features.of(kernels(build("mobilenetv2_100", batch=16).graph, HALF, "eager"))
+    assert kernel_seconds(large, m, PRIORS, graph=True).gap_s == pytest.approx(2e-6), "its tensors pass through L2 in between"
+
+
 def test_unlike_kernels_have_longer_gaps_than_like_ones() -> None:
     """Starts of like kernels are above their floor; a norm's is one of three unlike kernels; a stream's gaps hide it."""
     h200 = load("h200")
     figures = {
+        "dram_latency_s": 5e-7,
+        "l2_latency_s": 2e-7,
         "kernel_floor_s": 1e-6,
         "unlike_floor_s": 1.5e-6,
         "stream_gap_s": 2e-6,
@@ -596,6 +613,7 @@ def test_unlike_kernels_have_longer_gaps_than_like_ones() -> None:
     m = Machine.of(device, device.matrix_peak("fp16"))
     starts = dict(m.startup_s)
     assert m.gap_s == 1.5e-6
+    assert m.cold_s == pytest.approx(3e-7)
     assert m.stream_gap_s == pytest.approx(1.5e-6)
     assert starts["reduce"] == pytest.approx(3e-6 - 1e-6)
     assert starts["norm"] == pytest.approx(4e-6 + 2 * 1e-6 - 3 * 1.5e-6)

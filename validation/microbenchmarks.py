@@ -246,13 +246,12 @@ def _launch_gaps(cupy: Any, module: Any, timer: EventTimer) -> Iterator[Sample]:
             yield Sample(quantity=quantity, kernel="nothing", values=tuple(seconds / LAUNCHES for seconds in times))
 
 
-def _replays(torch: Any, work: Callable[[], Any], launches: int = 1, rounds: int = 50) -> tuple[float, ...]:
-    """Host seconds to replay a graph of so many launches and to wait for its end."""
+def _replays(torch: Any, work: Callable[[], Any], rounds: int = 50) -> tuple[float, ...]:
+    """Host seconds to replay a graph of one launch and to wait for its end."""
     work()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(launches):
-            work()
+        work()
     found = []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -400,20 +399,10 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         yield Sample(
             quantity="graph_replay_s",
             kernel="host: a graph of one launch, and waiting for it",
-            values=(replays := _replays(torch, lambda: functional.relu(tiny))),
-        )
-        floor_s = statistics.median(times)
-        yield Sample(
-            quantity="graph_node_s",
-            kernel="host: a graph of one more launch, beyond what the launch takes in a graph",
-            values=tuple(
-                max((long - short) / (GRAPH_NODES - 1) - floor_s, 1e-10)
-                for long, short in zip(_replays(torch, lambda: functional.relu(tiny), GRAPH_NODES), replays, strict=True)
-            ),
-            detail=f"{GRAPH_NODES} launches less one",
+            values=_replays(torch, lambda: functional.relu(tiny)),
         )
         with tuned(torch):
-            yield from _startups(torch, floor_s)
+            yield from _startups(torch, statistics.median(times))
 
 
 def _unlike_floor(torch: Any, x: Any) -> Sample:
@@ -435,7 +424,6 @@ def _unlike_floor(torch: Any, x: Any) -> Sample:
     )
 
 
-GRAPH_NODES: Final = 256
 SMALL_LAUNCHES: Final = 100
 SMALL_PRODUCTS: Final = (
     (48, 96, 28), (96, 192, 28), (192, 96, 28), (192, 384, 14), (384, 192, 14), (768, 384, 7), (384, 768, 7), (1536, 768, 7),

@@ -132,7 +132,8 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     MeasurementFileError where fewer than 2 can be compared.
     """
     device = load(hardware)
-    measured = {entry.quantity: entry.value for entry in device.measured}
+    replay_s = next((entry.value for entry in device.measured if entry.quantity == "graph_replay_s"), 0.0)
+    """Between a host's asking for a graph and its hearing that it ended, which the clock of `validate run` includes."""
     rows: list[NetworkRow] = []
     skipped: dict[str, list[str]] = {}
     for line in read_results(path):
@@ -165,7 +166,6 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
             skipped.setdefault(str(error)[:MOST_SAID], []).append(str(line["key"]))
             continue
         bound = prediction.bound_latency_s
-        replay_s = 0.0 if line["run"] in IN_STREAM else _replay_s(measured, len(prediction.kernels))
         rows.append(
             NetworkRow(
                 model=line["model"],
@@ -175,7 +175,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 run=line["run"],
                 host_seen=bool(line.get("host")),
                 measured_latency_s=line["median_s"],
-                predicted_latency_s=prediction.latency_s + replay_s,
+                predicted_latency_s=prediction.latency_s + (0.0 if line["run"] in IN_STREAM else replay_s),
                 latency_low_s=prediction.latency_low_s,
                 latency_high_s=prediction.latency_high_s,
                 bound_latency_s=bound,
@@ -198,11 +198,6 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
         skipped=tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items()),
         rows=tuple(rows),
     )
-
-
-def _replay_s(measured: Mapping[str, float], kernels: int) -> float:
-    """Between a host's asking for a graph and its hearing that it ended, which the clock of `validate run` includes, and kernels do not."""
-    return measured.get("graph_replay_s", 0.0) + (kernels - 1) * measured.get("graph_node_s", 0.0)
 
 
 def size_class(batch: int) -> str:

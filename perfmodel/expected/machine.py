@@ -53,6 +53,8 @@ class Machine:
     gap_s: float | None
     """Measured: the least that a kernel adds to a replayed graph of unlike kernels, from the end of the one before to its own; where these
     were not measured, of like ones, which add less: their code is at hand."""
+    cold_s: float
+    """Measured: by how much the latency of DRAM is longer than that of L2; 0 where they were not measured."""
     stream_gap_s: float
     """Measured: what it adds beyond that in a stream whose host is ahead; 0 where it was not measured."""
     host_s: tuple[float, ...] | None
@@ -121,6 +123,7 @@ class Machine:
             vector_ops_per_s=device.vector_peak("fp32").ops_per_s,
             special_per_s=device.special_peak("fp32").ops_per_s,
             gap_s=_gap_s(measured),
+            cold_s=_cold_s(measured),
             stream_gap_s=_stream_gap_s(measured),
             host_s=host,
             host_compiled_s=_host_compiled_s(measured),
@@ -153,6 +156,11 @@ class Machine:
 
 def _gap_s(measured: Mapping[str, float]) -> float | None:
     return measured.get("unlike_floor_s", measured.get("kernel_floor_s"))
+
+
+def _cold_s(measured: Mapping[str, float]) -> float:
+    far, near = (measured.get(f"{memory}_latency_s") for memory in ("dram", "l2"))
+    return 0.0 if far is None or near is None else max(0.0, far - near)
 
 
 def _stream_gap_s(measured: Mapping[str, float]) -> float:

@@ -108,6 +108,10 @@ def kernel_seconds(
     if "startup" in terms:
         arithmetic = np.maximum(arithmetic, _depth_s(f, path, machine))
         exposed = exposed + _startup_s(f, path, machine, compiled=compiled)
+        if (
+            "l2" in terms
+        ):  # parameters of networks that L2 does not hold come from DRAM, and starts were measured with parameters at hand
+            exposed = exposed + np.where(_is_cold(f, machine, c) & (f.weights > 0), machine.cold_s, 0.0)
     exposed = exposed + np.where(path == Path.UNALIGNED, (c.unaligned - 1) * memory, 0.0)
     exposed = exposed + np.where(path == Path.GROUPED_PADDED, (c.grouped_passes - 1) * memory, 0.0)
     parts = [arithmetic, memory, rate, exposed]
@@ -248,6 +252,17 @@ def _cached_share(f: Features, machine: Machine, c: Constants, terms: AbstractSe
     if "l2" not in terms:
         return np.zeros_like(f.dram_bytes)
     return np.minimum(c.l2_share * machine.l2_bytes / np.maximum(f.dram_bytes, 1.0), MOST_FROM_L2)
+
+
+def _is_cold(f: Features, machine: Machine, c: Constants) -> npt.NDArray[np.bool_]:
+    """Whether a kernel's parameters and code have left L2 since the network ran before.
+
+    In between, all weights passed through L2, and the largest kernel's tensors.
+    """
+    weights = np.bincount(f.network, f.dram_bytes - f.activation_bytes - f.written_bytes, minlength=f.networks)
+    largest = np.zeros(f.networks)
+    np.maximum.at(largest, f.network, f.dram_bytes)
+    return np.asarray(weights + largest > c.l2_share * machine.l2_bytes, dtype=np.bool_)[f.network]
 
 
 THREADS = 2048
@@ -434,6 +449,8 @@ def _gap_s(
     share of the network's latency is eᵢ − eᵢ₋₁, of which tᵢ is its own and the rest passed before it.
     """
     gap = np.full_like(kernel_s, machine.gap_s + (0.0 if graph else machine.stream_gap_s) if machine.gap_s else c.gap_s)
+    if graph and "l2" in terms:  # a stream's longer gap has the time for a kernel's code to arrive
+        gap = gap + np.where(_is_cold(f, machine, c), machine.cold_s, 0.0)
     if "extra" not in terms:
         gap = np.where(f.extra, 0.0, gap)
     host = None if graph else _host_s(f, machine, compiled=compiled)
