@@ -69,21 +69,21 @@ class NetworkComparison(Errors):
 def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
     """The device with the host that was looked at beside a case; where none was, the device as its file has it.
 
-    Before and after the case every kind of call was looked at, between its steps the chain of blocks alone, of compiled code that of its
-    pairs, too: a kind's seconds are the median of these, times what the kind took of a block (of a pair) in the two looks.
+    Before and after the case every kind of call was looked at, between its steps the chain of blocks alone: a kind's seconds are the
+    median of these blocks, times what the kind took of a block in the two looks. A moment's block is one pass of its chain after a step of
+    the network, which finds the host's caches as an eager network does, that calls much code. Compiled code calls little, and finds it at
+    hand, as the repeated passes of a look do: of it only the change of the moments' chains is taken, from those beside the looks on.
     """
     if not line.get("host"):
         return device
-    looks = line["host"]["looks"]
-    moments = {"host_block_s": line["host"]["blocks_s"]}
-    if line["host"].get("pairs_s"):
-        moments["host_compiled_pair_s"] = line["host"]["pairs_s"]
+    looks, blocks, pairs = line["host"]["looks"], line["host"]["blocks_s"], line["host"].get("pairs_s")
 
     def seconds(kind: str) -> float:
-        known = (
-            "host_compiled_pair_s" if kind.startswith("host_compiled_") and "host_compiled_pair_s" in moments else "host_block_s"
-        )
-        return float(statistics.median(moments[known])) * statistics.fmean(look[kind] / look[known] for look in looks)
+        if pairs and kind.startswith("host_compiled_"):
+            return float(statistics.median(pairs)) * statistics.fmean(
+                look[kind] / beside for look, beside in zip((looks[0], looks[-1]), (pairs[0], pairs[-1]), strict=True)
+            )
+        return float(statistics.median(blocks)) * statistics.fmean(look[kind] / look["host_block_s"] for look in looks)
 
     found = {kind: seconds(kind) for kind in looks[0]}
     rest = tuple(entry for entry in device.measured if not entry.quantity.startswith("host_"))
