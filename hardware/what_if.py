@@ -82,7 +82,7 @@ _OWN_RATES: Final = (
 """Measured of one multiprocessor, likewise."""
 _OWN_TIMES: Final = (
     r"(?!dram_)\w+_latency_s", r"narrow_product_s", r"issue_\w+_s", r"meeting_s", r"cluster_barrier_s",
-    r"(block|(stored_)?cluster|stored)_launch_s", r"\w+_(startup|step)_s", r"kernel_floor_s", r"launch_graph_s",
+    r"(block|(stored_)?cluster|stored)_launch_s", r"\w+_(startup|step)_s", r"norm_row_s", r"(kernel|unlike)_floor_s", r"launch_graph_s",
 )  # fmt: skip
 """Measured in clocks of the chip; what the host does and what DRAM takes is not."""
 _MATRIX: Final = r"peak(\.matrix\.fp16\.fp32\.ops_per\w+)?"

@@ -9,8 +9,16 @@ from types import ModuleType
 
 import pytest
 import typer
+from pydantic import BaseModel
 
 from perfmodel import cli
+from perfmodel.plan_record import CutRecord, PlanRecord, SegmentRecord
+from perfmodel.record import KernelRecord, PredictionRecord
+from perfmodel.validation.comparison import ComparedRow, Comparison, Provenance
+from perfmodel.validation.layer_comparison import LayerComparison, LayerRow
+from perfmodel.validation.network_comparison import NetworkComparison, NetworkRow
+from perfmodel.validation.profiles import JoinedRow, ProfileComparison
+from perfmodel.validation.statistics import Summary
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,6 +54,18 @@ def _commands(app: typer.Typer, prefix: str) -> list[str]:
 @pytest.mark.parametrize("command", _commands(cli.app, "perfmodel"))
 def test_every_command_is_documented(command: str) -> None:
     assert command in (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+RECORDS = (
+    PredictionRecord, KernelRecord, PlanRecord, SegmentRecord, CutRecord, Comparison, ComparedRow, Provenance,
+    NetworkComparison, NetworkRow, LayerComparison, LayerRow, ProfileComparison, JoinedRow, Summary,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=[record.__name__ for record in RECORDS])
+def test_every_key_that_is_printed_is_documented(record: type[BaseModel]) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert [key for key in record.model_fields if f"`{key}`" not in page and f'"{key}":' not in page] == []
 
 
 def test_the_commands_are_found() -> None:

@@ -24,6 +24,7 @@ from perfmodel.expected.terms import (
     DIRECT_START,
     GROUP_PADDED_TO,
     LARGE_INDEX_FACTOR,
+    NORM_START_ROWS,
     RESAMPLE_BANDWIDTH,
     TERMS,
     THREADS,
@@ -243,7 +244,7 @@ def test_the_hosts_queue_by_brute_force() -> None:
             end = max(issued, end + m.gap_s + m.stream_gap_s) + kernel_s
             assert times.latency_s[: index + 1].sum() == pytest.approx(end)
         replayed = kernel_seconds(f, m, PRIORS, graph=True)
-        assert replayed.gap_s == pytest.approx(m.gap_s)
+        assert replayed.gap_s == pytest.approx(m.gap_s + (m.cold_s if batch > 1 else 0.0))
 
 
 def test_extra_kernels_are_those_that_no_layer_asks_for() -> None:
@@ -466,12 +467,15 @@ def measured_machine(**figures: object) -> Machine:
         "pool_outputs_per_s": (),
         "product_bytes_per_s": None,
         "narrow_outputs_per_s": math.inf,
+        "narrow_inputs": (),
+        "norm_row_s": None,
         "convolution_widths": (),
         "chains": (),
         "near_chain": math.inf,
         "chain_startup_s": 0.0,
         "concat_block_s": 0.0,
         "stream_gap_s": 0.0,
+        "cold_s": 0.0,
         "host_compiled_s": None,
     }
     return replace(machine("h200"), **{**plain, **figures})  # type: ignore[arg-type]
@@ -523,6 +527,96 @@ def test_a_convolution_of_an_image_is_held_by_its_results() -> None:
     f = of_convolution(3, 32, kernel=3)
     assert kernel_seconds(f, m, PRIORS).rate_s[0] == pytest.approx(f.m[0] * 32 / 1e10)
     assert kernel_seconds(of_convolution(12, 36, kernel=3), m, PRIORS).rate_s[0] == 0, "12 channels are another kernel's"
+
+
+def test_convolutions_of_an_image_lie_on_lines_through_two_kernels() -> None:
+    """A pixel of a tile of 16 or 32 results takes a time that is a line in its taps; 7×7 to 64 is the library's own kernel's."""
+    rates = ((16, 3, 16 / 2e-9), (16, 7, 16 / 10e-9), (32, 3, 32 / 3e-9), (32, 7, 32 / 19e-9), (64, 7, 64 / 5e-9))
+    m = measured_machine(narrow_inputs=rates)
+    for width, kernel, pixel_s in (
+        (16, 3, 2e-9),
+        (8, 7, 10e-9),
+        (16, 5, 2e-9 + 16 / 40 * 8e-9),
+        (32, 3, 3e-9),
+        (96, 5, 3 * (3e-9 + 16 / 40 * 16e-9)),
+        (64, 7, 5e-9),
+    ):
+        f = of_convolution(3, width, kernel=kernel)
+        times = kernel_seconds(f, m, PRIORS, ALL - {"startup", "launch"})
+        assert times.rate_s[0] == pytest.approx(f.m[0] * pixel_s)
+        assert times.kernel_s[0] == times.rate_s[0], "products and memory are in what was measured"
+
+
+def test_a_narrow_side_of_a_convolution_holds_the_other() -> None:
+    """Few input channels leave steps of a tile empty, however many results there are; the measured rate has that in it."""
+    m = measured_machine(convolution_widths=((16, 1e14), (32, 2e14), (64, 4e14), (256, 8e14)))
+    terms = ALL - {"tail", "startup", "launch"}
+    for inputs, outputs, rate in (
+        (16, 16, 1e14),
+        (16, 256, 1e14),
+        (256, 16, 1e14),
+        (24, 96, None),
+        (32, 32, 2e14),
+        (64, 256, 8e14),
+    ):
+        f = of_convolution(inputs, outputs, kernel=3)
+        expected = 1e14 + 1e14 * math.log(24 / 16) / math.log(2) if rate is None else rate
+        assert kernel_seconds(f, m, PRIORS, terms).arithmetic_s[0] == pytest.approx(f.ops[0] / expected)
+
+
+def test_a_norm_on_few_threads_takes_a_latency_for_each_of_their_rows() -> None:
+    """From L2; from DRAM, and where its threads fill the chip, it goes at its rate. Rows of its measured start count once."""
+    m = measured_machine(norm_row_s=1e-7)
+    near = m.element_rates[RATES.index("norm")]
+    small = of_norm(size=14, batch=1)
+    rows = small.elements[-1] / small.norm_threads[-1]
+    assert rows == NORM_START_ROWS
+    at_rate = small.elements[-1] / near * m.multiprocessors * THREADS / small.norm_threads[-1]
+    share = 0.9
+    times = kernel_seconds(small, m, PRIORS)
+    assert times.rate_s[-1] == pytest.approx(share * rows * 1e-7 + (1 - share) * at_rate)
+    assert times.exposed_s[-1] == pytest.approx(max(0.0, dict(m.startup_s)["norm"] - rows * 1e-7))
+    large = of_norm(size=56)
+    without = kernel_seconds(large, measured_machine(), PRIORS)
+    assert kernel_seconds(large, m, PRIORS).rate_s[-1] == without.rate_s[-1]
+
+
+def test_what_has_left_the_cache_since_a_network_ran_before_comes_from_dram() -> None:
+    """VGG's weights alone are more than L2 holds: each kernel's code, and the parameters of those that have some, take one latency more."""
+    m = measured_machine(host_s=None, cold_s=1e-6, gap_s=1e-6, stream_gap_s=2e-6)
+    for network, cold in (("vgg16", 1e-6), ("mobilenetv2_100", 0.0)):
+        f = Features.of(kernels(build(network, batch=1).graph, HALF, "eager"))
+        warm = kernel_seconds(f, replace(m, cold_s=0.0), PRIORS)
+        assert kernel_seconds(f, m, PRIORS, graph=True).gap_s == pytest.approx(1e-6 + cold)
+        assert kernel_seconds(f, m, PRIORS).gap_s == pytest.approx(3e-6), "a stream's gap has the time for it"
+        longer = kernel_seconds(f, m, PRIORS).kernel_s - warm.kernel_s
+        assert longer == pytest.approx(np.where(f.weights > 0, cold, 0.0), abs=1e-12)
+    large = Features.of(kernels(build("mobilenetv2_100", batch=16).graph, HALF, "eager"))
+    assert kernel_seconds(large, m, PRIORS, graph=True).gap_s == pytest.approx(2e-6), "its tensors pass through L2 in between"
+
+
+def test_unlike_kernels_have_longer_gaps_than_like_ones() -> None:
+    """Starts of like kernels are above their floor; a norm's is one of three unlike kernels; a stream's gaps hide it."""
+    h200 = load("h200")
+    figures = {
+        "dram_latency_s": 5e-7,
+        "l2_latency_s": 2e-7,
+        "kernel_floor_s": 1e-6,
+        "unlike_floor_s": 1.5e-6,
+        "stream_gap_s": 2e-6,
+        "norm_startup_s": 4e-6,
+        "reduce_startup_s": 3e-6,
+    }
+    others = [entry for entry in h200.measured if entry.quantity not in figures]
+    given = [h200.measured[0].model_copy(update={"quantity": name, "value": value}) for name, value in figures.items()]
+    device = h200.model_copy(update={"measured": (*others, *given)})
+    m = Machine.of(device, device.matrix_peak("fp16"))
+    starts = dict(m.startup_s)
+    assert m.gap_s == 1.5e-6
+    assert m.cold_s == pytest.approx(3e-7)
+    assert m.stream_gap_s == pytest.approx(1.5e-6)
+    assert starts["reduce"] == pytest.approx(3e-6 - 1e-6)
+    assert starts["norm"] == pytest.approx(4e-6 + 2 * 1e-6 - 3 * 1.5e-6)
 
 
 def test_convolutions_sustain_what_their_width_does() -> None:
@@ -602,11 +696,18 @@ def test_a_narrow_convolution_takes_what_the_narrowest_tile_takes() -> None:
 
 def test_compiled_code_is_waited_for_as_it_was_measured() -> None:
     f = Features.of(kernels(build("resnet18", batch=1).graph, HALF, "pointwise"))
-    m = measured_machine(host_compiled_s=(1e-3, 1e-4, 1e-5))
+    m = measured_machine(host_compiled_s=(1e-3, 1e-4, 1e-5, 1e-6))
     times = kernel_seconds(f, m, PRIORS, compiled=True)
     library = np.isin(f.host, (HOST_CONVOLUTION, HOST_MATRIX))
-    issued = 1e-3 + np.where(library, 1e-4, 1e-5).sum()
+    issued = 1e-3 + np.where(library, 1e-4, 1e-5).sum() + 1e-6 * f.weights.sum()
     assert times.latency_s.sum() == pytest.approx(issued + times.kernel_s[-1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("network", "given"), [("resnet18", 103), ("mobilenetv2_100", 263), ("efficientnet_b0", 312)])
+def test_compiled_code_is_given_every_weight_of_its_kernels(network: str, given: int) -> None:
+    """As many tensors as PyTorch's compiler lists for these networks, the image among them."""
+    f = Features.of(kernels(build(network, batch=1).graph, HALF, "pointwise"))
+    assert f.weights.sum() + 1 == given
 
 
 def test_a_norms_helpers_are_part_of_its_call() -> None:

@@ -604,7 +604,7 @@ def test_blocks_that_are_timed_are_not_compiled_again(tmp_path, measuring):
     """And the command says what it is doing before it does it."""
     compiled = []
     measuring.setattr(measure, "run_record", lambda revision: WHERE)
-    measuring.setattr(measure, "prepare_kernels", lambda asked, device: None)
+    measuring.setattr(measure, "prepare_kernels", lambda asked, device, tell: None)
     measuring.setattr(measure, "prepare_baselines", lambda problems, tell: compiled.extend(problems))
     measuring.setattr(measure, "torch_or_none", lambda: True)
     measuring.setattr(measure, "run", lambda *_, **__: Outcome())

@@ -21,7 +21,7 @@ from perfmodel.prediction import predict
 from perfmodel.validation import network_run
 from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
-from perfmodel.validation.host_times import LEAST_S, _less
+from perfmodel.validation.host_times import CHAIN, LEAST_S, _compiled, _less
 from perfmodel.validation.layer_comparison import compare_layers
 from perfmodel.validation.microbenchmarks import MachineRun, SkippedPart
 from perfmodel.validation.microbenchmarks import run as microbenchmarks_run
@@ -197,7 +197,38 @@ def test_compiled_code_asks_for_its_turn_once() -> None:
 
 
 def test_a_difference_of_noisy_times_is_never_nothing() -> None:
-    assert _less((3.0, 1.0), (2.0, 2.0, 9.0)) == (1.0, LEAST_S)
+    assert _less((3.0, 1.0, 5.0), (2.0, 2.0, 4.0)) == (1.0, LEAST_S, 1.0)
+
+
+def test_chains_of_compiled_code_are_taken_apart_into_what_they_were_made_of() -> None:
+    """Each chain is issued in the sum of its parts; a host that is half as fast in one repeat changes no difference of another."""
+    call, convolution, kernel, given = 50e-6, 12e-6, 9e-6, 0.5e-6
+
+    def taken(pace: float) -> dict[str, float]:
+        convolutions = call + CHAIN * (convolution + given)
+        return {
+            "compiled call": pace * (call + kernel),
+            "compiled convolutions": pace * convolutions,
+            "compiled plain": pace * (convolutions + CHAIN * kernel),
+            "compiled pairs": pace * (convolutions + CHAIN * (kernel + 4 * given)),
+        }
+
+    slow = [taken(pace) for pace in (1.0, 2.0, 1.0)]
+    found = {one.quantity: one.values for one in _compiled({name: tuple(each[name] for each in slow) for name in slow[0]})}
+    for part, seconds in (("call", call), ("convolution", convolution), ("kernel", kernel), ("input", given)):
+        assert found[f"host_compiled_{part}_s"] == pytest.approx((seconds, 2 * seconds, seconds))
+    pair = convolution + kernel + 5 * given + call / CHAIN
+    assert found["host_compiled_pair_s"] == pytest.approx((pair, 2 * pair, pair))
+
+
+def test_compiled_code_is_taken_at_the_speed_of_its_own_moments() -> None:
+    """Eager chains became twice as slow beside the case, compiled ones three times; a moment's one pass takes longer than a look's many."""
+    look = {**LOOK, "host_compiled_pair_s": 40e-6, "host_compiled_kernel_s": 10e-6}
+    host = {"looks": [look, look], "blocks_s": [2 * LOOK["host_block_s"]], "pairs_s": [50e-6, 150e-6, 150e-6, 160e-6, 50e-6]}
+    line = {"host": host, "date": "2026-11-30", "driver": "1"}
+    found = {entry.quantity: entry.value for entry in with_host(load("h200"), line).measured}
+    assert found["host_compiled_kernel_s"] == pytest.approx(30e-6)
+    assert found["host_norm_s"] == pytest.approx(2 * LOOK["host_norm_s"])
 
 
 def test_the_host_beside_a_case_replaces_that_of_the_file() -> None:
@@ -399,6 +430,7 @@ def _recorded(**fields: object) -> dict[str, object]:
         ({"host": {"looks": [{"host_norm_s": 1.0}], "blocks_s": [1.0]}}, "host_block_s"),
         ({"host": {"looks": [{"host_block_s": 1.0, "norm": 1.0}], "blocks_s": [1.0]}}, "host.looks"),
         ({"host": {"looks": [{"host_block_s": 1e300}], "blocks_s": [1e300]}}, "host.looks"),
+        ({"host": {"looks": [LOOK], "blocks_s": [1.0], "pairs_s": [1.0]}, "date": "2026-11-30"}, "host_compiled_pair_s"),
         ({"host": {"looks": [LOOK], "blocks_s": [1.0]}}, "needs its date"),
         ({"host": {"looks": [LOOK], "blocks_s": [1.0]}, "date": "yesterday"}, "date"),
         ({"kind": "layer", "network": ["resnet18"], "node": "bn1"}, "network"),

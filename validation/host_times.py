@@ -7,17 +7,18 @@ for the host.
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from perfmodel.validation.samples import Sample
 
 CHAIN: Final = 32
 """Different modules in a chain, so that the host's caches see what they see in a network."""
-STEPS: Final = ("block", "compiled call", "compiled convolutions", "compiled pairs")
+STEPS: Final = ("block", "compiled call", "compiled convolutions", "compiled plain", "compiled pairs")
 """Chains that are timed as a network's steps are: each from an idle GPU to an idle GPU."""
+NORM_INPUTS: Final = 4
+"""Tensors of a norm, which compiled code is given, checks and hands to the kernel."""
 REPEATS: Final = 7
 ROUNDS: Final = 20
 
@@ -64,16 +65,25 @@ class HostProbe:
 
         self._chains["operator"] = operators
         if compiler is not None:
-            # a call of one kernel; of CHAIN convolutions; of CHAIN convolutions, each with a kernel after it
+            # a call of one kernel; of CHAIN convolutions; of CHAIN convolutions, each with a kernel after it, without parameters and with
             convolutions = chained(*(_unlike(nn, index) for index in range(CHAIN)))
-            for name, chain in (("call", chained(nn.ReLU())), ("convolutions", convolutions), ("pairs", unlike)):
+            plain = chained(*(m for index in range(CHAIN) for m in (_unlike(nn, index), nn.ReLU())))
+            for name, chain in (
+                ("call", chained(nn.ReLU())),
+                ("convolutions", convolutions),
+                ("plain", plain),
+                ("pairs", unlike),
+            ):
                 compiled = compiler(chain)
                 self._chains[f"compiled {name}"] = lambda compiled=compiled: compiled(start)  # type: ignore[misc]
 
     def samples(self, repeats: int = REPEATS, rounds: int = ROUNDS) -> Iterator[Sample]:
-        """Host seconds per call, by kind of call."""
+        """Host seconds per call, by kind of call.
+
+        Every repeat takes all chains, and differences are those of one repeat: a host's speed changes within tenths of a second.
+        """
         with self._torch.inference_mode():
-            found = {name: self._seconds(name, repeats, rounds) for name in self._chains}
+            found = self._seconds(repeats, rounds)
         each = {name: tuple(seconds / CHAIN for seconds in values) for name, values in found.items()}
         for name in ("convolution", "matrix", "norm", "other"):
             said = f"torch, {CHAIN} different modules of {name} in a chain"
@@ -88,49 +98,69 @@ class HostProbe:
             kernel=f"torch, {CHAIN} convolutions with bias less {CHAIN} without",
             values=_less(each["biased"], each["convolution"]),
         )
-        if "compiled call" not in found:
-            return
-        kernel = tuple(seconds / CHAIN for seconds in _less(found["compiled pairs"], found["compiled convolutions"]))
-        call = _less(found["compiled call"], kernel)
-        yield Sample(
-            quantity="host_compiled_kernel_s",
-            kernel=f"torch.compile, {CHAIN} pointwise kernels between convolutions",
-            values=kernel,
-        )
-        yield Sample(quantity="host_compiled_call_s", kernel="torch.compile, a call of one kernel, without it", values=call)
-        yield Sample(
-            quantity="host_compiled_convolution_s",
-            kernel=f"torch.compile, {CHAIN} convolutions in a chain",
-            values=tuple(seconds / CHAIN for seconds in _less(found["compiled convolutions"], call)),
-        )
+        if "compiled call" in found:
+            yield from _compiled(found)
 
     def block_s(self) -> float:
         """Host seconds of a convolution, norm and relu, from one pass of their chain: a moment's look."""
-        with self._torch.inference_mode():
-            start = time.perf_counter()
-            self._chains["block"]()
-            self._torch.cuda.synchronize()
-        return (time.perf_counter() - start) / CHAIN
+        return self._moment_s("block")
+
+    def pair_s(self) -> float:
+        """The same of compiled code: of a convolution and the kernel that the compiler makes of a norm and relu."""
+        return self._moment_s("compiled pairs")
 
     def medians(self, repeats: int = 3, rounds: int = 4) -> dict[str, float]:
         """A short look: each quantity's median."""
         return {one.quantity: float(f"{one.median:.5g}") for one in self.samples(repeats, rounds)}
 
-    def _seconds(self, name: str, repeats: int, rounds: int) -> tuple[float, ...]:
-        chain, alone = self._chains[name], name in STEPS
-        for _ in range(3):
-            chain()
-        found = []
-        for _ in range(repeats):
-            self._torch.cuda.synchronize()
+    def _moment_s(self, name: str) -> float:
+        with self._torch.inference_mode():
             start = time.perf_counter()
-            for _ in range(rounds):
-                chain()
-                if alone:
-                    self._torch.cuda.synchronize()
+            self._chains[name]()
             self._torch.cuda.synchronize()
-            found.append((time.perf_counter() - start) / rounds)
-        return tuple(found)
+        return (time.perf_counter() - start) / CHAIN
+
+    def _seconds(self, repeats: int, rounds: int) -> dict[str, tuple[float, ...]]:
+        """Of one pass of each chain, in each repeat."""
+        for chain in self._chains.values():
+            for _ in range(3):
+                chain()
+        found: dict[str, list[float]] = {name: [] for name in self._chains}
+        for _ in range(repeats):
+            for name, chain in self._chains.items():
+                chain()  # its code and data back into the host's caches
+                self._torch.cuda.synchronize()
+                start = time.perf_counter()
+                for _ in range(rounds):
+                    chain()
+                    if name in STEPS:
+                        self._torch.cuda.synchronize()
+                self._torch.cuda.synchronize()
+                found[name].append((time.perf_counter() - start) / rounds)
+        return {name: tuple(values) for name, values in found.items()}
+
+
+def _compiled(found: Mapping[str, tuple[float, ...]]) -> Iterator[Sample]:
+    """Compiled code by its parts: a kernel that the compiler wrote, a tensor that it is given, a call, a library's convolution.
+
+    Calls of chains differ by CHAIN of one part each; the call of one kernel has the rest.
+    """
+    kernel = _each(_less(found["compiled plain"], found["compiled convolutions"]))
+    given = tuple(seconds / NORM_INPUTS for seconds in _each(_less(found["compiled pairs"], found["compiled plain"])))
+    call = _less(found["compiled call"], kernel)
+    convolution = _each(_less(found["compiled convolutions"], call))
+    for part, said, values in (
+        ("kernel", f"{CHAIN} pointwise kernels without parameters between convolutions", kernel),
+        ("input", f"{NORM_INPUTS * CHAIN} parameters of norms between convolutions", given),
+        ("call", "a call of one kernel, without it", call),
+        ("convolution", f"{CHAIN} convolutions in a chain, without their weights", _less(convolution, given)),
+        ("pair", f"{CHAIN} times convolution, norm and relu in a chain", _each(found["compiled pairs"])),
+    ):
+        yield Sample(quantity=f"host_compiled_{part}_s", kernel=f"torch.compile, {said}", values=values)
+
+
+def _each(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(seconds / CHAIN for seconds in values)
 
 
 def _width(index: int) -> int:
@@ -152,6 +182,5 @@ LEAST_S: Final = 1e-7
 
 
 def _less(long: tuple[float, ...], short: tuple[float, ...]) -> tuple[float, ...]:
-    """Each of the long times without the median of the short ones."""
-    middle = statistics.median(short)
-    return tuple(max(one - middle, LEAST_S) for one in long)
+    """Each of the long times without the short one of the same repeat."""
+    return tuple(max(one - other, LEAST_S) for one, other in zip(long, short, strict=True))

@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         recorders = {name: Recorder(folder / f"{name}.jsonl", where) for name in wanted}
         asked = list(_checked(everything, options.every)) if "check" in stages else [(p, None) for p in everything]
         tell(f"kernels of {len(asked)} cases: choosing and compiling")
-        prepare_kernels(asked, this_device())
+        prepare_kernels(asked, this_device(), tell)
         timed = tuple(options.what or TIMED)
         if "time" in stages and "compile" in timed and torch_or_none():
             prepare_baselines([p for p in everything if options.again or not _is_timed(recorders[p.family], p, "compile")], tell)

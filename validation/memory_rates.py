@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from perfmodel.expected.machine import NARROW_INPUTS, WIDTHS
 from perfmodel.expected.terms import CONCAT_ELEMENTS
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.torch_timing import REPEATS, graph_seconds, replay_seconds, settled, shape_text, slope, tuned
@@ -30,9 +31,10 @@ CHAIN_IMAGES: Final = (1, 0)
 """Of one image, and of as many as CHAIN_ELEMENTS takes (0)."""
 PRODUCTS: Final = ((64, 256), (256, 64), (24, 144), (144, 24), (128, 128), (512, 128))
 """Channels in and out of 1×1 convolutions, the pairs of bottlenecks and inverted bottlenecks."""
-CONVOLUTION_WIDTHS: Final = (64, 128, 256, 512)
 CONVOLUTION_PIXELS: Final = 256 * 56 * 56 * 64
 """Elements of the tensor that convolutions of every width are timed on."""
+CONVOLUTION_SIZES: Final = {16: 112, 32: 112, 64: 56, 128: 28, 256: 28, 512: 14}
+"""Image of each width."""
 
 
 def samples(torch: Any) -> Iterator[Sample]:
@@ -90,14 +92,11 @@ def _samples(torch: Any) -> Iterator[Sample]:
     del stems
     yield from _products(torch, pair)
     images = pair(3, 224, (64, 256))
-    stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False).cuda().half().to(memory_format=torch.channels_last)
-    yield rate(
-        "narrow_input_outputs_per_s",
-        "torch conv2d 3×3 of 3 channels to 32, stride 2",
-        stem,
-        images,
-        32 / 4 / 3,  # outputs to an element of the image
-    )
+    named = [(f"narrow_input_{width}_{size}x{size}_outputs_per_s", width, size, stride) for width, size, stride in NARROW_INPUTS]
+    for quantity, width, size, stride in (("narrow_input_outputs_per_s", 32, 3, 2), *named):
+        stem = nn.Conv2d(3, width, size, stride, size // 2, bias=False).cuda().half().to(memory_format=torch.channels_last)
+        said = f"torch conv2d {size}×{size} of 3 channels to {width}, stride {stride}"
+        yield rate(quantity, said, stem, images, width / stride**2 / 3)  # results to an element of the image
     del images
     yield from _convolutions(torch)
     yield _stream_gap(torch)
@@ -122,8 +121,8 @@ def _products(torch: Any, pair: Callable[[int, int, tuple[int, int]], list[Any]]
 
 
 def _convolutions(torch: Any) -> Iterator[Sample]:
-    for width in CONVOLUTION_WIDTHS:
-        size = {64: 56, 128: 28, 256: 28, 512: 14}[width]
+    for width in WIDTHS:
+        size = CONVOLUTION_SIZES[width]
         count = CONVOLUTION_PIXELS // (width * size**2)
         x = torch.randn(count, width, size, size, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
         layer = torch.nn.Conv2d(width, width, 3, padding=1, bias=False).cuda().half().to(memory_format=torch.channels_last)

@@ -19,13 +19,14 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from perfmodel.errors import shown
+from perfmodel.expected.features import norm_threads
 from perfmodel.hardware.spec import Measured
 from perfmodel.validation.files import MeasurementFileError, read_text
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timing import EventTimer
-from perfmodel.validation.torch_timing import REPEATS, graph_seconds, replay_seconds, slope, torch_seconds, tuned
+from perfmodel.validation.torch_timing import REPEATS, graph_seconds, replay_seconds, shape_text, slope, torch_seconds, tuned
 
 DRAM_BYTES: Final = 2**30
 """Of one buffer: many times any L2."""
@@ -413,6 +414,7 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         tiny = torch.randn(1, 64, 2, 2, **make).to(memory_format=torch.channels_last)
         times = graph_seconds(torch, lambda: functional.relu(tiny), 200)
         yield Sample(quantity="kernel_floor_s", kernel="torch relu of 256 elements, replayed in a graph", values=times)
+        yield _unlike_floor(torch, tiny)
         yield Sample(
             quantity="graph_replay_s",
             kernel="host: a graph of one launch, and waiting for it",
@@ -420,6 +422,25 @@ def _framework(torch: Any, l2_bytes: int) -> Iterator[Sample]:
         )
         with tuned(torch):
             yield from _startups(torch, statistics.median(times))
+
+
+def _unlike_floor(torch: Any, x: Any) -> Sample:
+    """What a kernel adds to a graph that has next to nothing to do, and is another than the one before: its code is not at hand."""
+    functional = torch.nn.functional
+    kinds = (
+        functional.relu, functional.silu, torch.sigmoid, torch.tanh, functional.hardswish, torch.neg, torch.abs, functional.gelu, torch.exp,
+        torch.sqrt, torch.sin, torch.floor, functional.hardsigmoid, functional.mish, functional.elu, torch.cos,
+    )  # fmt: skip
+
+    def work() -> None:
+        for kind in kinds:
+            kind(x)
+
+    return Sample(
+        quantity="unlike_floor_s",
+        kernel=f"torch, {len(kinds)} unlike functions of 256 elements, replayed in a graph",
+        values=tuple(took / len(kinds) for took in graph_seconds(torch, work)),
+    )
 
 
 SMALL_LAUNCHES: Final = 100
@@ -475,6 +496,7 @@ def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
     # a half norm first converts its statistics in two small kernels, which the list of kernels has
     times = tuple(took - 2 * floor_s for took in graph_seconds(torch, lambda: half(x), SMALL_LAUNCHES))
     yield Sample(quantity="norm_startup_s", kernel="torch batch_norm, parameters fp16, without its two helpers", values=times)
+    yield _norm_row(torch)
     works: tuple[tuple[str, str, Callable[[], Any]], ...] = (
         ("norm_autocast", "torch batch_norm, parameters fp32", lambda: mixed(x)),
         ("row_norm", "torch layer_norm", lambda: functional.layer_norm(rows, (256,), weight, weight)),
@@ -487,6 +509,26 @@ def _startups(torch: Any, floor_s: float) -> Iterator[Sample]:
         yield Sample(
             quantity=f"{name}_startup_s", kernel=f"{kernel_said}, fp16", values=graph_seconds(torch, work, SMALL_LAUNCHES)
         )
+
+
+NORM_ROWS: Final = (4, 32, 224, 224)
+"""One image has all the blocks that the library gives a norm of so many channels, a quarter of an H200's threads: more images are more rows
+for each."""
+
+
+def _norm_row(torch: Any) -> Sample:
+    """What one more row for each thread costs a norm: of four images less of one, which take equally many threads."""
+    images, channels, height, width = NORM_ROWS
+    norm = torch.nn.BatchNorm2d(channels).cuda().half().eval()
+    x = torch.randn(*NORM_ROWS, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+    long, short = (graph_seconds(torch, lambda x=part: norm(x)) for part in (x, x[:1]))  # type: ignore[misc]
+    more = (images - 1) * height * width * channels / norm_threads(images * height * width, channels)
+    return Sample(
+        quantity="norm_row_s",
+        kernel="torch batch_norm, parameters fp16, of a row for each thread",
+        values=tuple((a - b) / more for a, b in zip(long, short, strict=True)),
+        detail=f"{shape_text(x)} less one image",
+    )
 
 
 def _line(x: list[float], y: list[float]) -> tuple[float, float]:

@@ -41,6 +41,8 @@ class NetworkRow(BaseModel):
     run: str
     host_seen: bool
     """Whether the host was looked at beside the case; where it was not, it is predicted at the speed that the device's file has."""
+    host_disturbed: bool
+    """Whether it was looked at before every step, as it was at first: each step then found the host's caches full of the look's."""
     measured_latency_s: float
     predicted_latency_s: float
     latency_low_s: float | None
@@ -70,12 +72,22 @@ def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
     """The device with the host that was looked at beside a case; where none was, the device as its file has it.
 
     Before and after the case every kind of call was looked at, between its steps the chain of blocks alone: a kind's seconds are the
-    median of these blocks, times what the kind took of a block in the two looks.
+    median of these blocks, times what the kind took of a block in the two looks. A moment's block is one pass of its chain after a step of
+    the network, which finds the host's caches as an eager network does, that calls much code. Compiled code calls little, and finds it at
+    hand, as the repeated passes of a look do: of it only the change of the moments' chains is taken, from those beside the looks on.
     """
     if not line.get("host"):
         return device
-    looks, block_s = line["host"]["looks"], statistics.median(line["host"]["blocks_s"])
-    found = {kind: block_s * statistics.fmean(look[kind] / look["host_block_s"] for look in looks) for kind in looks[0]}
+    looks, blocks, pairs = line["host"]["looks"], line["host"]["blocks_s"], line["host"].get("pairs_s")
+
+    def seconds(kind: str) -> float:
+        if pairs and kind.startswith("host_compiled_"):
+            return float(statistics.median(pairs)) * statistics.fmean(
+                look[kind] / beside for look, beside in zip((looks[0], looks[-1]), (pairs[0], pairs[-1]), strict=True)
+            )
+        return float(statistics.median(blocks)) * statistics.fmean(look[kind] / look["host_block_s"] for look in looks)
+
+    found = {kind: seconds(kind) for kind in looks[0]}
     rest = tuple(entry for entry in device.measured if not entry.quantity.startswith("host_"))
     own = tuple(
         Measured(
@@ -164,6 +176,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 precision=str(prediction.precision),
                 run=line["run"],
                 host_seen=bool(line.get("host")),
+                host_disturbed=bool(line.get("host")) and len(line["host"]["blocks_s"]) == len(line["times_s"]),
                 measured_latency_s=line["median_s"],
                 predicted_latency_s=prediction.latency_s + (0.0 if line["run"] in IN_STREAM else replay_s),
                 latency_low_s=prediction.latency_low_s,
@@ -178,8 +191,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
     whole = _summary(rows)
     groups: dict[str, list[NetworkRow]] = {}
     for row in rows:
-        unseen = ", host unseen" if row.run in IN_STREAM and not row.host_seen else ""
-        groups.setdefault(f"{row.run}, {size_class(row.batch)}{unseen}", []).append(row)
+        groups.setdefault(f"{row.run}, {size_class(row.batch)}{_of_its_host(row)}", []).append(row)
     return NetworkComparison(
         file=path.name,
         hardware=device.slug,
@@ -188,6 +200,12 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
         skipped=tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items()),
         rows=tuple(rows),
     )
+
+
+def _of_its_host(row: NetworkRow) -> str:
+    if row.run not in IN_STREAM or (row.host_seen and not row.host_disturbed):
+        return ""
+    return ", looked at in each step" if row.host_seen else ", host unseen"
 
 
 def size_class(batch: int) -> str:

@@ -19,6 +19,8 @@ from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
 from perfmodel.validation.gpu import in_memory
 
 LARGEST_POOL: Final = 16
+SAID_EVERY: Final = 20
+"""Cases from one line on how far compiling is to the next."""
 BASELINES_AT_ONCE: Final = 14
 """Each holds a CUDA context and compiles in its own process (see `one_compiler_each`)."""
 
@@ -28,12 +30,16 @@ def one_compiler_each() -> None:
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
-def prepare_kernels(asked: Iterable[tuple[Problem, str | None]], device: DeviceLimits) -> int:
+def prepare_kernels(
+    asked: Iterable[tuple[Problem, str | None]], device: DeviceLimits, tell: Callable[[str], None] = lambda _: None
+) -> int:
     """Choose and compile every kernel that the problems need; for how many. One that is refused is left for whoever measures it."""
     jobs = [(problem, only, device) for problem, only in dict.fromkeys(asked)]
     served = 0
     with _pool(min(LARGEST_POOL, os.cpu_count() or 1)) as pool:
-        for (problem, only, _), config in zip(jobs, pool.map(_compile_kernel, jobs), strict=True):
+        for done, ((problem, only, _), config) in enumerate(zip(jobs, pool.map(_compile_kernel, jobs), strict=True), 1):
+            if done % SAID_EVERY == 0:
+                tell(f"kernels of {done} cases: there")
             if config is not None:
                 remember(problem, device, only, config)
                 served += 1

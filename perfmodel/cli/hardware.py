@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_tables, listed, require_place
+from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_at_once, emit_tables, listed, require_place
 from perfmodel.errors import PerfmodelError
 
 hardware_app = typer.Typer(
@@ -101,7 +101,7 @@ def hardware_measure(
 
     def keep(found: MachineRun) -> None:
         if samples is not None:
-            emit(whole(found).model_dump_json(indent=1) + "\n", samples)
+            emit_at_once(whole(found).model_dump_json(indent=1) + "\n", samples)
 
     if older is not None:
         older.require(this_device().name, driver_version())
@@ -113,5 +113,5 @@ def hardware_measure(
         raise GpuError(f"nothing of {', '.join(parts)} can be measured here{f', {why}' if why else ''}")
     anew = {sample.quantity for sample in found.samples}
     measured = [entry for entry in whole(found).measured(where) if entry.quantity in anew]
-    emit(with_measured(name, measured, keep=only is not None), target)
+    emit_at_once(with_measured(name, measured, keep=only is not None), target)
     print(f"wrote {target}; predict with --hardware {target}", file=sys.stderr)

@@ -170,6 +170,24 @@ def emit(text: str, output: Path | None) -> None:
         raise PerfmodelError(f"cannot write {output}: {error.strerror}; choose another file") from None
 
 
+def emit_at_once(text: str, output: Path) -> None:
+    """As `emit`, but a file gets all of the text or none: what stood there before stays where this is cut off."""
+    whole = output.resolve()  # a link stays one
+    if str(output) == "-" or (whole.exists() and not whole.is_file()) or not os.access(whole.parent, os.W_OK):
+        emit(text, output)
+        return
+    beside = whole.with_name(f".{whole.name}.{os.getpid()}")
+    try:
+        emit(text, beside)
+        if whole.exists():
+            beside.chmod(whole.stat().st_mode & 0o7777)
+        beside.replace(whole)
+    except OSError as error:
+        raise PerfmodelError(f"cannot write {output}: {error.strerror}; choose another file") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def emit_tables(tables: Sequence[Table], fmt: Format, output: Path | None) -> None:
     """Print tables in a format, as wide as the terminal allows, or write them to a file."""
     from perfmodel.report.table import render, terminal

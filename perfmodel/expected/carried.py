@@ -49,7 +49,7 @@ SCALES: Final[tuple[tuple[str, Scale], ...]] = (
     (r"l2_read_bytes_per_s", _clocks),
     (r"convolution(_\d+)?_(?P<dtype>[a-z]+\d+)_ops_per_s", _matrix_peak),
     (r"(dram_copy|product_dram)_bytes_per_s", _bandwidth),
-    (r"(?!host_)\w+_(startup|step|block)_s|kernel_floor_s|stream_gap_s", _period),
+    (r"(?!host_)\w+_(startup|step|block|row)_s|(kernel|unlike)_floor_s|stream_gap_s", _period),
 )
 """What a measured quantity is in proportion to. What matches none stays with its device: clocks, power, the host, and what fused kernels
 need."""

@@ -60,6 +60,8 @@ class Features:
     """A `Path`."""
     host: Integers
     """Which kind of call launches it."""
+    weights: Floats
+    """Tensors of parameters that it reads."""
     ops: Floats
     """Operations of the matrix product, 2 · MACs."""
     m: Floats
@@ -144,7 +146,7 @@ class Features:
 
 
 _COLUMNS = (
-    "path", "host", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
+    "path", "host", "weights", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
     "across_bytes", "elements", "rate", "rows", "norm_threads", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
@@ -175,16 +177,17 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     if lead is not None and lead.role == "window" and isinstance(lead.layer, MaxPool | AveragePool):
         m, n = lead.shape.N * lead.shape.H * lead.shape.W, lead.shape.C
         taps = lead.layer.kernel[0] * lead.layer.kernel[1]
-    norm_threads = 0
+    threads = 0
     if lead is not None and lead.role != "matrix":
         groups = sum(operation.role == "norm" for operation in kernel.operations)
     if lead is not None and lead.kind == "concat":
         groups, n = len(lead.reads), max(int(access.elements) for access in lead.reads)
     for operation in kernel.operations:
         if operation.role == "norm":
-            norm_threads = _norm_threads(operation.shape.N * operation.shape.H * operation.shape.W, operation.shape.C)
+            threads = norm_threads(operation.shape.N * operation.shape.H * operation.shape.W, operation.shape.C)
         if isinstance(operation.layer, LayerNorm):
             rows = max(rows, operation.shape.N * operation.shape.H * operation.shape.W)
+    weights = sum(access.role == "weight" for access in kernel.reads)
     extra = bool(kernel.operations) and all(operation.kind in EXTRA for operation in kernel.operations)
     largest = max((int(access.elements) for access in (*kernel.reads, *kernel.writes)), default=0)
     recent = {access.tensor for access in (*before.writes, *before.reads)} if before else set()
@@ -193,9 +196,9 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     rate = RATES.index(_rate(kernel))
     huge = largest >= LARGE_TENSOR_ELEMENTS
     return (
-        path, host, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
+        path, host, weights, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
         cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, across, largest, rate, rows,
-        norm_threads, cost.vector_ops, cost.special_ops, extra, huge,
+        threads, cost.vector_ops, cost.special_ops, extra, huge,
     )  # fmt: skip
 
 
@@ -214,7 +217,8 @@ NORM_BLOCKS = 128
 """rows that a thread takes at least, and blocks along the rows at most (aten/src/ATen/native/cuda/Normalization.cuh)."""
 
 
-def _norm_threads(rows: int, channels: int) -> int:
+def norm_threads(rows: int, channels: int) -> int:
+    """Threads that PyTorch starts for a batch norm with channels last."""
     across = min(1 << (channels.bit_length() - 1), 32)
     down = min(1 << max((rows // NORM_ROWS).bit_length() - 1, 0), NORM_BLOCK // across)
     return across * down * math.ceil(channels / across) * min(math.ceil(rows / (down * NORM_ROWS)), NORM_BLOCKS)

@@ -19,8 +19,11 @@ STARTUPS: tuple[str, ...] = (
 """Kinds of library kernels whose start `perfmodel hardware measure` takes: `STARTUPS[i]`_startup_s."""
 CHAINS: tuple[str, ...] = ("chain", "chain_clamp", "chain_special", "chain_reduce")
 """Kinds of kernels that a compiler writes, whose elements per second from DRAM `perfmodel hardware measure` takes."""
-WIDTHS: tuple[int, ...] = (64, 128, 256, 512)
+WIDTHS: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
 """Channels at which it takes convolutions."""
+NARROW_INPUTS: tuple[tuple[int, int, int], ...] = ((16, 3, 1), (16, 7, 1), (32, 3, 1), (32, 7, 1), (64, 7, 2))
+"""Results, kernel size and stride at which it takes convolutions of an image's three channels; for the last the library has a kernel of its
+own (`image_first_layer`)."""
 STEP_DEPTH: float = 64
 """Of a product's sums: what a library's kernel brings to shared memory at a time."""
 
@@ -48,17 +51,23 @@ class Machine:
     vector_ops_per_s: float
     special_per_s: float
     gap_s: float | None
-    """Measured: the least that a kernel adds to a replayed graph, from the end of the one before to its own."""
+    """Measured: the least that a kernel adds to a replayed graph of unlike kernels, from the end of the one before to its own; where these
+    were not measured, of like ones, which add less: their code is at hand."""
+    cold_s: float
+    """Measured: by how much the latency of DRAM is longer than that of L2; 0 where they were not measured."""
     stream_gap_s: float
     """Measured: what it adds beyond that in a stream whose host is ahead; 0 where it was not measured."""
     host_s: tuple[float, ...] | None
     """Measured: host seconds per call of each kind of features.HOST_…, in their order."""
-    host_compiled_s: tuple[float, float, float] | None
-    """Measured: host seconds that compiled code takes for a call of it, a library's convolution or product, and a kernel of its own."""
+    host_compiled_s: tuple[float, float, float, float] | None
+    """Measured: host seconds that compiled code takes for a call of it, a library's convolution or product, a kernel of its own, and each
+    weight that one of these reads. Where weights were not measured apart, a kernel's seconds have those of a norm."""
     element_rates: tuple[float, ...]
     """Measured: elements per second of each of RATES, on data in L2; infinite where it was not measured."""
     dram_rates: tuple[float, ...]
     """The same on data from DRAM."""
+    norm_row_s: float | None
+    """Measured: what one more row for each thread costs a batch norm that leaves most of the chip idle."""
     rows_per_s: float | None
     """Measured: rows of a layer norm."""
     dram_rows_per_s: float | None
@@ -69,6 +78,8 @@ class Machine:
     """Measured: what library products of 1×1 move from and to DRAM."""
     narrow_outputs_per_s: float
     """Measured: results of a convolution of an image's three channels; infinite where it was not measured."""
+    narrow_inputs: tuple[tuple[int, int, float], ...]
+    """Measured: (channels, kernel size, results per second) of the same, as in NARROW_INPUTS; all of them or none."""
     chains: tuple[tuple[str, float], ...]
     """Measured: (kind of CHAINS, elements per second of the compiler's own kernels)."""
     near_chain: float
@@ -111,17 +122,20 @@ class Machine:
             clock_hz=device.chip.boost_clock_hz,
             vector_ops_per_s=device.vector_peak("fp32").ops_per_s,
             special_per_s=device.special_peak("fp32").ops_per_s,
-            gap_s=measured.get("kernel_floor_s"),
-            stream_gap_s=measured.get("stream_gap_s", 0.0),
+            gap_s=_gap_s(measured),
+            cold_s=_cold_s(measured),
+            stream_gap_s=_stream_gap_s(measured),
             host_s=host,
             host_compiled_s=_host_compiled_s(measured),
             element_rates=tuple(measured.get(f"{kind}_elements_per_s", math.inf) for kind in RATES),
             dram_rates=tuple(measured.get(f"{kind}_dram_elements_per_s", math.inf) for kind in RATES),
+            norm_row_s=measured.get("norm_row_s"),
             rows_per_s=measured.get("layer_norm_rows_per_s"),
             dram_rows_per_s=measured.get("layer_norm_dram_rows_per_s"),
             pool_outputs_per_s=_pool_outputs_per_s(measured),
             product_bytes_per_s=measured.get("product_dram_bytes_per_s"),
             narrow_outputs_per_s=measured.get("narrow_input_outputs_per_s", math.inf),
+            narrow_inputs=_narrow_inputs(measured),
             chains=tuple((kind, measured[key]) for kind in CHAINS if (key := f"{kind}_dram_elements_per_s") in measured),
             near_chain=measured.get("chain_elements_per_s", math.inf),
             chain_startup_s=_beyond_gap(measured, "chain"),
@@ -140,14 +154,42 @@ class Machine:
         )
 
 
+def _gap_s(measured: Mapping[str, float]) -> float | None:
+    return measured.get("unlike_floor_s", measured.get("kernel_floor_s"))
+
+
+def _cold_s(measured: Mapping[str, float]) -> float:
+    far, near = (measured.get(f"{memory}_latency_s") for memory in ("dram", "l2"))
+    return 0.0 if far is None or near is None else max(0.0, far - near)
+
+
+def _stream_gap_s(measured: Mapping[str, float]) -> float:
+    """Of like kernels, beyond what unlike ones add to a graph: waiting for the stream, a kernel's code arrives."""
+    like, unlike = measured.get("kernel_floor_s", 0.0), _gap_s(measured) or 0.0
+    return max(0.0, like + measured.get("stream_gap_s", 0.0) - unlike)
+
+
 def _beyond_gap(measured: Mapping[str, float], kind: str) -> float:
-    return max(0.0, measured.get(f"{kind}_startup_s", 0.0) - measured.get("kernel_floor_s", 0.0))
+    """Starts are measured of like kernels in a row; that of a norm is one of three unlike kernels, of which two floors were taken away."""
+    like = measured.get("kernel_floor_s", 0.0)
+    gaps = 3 * (_gap_s(measured) or 0.0) - 2 * like if kind == "norm" else like
+    return max(0.0, measured.get(f"{kind}_startup_s", 0.0) - gaps)
 
 
 def _pool_outputs_per_s(measured: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     """(taps, results per second) of both windows; nothing where one is missing, through which no line can be drawn."""
     found = tuple((kernel**2, measured[key]) for kernel in (2, 3) if (key := f"pool_{kernel}x{kernel}_outputs_per_s") in measured)
     return found if len(found) == 2 else ()
+
+
+def _narrow_inputs(measured: Mapping[str, float]) -> tuple[tuple[int, int, float], ...]:
+    """(channels, kernel size, results per second) of each; nothing where one is missing, without which no line can be drawn."""
+    found = tuple(
+        (width, size, measured[key])
+        for width, size, _ in NARROW_INPUTS
+        if (key := f"narrow_input_{width}_{size}x{size}_outputs_per_s") in measured
+    )
+    return found if len(found) == len(NARROW_INPUTS) else ()
 
 
 def _host_s(measured: Mapping[str, float]) -> tuple[float, ...] | None:
@@ -161,6 +203,8 @@ def _host_s(measured: Mapping[str, float]) -> tuple[float, ...] | None:
     return tuple(mixed * one for one in (convolution, matrix, norm, other, operator, inner, 0.0))
 
 
-def _host_compiled_s(measured: Mapping[str, float]) -> tuple[float, float, float] | None:
+def _host_compiled_s(measured: Mapping[str, float]) -> tuple[float, float, float, float] | None:
     call, convolution, kernel = (measured.get(f"host_compiled_{kind}_s") for kind in ("call", "convolution", "kernel"))
-    return None if call is None or convolution is None or kernel is None else (call, convolution, kernel)
+    if call is None or convolution is None or kernel is None:
+        return None
+    return (call, convolution, kernel, measured.get("host_compiled_input_s", 0.0))

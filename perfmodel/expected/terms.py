@@ -40,6 +40,8 @@ PADDED_TO: Final = 32
 """K and C·R·S of a product: the depth of one step of a tensor-core kernel, and its narrowest tile."""
 GROUP_PADDED_TO: Final = (16, 64)
 """Input and output channels per group of the library's padded grouped convolution: one step of the matrix unit, and its narrowest tile."""
+FULL_WIDTH: Final = 64
+"""Columns from which on a library's k×k convolution fills a tile that runs at the full rate."""
 TILES: Final = ((256, 128), (128, 128), (128, 64), (64, 64), (128, 32), (64, 32))
 """Rows × columns of the results that one block of a library's product computes."""
 FULL_INTENSITY: Final = 32.0
@@ -100,10 +102,16 @@ def kernel_seconds(
     arithmetic = _arithmetic_s(f, path, machine, c, terms)
     memory = _memory_s(f, path, machine, c, terms)
     rate = _rate_s(f, path, machine, c, terms, compiled=compiled)
+    if machine.narrow_inputs and "rates" in terms:  # their measured times have products and memory in them
+        arithmetic, memory = (np.where(_is_of_an_image(f, path), 0.0, part) for part in (arithmetic, memory))
     exposed = c.unhidden * np.minimum(arithmetic, memory) if "overlap" in terms else np.zeros_like(memory)
     if "startup" in terms:
         arithmetic = np.maximum(arithmetic, _depth_s(f, path, machine))
         exposed = exposed + _startup_s(f, path, machine, compiled=compiled)
+        if (
+            "l2" in terms
+        ):  # parameters of networks that L2 does not hold come from DRAM, and starts were measured with parameters at hand
+            exposed = exposed + np.where(_is_cold(f, machine, c) & (f.weights > 0), machine.cold_s, 0.0)
     exposed = exposed + np.where(path == Path.UNALIGNED, (c.unaligned - 1) * memory, 0.0)
     exposed = exposed + np.where(path == Path.GROUPED_PADDED, (c.grouped_passes - 1) * memory, 0.0)
     parts = [arithmetic, memory, rate, exposed]
@@ -147,18 +155,21 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
         deep, wide = GROUP_PADDED_TO
         k = np.where(path == Path.GROUPED_PADDED, _up(f.k / np.maximum(f.taps, 1), deep) * f.taps, k)
         n = np.where(path == Path.GROUPED_PADDED, _up(f.n, wide), n)
-        if (
-            machine.convolution_widths
-        ):  # the rate at the narrowest width is that of its tile, which narrower ones leave empty in part
+        if machine.convolution_widths:
+            # a measured width's rate has its padding in it; the narrowest's is that of its tile, which narrower ones leave empty in part
             narrowest = machine.convolution_widths[0][0]
-            n = np.where((path == Path.MATRIX) & (f.taps > 1) & (f.n < narrowest), narrowest, n)
+            narrow = (path == Path.MATRIX) & (f.taps > 1) & (_width(f) < FULL_WIDTH)
+            k, n = np.where(narrow, f.k, k), np.where(narrow, np.maximum(f.n, narrowest), n)
         k, n = np.where(path == Path.GROUPED, f.k, k), np.where(path == Path.GROUPED, f.n, n)
     ops = np.where(shaped, 2 * f.m * n * k * f.groups, f.ops)
     seconds = ops / matrix_ops_per_s(machine, c, terms)
     if "clock" in terms and machine.convolution_ops_per_s is not None:
         seconds = np.where(f.taps > 1, ops / _convolution_ops_per_s(f, machine, machine.convolution_ops_per_s), seconds)
     if "tail" in terms:
-        seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, n, machine.multiprocessors), seconds)
+        columns = n
+        if "padding" in terms and machine.convolution_widths:  # of a narrow one the rate has what its tile wastes
+            columns = np.where(narrow, np.maximum(n, FULL_WIDTH), n)
+        seconds = np.where(shaped & (path != Path.GROUPED), seconds * _waste(f, columns, machine.multiprocessors), seconds)
     seconds = np.where(path == Path.UNALIGNED, UNALIGNED_SLOWER * seconds, seconds)
     seconds = np.where(on_matrix, seconds, 0.0)
     if "rates" in terms:
@@ -172,11 +183,17 @@ def _arithmetic_s(f: Features, path: Integers, machine: Machine, c: Constants, t
 
 
 def _convolution_ops_per_s(f: Features, machine: Machine, otherwise: float) -> Floats:
-    """What the library's k×k convolutions sustain by their output channels: linear in log K between the widths that were measured."""
+    """What the library's k×k convolutions sustain by their width: linear in its logarithm between the widths that were measured."""
     if not machine.convolution_widths:
         return np.full_like(f.ops, otherwise)
     widths, rates = zip(*machine.convolution_widths, strict=True)
-    return np.asarray(np.interp(np.log(np.maximum(f.n * f.groups, 1.0)), np.log(widths), rates), dtype=np.float64)
+    return np.asarray(np.interp(np.log(np.maximum(_width(f), 1.0)), np.log(widths), rates), dtype=np.float64)
+
+
+def _width(f: Features) -> Floats:
+    """Of a convolution: its output channels, or its input channels where these are too few to fill a step of a tile and fewer."""
+    outputs, inputs = f.n * f.groups, f.k * f.groups / np.maximum(f.taps, 1)
+    return np.where((f.path == Path.MATRIX) & (inputs < FULL_WIDTH), np.minimum(outputs, inputs), outputs)
 
 
 def matrix_ops_per_s(machine: Machine, c: Constants, terms: AbstractSet[str] = ALL) -> float:
@@ -237,8 +254,21 @@ def _cached_share(f: Features, machine: Machine, c: Constants, terms: AbstractSe
     return np.minimum(c.l2_share * machine.l2_bytes / np.maximum(f.dram_bytes, 1.0), MOST_FROM_L2)
 
 
+def _is_cold(f: Features, machine: Machine, c: Constants) -> npt.NDArray[np.bool_]:
+    """Whether a kernel's parameters and code have left L2 since the network ran before.
+
+    In between, all weights passed through L2, and the largest kernel's tensors.
+    """
+    weights = np.bincount(f.network, f.dram_bytes - f.activation_bytes - f.written_bytes, minlength=f.networks)
+    largest = np.zeros(f.networks)
+    np.maximum.at(largest, f.network, f.dram_bytes)
+    return np.asarray(weights + largest > c.l2_share * machine.l2_bytes, dtype=np.bool_)[f.network]
+
+
 THREADS = 2048
 """That a multiprocessor of the measured parts holds."""
+NORM_START_ROWS: Final = 12.25
+"""Rows of each thread in the norm whose start is measured: of 1×256×14×14, as the library shares them out."""
 NARROW = 8
 """Input channels below which a convolution has no operand of 16 bytes: that of an image's three."""
 CONCAT_ELEMENTS: Final = 512
@@ -264,10 +294,8 @@ def _rate_s(
     if "rates" in terms:
         share = _cached_share(f, machine, c, terms)
         seconds = _row_s(f, kinds, share, machine, c, compiled=compiled)
-        # a batch norm with few channels starts fewer threads than the multiprocessors hold: its rate is that of those there are
-        filled = np.where(f.norm_threads > 0, np.minimum(f.norm_threads / (machine.multiprocessors * THREADS), 1.0), 1.0)
         near, far = (np.array(rates)[f.rate] for rates in (machine.element_rates, machine.dram_rates))
-        framework = np.maximum(f.elements / (near * filled), f.elements * (share / near + (1 - share) / far))
+        framework = np.maximum(_norm_s(f, near, share, machine), f.elements * (share / near + (1 - share) / far))
         # the framework's concatenation gives every tensor as many blocks of threads as the largest: a small one's have nothing to do
         blocks = f.groups * np.minimum(np.ceil(f.n / CONCAT_ELEMENTS), CONCAT_BLOCKS * machine.multiprocessors)
         framework = np.where(kinds == "concat", np.maximum(framework, blocks * machine.concat_block_s), framework)
@@ -278,13 +306,28 @@ def _rate_s(
         seconds = np.maximum(seconds, framework)
         if not compiled and machine.pool_outputs_per_s:
             seconds = np.where((kinds == "window") & (f.taps > 0), _pool_s(f, machine), seconds)
-        narrow = (path == Path.UNALIGNED) & (f.taps > 1) & (f.k < NARROW * f.taps)
-        seconds = np.where(narrow, np.maximum(seconds, f.m * f.n * f.groups / machine.narrow_outputs_per_s), seconds)
+        narrow = _is_of_an_image(f, path)
+        seconds = np.where(narrow, np.maximum(seconds, _narrow_input_s(f, machine)), seconds)
         for grouped, elements_per_s in zip((Path.GROUPED, Path.GROUPED_PADDED), machine.grouped_elements_per_s, strict=True):
             seconds = np.where(path == grouped, np.maximum(seconds, f.elements / elements_per_s), seconds)
     if "special" in terms:
         seconds = np.maximum(seconds, f.special_ops / machine.special_per_s)
     return seconds
+
+
+def _norm_s(f: Features, near: Floats, share: Floats, machine: Machine) -> Floats:
+    """Elements ÷ the rate from L2, but for batch norms with few channels, which start fewer threads than the multiprocessors hold.
+
+    The rate of those is that of the threads there are. Where little else is under way a thread's rows come faster, each in a latency of
+    its own, which was measured where L2 has the data; from DRAM they come at the rate of the threads.
+    """
+    idle = machine.multiprocessors * THREADS / np.where(f.norm_threads > 0, f.norm_threads, np.inf)
+    at_rate = f.elements / near * np.maximum(idle, 1.0)
+    if machine.norm_row_s is None:
+        return at_rate
+    rows = f.elements / np.maximum(f.norm_threads, 1.0)
+    alone = np.minimum(rows * machine.norm_row_s, at_rate)
+    return np.where(idle > 1, share * alone + (1 - share) * at_rate, at_rate)
 
 
 def _row_s(f: Features, kinds: npt.NDArray[np.str_], share: Floats, machine: Machine, c: Constants, *, compiled: bool) -> Floats:
@@ -295,6 +338,33 @@ def _row_s(f: Features, kinds: npt.NDArray[np.str_], share: Floats, machine: Mac
     far = machine.dram_rows_per_s or machine.rows_per_s
     measured = f.rows * np.maximum(1 / machine.rows_per_s, share / machine.rows_per_s + (1 - share) / far)
     return np.where(kinds == "row_norm", measured, seconds)
+
+
+def _is_of_an_image(f: Features, path: Integers) -> npt.NDArray[np.bool_]:
+    """Convolutions of so few channels that a pixel is no whole operand."""
+    return np.asarray((path == Path.UNALIGNED) & (f.taps > 1) & (f.k < NARROW * f.taps), dtype=np.bool_)
+
+
+def _narrow_input_s(f: Features, machine: Machine) -> Floats:
+    """Convolutions of an image's three channels: tiles of 16 or 32 results, each pixel of which takes a time that is a line in its taps.
+
+    Through the kernel sizes that were measured at both widths. What the library has a kernel of its own for takes its own rate; where only
+    one kernel and width were measured, all take that rate.
+    """
+    results = f.n * f.groups
+    if not machine.narrow_inputs:
+        return f.m * results / machine.narrow_outputs_per_s
+    (few, small, fast), (_, large, slow), (many, _, wide_fast), (_, _, wide_slow), (own, its_size, its_rate) = (
+        machine.narrow_inputs
+    )
+
+    def tile_s(width: int, of_small: float, of_large: float) -> Floats:
+        more = (width / of_large - width / of_small) / (large**2 - small**2)
+        return width / of_small + more * (f.taps - small**2)
+
+    each = np.where(results <= few, tile_s(few, fast, slow), np.ceil(results / many) * tile_s(many, wide_fast, wide_slow))
+    each = np.where((results == own) & (f.taps == its_size**2), own / its_rate, each)
+    return f.m * np.maximum(each, 0.0)
 
 
 def _pool_s(f: Features, machine: Machine) -> Floats:
@@ -352,10 +422,12 @@ def _startup_s(f: Features, path: Integers, machine: Machine, *, compiled: bool 
         "concat": kinds == "concat",
         "window": kinds == "window",
     }
+    rows_s = NORM_START_ROWS * machine.norm_row_s if machine.norm_row_s is not None else 0.0
     for kind, seconds in machine.startup_s:
         if compiled and kind in (*_FRAMEWORK_KINDS, "window", "row_norm"):
             continue
-        found = np.where(where[kind], seconds, found)
+        counted = rows_s if kind == "norm" else 0.0  # a norm's start was measured on rows that are counted beside it
+        found = np.where(where[kind], max(seconds - counted, 0.0), found)
     if compiled:
         return np.where(np.isin(path, COMPILED_PATHS), machine.chain_startup_s, found)
     return found
@@ -377,6 +449,8 @@ def _gap_s(
     share of the network's latency is eᵢ − eᵢ₋₁, of which tᵢ is its own and the rest passed before it.
     """
     gap = np.full_like(kernel_s, machine.gap_s + (0.0 if graph else machine.stream_gap_s) if machine.gap_s else c.gap_s)
+    if graph and "l2" in terms:  # a stream's longer gap has the time for a kernel's code to arrive
+        gap = gap + np.where(_is_cold(f, machine, c), machine.cold_s, 0.0)
     if "extra" not in terms:
         gap = np.where(f.extra, 0.0, gap)
     host = None if graph else _host_s(f, machine, compiled=compiled)
@@ -396,8 +470,8 @@ def _gap_s(
 def _host_s(f: Features, machine: Machine, *, compiled: bool) -> Floats | None:
     """Host seconds of each kernel's call; None where they were not measured."""
     if compiled and machine.host_compiled_s is not None:
-        _, library, own = machine.host_compiled_s
-        return np.where(np.isin(f.host, (HOST_CONVOLUTION, HOST_MATRIX)), library, own)
+        _, library, own, weight = machine.host_compiled_s
+        return np.where(np.isin(f.host, (HOST_CONVOLUTION, HOST_MATRIX)), library, own) + f.weights * weight
     return None if machine.host_s is None else np.array(machine.host_s)[f.host]
 
 

@@ -283,8 +283,8 @@ def _chain_form(problem: MBConvProblem, config: Config, device: DeviceLimits, ki
     actors, blocks = config.defines["WARPGROUPS"], chain.blocks(problem, config)
     steps = (config.tile_rows + 2) / (4 * actors)  # in the last some warps have no row
     return warpgroups.WarpgroupForm(
-        kind=kind, actors=actors, chunk=chain.CHUNK, convolution="rows", steps=steps, turns=blocks * actors * steps, together=actors * steps,
-        processors=device.multiprocessors, waves=-(-blocks // device.multiprocessors), flight=2,
+        kind=kind, actors=actors, chunk=chain.CHUNK, convolution="rows", steps=steps, turns=blocks * actors * steps,
+        together=actors * steps, processors=device.multiprocessors, waves=-(-blocks // device.multiprocessors), flight=2,
         loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS, again_bytes=halo,
         again_between_bytes=_walks_between(problem, config, blocks), blocks=blocks,
     )  # fmt: skip
