@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import perfmodel
-from perfmodel.cli import run
+from perfmodel.cli import options, run
 from perfmodel.hardware.catalog import names
 from perfmodel.networks.catalog import entries
 from perfmodel.prediction import predict
@@ -468,3 +468,25 @@ def test_a_gap_plot_says_which_models_have_no_published_accuracy(command: Run, t
     code, _, err = command("plot", "gap", "timm:resnet18", "--hardware", "h200", "--output", str(tmp_path / "gap.svg"))
     assert code == 2
     assert "no published accuracy" in err or "nothing to plot" in err
+
+
+def test_a_file_that_grows_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is cut off while it writes leaves what was there before; the file's mode and a link to it stay."""
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    real.write_text("old", encoding="utf-8")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    options.emit_at_once("new", link)
+    assert real.read_text(encoding="utf-8") == "new"
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+
+    def cut_off(text: str, output: Path) -> None:
+        output.write_text(text[:1], encoding="utf-8")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(options, "emit", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        options.emit_at_once("newer", link)
+    assert real.read_text(encoding="utf-8") == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "real.json"]
