@@ -318,8 +318,9 @@ def test_measured_networks_beside_constants_fitted_elsewhere() -> None:
 def test_results_are_resumed(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     first, second = cases(("resnet18",), (1, 2), ("fp16",), ("eager",))
-    results = NetworkResults(path, "GPU")
+    results = NetworkResults(path, "GPU", "abc")
     results.add(first, {"times_s": [1.0], "median_s": 1.0})
+    assert read_results(path)[0]["revision"] == "abc"
     path.write_text(path.read_text(encoding="utf-8") + '{"cut off', encoding="utf-8")
     assert len(read_results(path)) == 1
     again = NetworkResults(path, "GPU")

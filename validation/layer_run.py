@@ -42,9 +42,14 @@ def layers_of(model: str, batch: int, resolution: int) -> tuple[tuple[str, Node]
 
 
 def measure_layers(
-    wanted: Iterable[NetworkCase], path: Path, *, seconds: float | None = None, say: Callable[[str], None] = lambda _: None
+    wanted: Iterable[NetworkCase],
+    path: Path,
+    *,
+    revision: str | None = None,
+    seconds: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Counts:
-    """Measure the layers of each case's network, at its batch and image size, until `seconds` have passed.
+    """Measure the layers of each case's network, at its batch and image size, until `seconds` have passed; `revision` of the source.
 
     Layers that PyTorch has no single call for are said and left out, and so are those that fail. Raises GpuError without torch or GPU,
     UnknownNameError for a network that the catalogue lacks.
@@ -53,7 +58,7 @@ def measure_layers(
     for case in wanted:
         find(case.model)
     torch = _torch()
-    results = NetworkResults(path, torch.cuda.get_device_name(0))
+    results = NetworkResults(path, torch.cuda.get_device_name(0), revision)
     torch.backends.cudnn.benchmark = True
     began, count, failed = time.perf_counter(), 0, 0
     for case in wanted:

@@ -30,6 +30,7 @@ from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
 from perfmodel.validation.host_times import HostProbe
 from perfmodel.validation.recorder import Needed, Results, read_lines
+from perfmodel.validation.revision import git_revision
 
 Run = Literal["eager", "graph", "compile", "compile-graph"]
 RUNS: Final = ("eager", "graph", "compile", "compile-graph")
@@ -193,8 +194,9 @@ def read_results(path: Path) -> tuple[dict[str, Any], ...]:
 class NetworkResults:
     """A file of results: which cases are in it, and what comes. Raises, before anything is measured, as `Results` does."""
 
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, revision: str | None = None) -> None:
         self._results = Results(path, device, ("key", "device"), NEEDED)
+        self._revision = revision or git_revision()
 
     def has(self, case: NetworkCase) -> bool:
         """Whether the case is recorded for this device."""
@@ -202,19 +204,20 @@ class NetworkResults:
 
     def add(self, case: NetworkCase, line: Mapping[str, Any]) -> None:
         """Append and flush."""
-        self._results.add({"key": case.key, **asdict(case), **line})
+        self._results.add({"key": case.key, **asdict(case), "revision": self._revision, **line})
 
 
 def measure_all(
     wanted: Iterable[NetworkCase],
     path: Path,
     *,
+    revision: str | None = None,
     seconds: float | None = None,
     profile: bool = False,
     traces: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Counts:
-    """Measure what is not recorded yet, until `seconds` have passed.
+    """Measure what is not recorded yet, until `seconds` have passed; `revision` of the source where this is no git checkout.
 
     A case that fails (memory, another image size than a model takes) is said and left out. Cases of one module come one after the other,
     so that it is built once. Raises GpuError where there is no torch, timm or GPU, UnknownNameError for a model that timm lacks.
@@ -222,7 +225,7 @@ def measure_all(
     torch, timm = _torch(), _timm()
     wanted = tuple(wanted)
     _require_known(timm, wanted)
-    results = NetworkResults(path, torch.cuda.get_device_name(0))
+    results = NetworkResults(path, torch.cuda.get_device_name(0), revision)
     torch.backends.cudnn.benchmark = True
     began, count, failed = time.perf_counter(), 0, 0
     module: Any = None
@@ -275,6 +278,7 @@ def measure_compiled(
     path: Path | None,
     *,
     jobs: int,
+    revision: str | None = None,
     seconds: float | None = None,
     profile: bool = False,
     traces: Path | None = None,
@@ -290,7 +294,7 @@ def measure_compiled(
     """
     torch = _torch()
     _require_known(_timm(), wanted)
-    results = None if path is None else NetworkResults(path, torch.cuda.get_device_name(0))
+    results = None if path is None else NetworkResults(path, torch.cuda.get_device_name(0), revision)
     groups: dict[str, list[NetworkCase]] = {}
     for case in wanted:
         if results is None or not results.has(case):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
 from collections.abc import Callable, Sequence
-from pathlib import Path as FilePath
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +16,7 @@ from perfmodel.expected.terms import ALL, TERMS, kernel_seconds
 from perfmodel.units import percent
 from perfmodel.validation.comparison import Skipped
 from perfmodel.validation.dataset import Dataset
+from perfmodel.validation.revision import git_revision
 from perfmodel.validation.statistics import Summary
 
 SCHEMA_VERSION = 1
@@ -356,13 +355,3 @@ def as_toml(calibration: Calibration) -> str:
 def today() -> str:
     """The date, as records carry it."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
-
-
-def git_revision() -> str:
-    """The revision of this checkout, `-dirty` where it has changes; "unknown" outside of one."""
-    command = ["git", "-C", str(FilePath(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"

@@ -6,7 +6,6 @@ import datetime
 import errno
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from perfmodel.validation.baselines import torch_or_none
 from perfmodel.validation.compile import compiler_version
 from perfmodel.validation.files import LineCheck, MeasurementFileError, having, number, positive, read_bytes, table, word
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, this_device
+from perfmodel.validation.revision import git_revision
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 LONG_FIELDS: Final = ("times_s", "device", "run", "before", "launched")
@@ -217,14 +217,5 @@ def run_record(revision: str | None = None) -> dict[str, Any]:
         "cuda_compiler": compiler_version(),
         "cupy": cupy.__version__,
         "torch": torch.__version__ if torch else None,
-        "revision": revision or _revision(),
+        "revision": revision or git_revision(),
     }
-
-
-def _revision() -> str | None:
-    git = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None

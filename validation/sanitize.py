@@ -29,8 +29,8 @@ from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.fused.reference import deviation, tolerance
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
 from perfmodel.validation.launch import FusedBlock
-from perfmodel.validation.protocol import git_revision
 from perfmodel.validation.recorder import RESULTS, folder_of
+from perfmodel.validation.revision import git_revision
 
 TOOLS: Final = ("racecheck", "memcheck", "synccheck", "initcheck")
 """The slowest first."""

@@ -306,7 +306,8 @@ def validate_calibrate(
 def _fused_factors(files: list[str], description: str, source: str) -> str:
     from perfmodel.validation.fused_protocol import calibrated_fused, run_fused
     from perfmodel.validation.fused_tables import fused_toml
-    from perfmodel.validation.protocol import git_revision, today
+    from perfmodel.validation.protocol import today
+    from perfmodel.validation.revision import git_revision
 
     if len(files) != 1 or "=" not in files[0]:
         raise PerfmodelError(
@@ -373,9 +374,7 @@ def validate_run(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="With --what fused: random inputs of each check (default: all there are).")
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="With --what fused: of the source, for the record, where it is not a git checkout.")
-    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the source, for the record, where it is not a git checkout.")] = None,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Fill the compiler's cache for runs compile, and measure nothing.")
     ] = False,
@@ -412,7 +411,7 @@ def validate_run(
             raise PerfmodelError(
                 "single layers are measured in one type, and no autocast chooses it; give --precisions fp16 or bf16"
             )
-        counts = measure_layers(wanted, output, seconds=seconds, say=_say)
+        counts = measure_layers(wanted, output, revision=revision, seconds=seconds, say=_say)
     else:
         from perfmodel.validation.network_run import measure_all, measure_compiled
 
@@ -420,11 +419,18 @@ def validate_run(
         others = [case for case in wanted if case.run not in COMPILED]
         counts = Counts(0, 0)
         if others and not prepare:
-            counts += measure_all(others, output, seconds=seconds, profile=profile, traces=traces, say=_say)
+            counts += measure_all(others, output, revision=revision, seconds=seconds, profile=profile, traces=traces, say=_say)
         path = None if prepare else output
         if compiled:
             counts += measure_compiled(
-                compiled, path, jobs=jobs or compilers(), seconds=seconds, profile=profile, traces=traces, say=_say
+                compiled,
+                path,
+                revision=revision,
+                jobs=jobs or compilers(),
+                seconds=seconds,
+                profile=profile,
+                traces=traces,
+                say=_say,
             )
     print(f"{counts.measured} compiled" if prepare else f"{counts.measured} measured, in {output}", file=sys.stderr)
     if counts.failed:
@@ -434,7 +440,7 @@ def validate_run(
 
 
 _OF_NETWORKS = ("runs", "layout", "profile", "traces", "jobs", "prepare")
-_OF_FUSED = ("stages", "every", "seeds", "revision")
+_OF_FUSED = ("stages", "every", "seeds")
 NOT_TAKEN = {
     "networks": _OF_FUSED,
     "layers": (*_OF_FUSED, *_OF_NETWORKS),
