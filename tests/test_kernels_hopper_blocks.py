@@ -101,7 +101,11 @@ def test_fused_mbconv_few_holds_the_kernels_conditions(C, expansion, size):
         assert v["BOX"] <= 256
         assert v["BOX"] * v["BOXES"] >= v["LEAD"] + 64 + size + 1
         assert v["LEAD"] >= size + 1
+        chunk_items = few.items(problem) + C // 64
         assert v["RING_SLOTS"] >= v["WARPGROUPS"]
+        assert (
+            v["RING_SLOTS"] % v["WARPGROUPS"] == 0 or v["RING_SLOTS"] >= chunk_items
+        )  # a place is one warpgroup's within a chunk
         assert offer.config.shared_bytes <= H200.shared_bytes_per_block
         assert launch.grid[0] == -(-problem.pixels // 64) * v["CLUSTER"]
         assert launch.cluster == v["CLUSTER"]

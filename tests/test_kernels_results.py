@@ -355,6 +355,20 @@ def test_a_tool_that_says_nothing_is_said(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("perfmodel: cannot write to ")
 
 
+def test_a_tool_that_does_not_end_is_stopped_with_what_it_watches(monkeypatch, tmp_path, capsys):
+    fake, child = tmp_path / "compute-sanitizer", tmp_path / "child"
+    fake.write_text(f'#!/bin/sh\necho "one kernel True"\nsleep 600 &\necho $! > {child}\nwait\n')
+    fake.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda _: str(fake))
+    monkeypatch.setattr(sanitize, "this_device", lambda: H200)
+    monkeypatch.setattr(sanitize, "TIMEOUT_S", 1)
+    assert sanitize.main(["--block", "convnext", "--tool", "racecheck", "--revision", "1a2b", "--output", str(tmp_path)]) == 5
+    said = "perfmodel: racecheck of convnext did not end within 1 s; the last problem that ended: one kernel True\n"
+    assert capsys.readouterr().err == said
+    state = Path(f"/proc/{child.read_text().strip()}/stat")
+    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
 @pytest.mark.parametrize("path", sanitized(), ids=lambda path: path.stem)
 def test_recorded_words_of_a_tool(path):
     """About today's problems, each of which came out right, and nothing found."""

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -131,15 +132,24 @@ def watched(tool: str, family: str) -> tuple[bool, str, float]:
         raise GpuError("compute-sanitizer is not installed; it comes with the CUDA toolkit")
     command = [program, "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-m", __spec__.name, "--inside", family]
     began = time.perf_counter()
+    watching = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ONE_THREAD},
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env={**os.environ, **ONE_THREAD}
-        )
-    except subprocess.TimeoutExpired as error:
-        raise GpuError(f"{tool} of {family} did not end within {TIMEOUT_S} s") from error
-    if done.returncode not in (0, 1, FOUND) or not done.stdout.strip():
-        raise GpuError(f"{tool} of {family} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-400:]}")
-    return done.returncode == 0, done.stdout, time.perf_counter() - began
+        said, complained = watching.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(watching.pid, signal.SIGKILL)  # and the program that it watches, which may wait for ever
+        said, _ = watching.communicate()
+        last = next((line for line in reversed(said.splitlines()) if line.endswith((" True", " False"))), "none")
+        raise GpuError(f"{tool} of {family} did not end within {TIMEOUT_S} s; the last problem that ended: {last}") from None
+    if watching.returncode not in (0, 1, FOUND) or not said.strip():
+        raise GpuError(f"{tool} of {family} ended with {watching.returncode}: {(complained or said).strip()[-400:]}")
+    return watching.returncode == 0, said, time.perf_counter() - began
 
 
 def _parser() -> argparse.ArgumentParser:

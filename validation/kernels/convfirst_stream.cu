@@ -333,7 +333,12 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
       if constexpr (PB == 1) {
         auto skip = [&]() {                                                      // the other warpgroup's chunk
 #pragma unroll
-          for (int i = 0; i < 2; ++i) { acquire(rd); release(rd); rd.next(); }
+          for (int i = 0; i < 2; ++i) {
+            acquire(rd);
+            bar_sync(1 + wg, 128);                                               // or a warp could fall behind by a whole ring, and wait for ever
+            release(rd);
+            rd.next();
+          }
         };
         const int every = TAIL && half ? 2 : 1;
         int j = TAIL && half ? wg : 0;

@@ -78,6 +78,8 @@ def arrange(problem: FusedMBConvProblem, device: DeviceLimits, *, cluster: int, 
     fixed = tile + (0 if over else sums) + (hidden + C) * ELEMENT_BYTES + 8
     every = hidden // cluster // chunk * (items(problem) + C // ITEM_CHANNELS)
     ring = min(LARGEST_RING, every, (device.shared_bytes_per_block - fixed) // (item + 16))
+    if ring < every:
+        ring -= ring % WARPGROUPS  # a place is one warpgroup's within a chunk, or it would miss a round that the other waited for
     partial = PIXELS * C * 4
     if ring < SMALLEST_RING or partial > fixed + ring * item - 8 - (hidden + C) * ELEMENT_BYTES:
         return None
