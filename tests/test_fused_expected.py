@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -91,19 +90,6 @@ def test_a_server_of_all_actors_works_beside_them_and_holds_them_where_it_is_slo
         for demand in (Demand(issue=20), Demand(cache=20))
     )
     assert issued > elsewhere  # it stands in line at the pipe of the others
-
-
-@given(run=st.sampled_from((32, 64, 128, 256, 512, 1024)), apart=st.sampled_from((16, 32)))
-def test_lines_touched_are_those_of_a_warp(run: int, apart: int) -> None:
-    """Counted lane by lane, over all places of a run in a line and runs far from each other."""
-
-    def lines(starts: Sequence[int]) -> int:
-        lanes = [starts[lane * apart // run] + lane * apart % run for lane in range(32)]
-        return len({(lane * apart // run, byte // 128) for lane, byte in enumerate(lanes)})
-
-    runs = max(1, 32 * apart // run)
-    counted = [lines([offset] * runs) for offset in range(0, 128, 32)]
-    assert warpgroups.lines_touched(run, apart) * 4 == pytest.approx(sum(counted) / 4, rel=0.05)
 
 
 def test_background_copies_cost_nothing_until_they_are_the_fullest_pipe() -> None:
@@ -717,7 +703,7 @@ def test_every_term_of_fused_kernels_has_a_switch() -> None:
     def expected(f: Figures) -> list[float]:
         split = warpgroups.WarpgroupForm(
             kind="k", actors=2, chunk=128, convolution="none", turns=16, processors=132, split=4, loaded_bytes=65536,
-            taps_from_shared=True, spread=2.0,
+            taps_from_shared=True,
         )  # fmt: skip
         narrow = warpgroups.WarpgroupForm(
             kind="k", actors=4, chunk=64, convolution="registers", turns=4096, processors=132, loaded_bytes=8192, resident=True

@@ -43,7 +43,6 @@ SUSTAINED_TYPE: Final = "fp16"
 Regime = Literal["burst", "sustained"]
 
 QUEUE: Final = "queue"
-LINES: Final = "lines"
 DEPENDENCE: Final = "dependence"
 LAST: Final = "last"
 LOOKUPS: Final = "lookups"

@@ -14,7 +14,6 @@ from perfmodel.expected.fused import (
     CONFLICTS,
     DEPENDENCE,
     LAST,
-    LINES,
     LOOKUPS,
     PLACES,
     QUEUE,
@@ -133,11 +132,8 @@ FUSED_TERMS: Final = MappingProxyType(
             without=lambda figures: replace(figures, cache_bytes_per_clock_same=figures.cache_bytes_per_clock),
         ),
         "exchange": FusedTerm(
-            says="blocks that share a tile meet, and read each other's sums",
+            says="blocks that share a tile meet, and hand each other their sums",
             without=lambda figures: replace(figures, meeting_latency=0.0, cluster_latency=0.0, exchange_bytes_per_clock=math.inf),
-        ),
-        "lines": FusedTerm(
-            says="sums of another block come by lines of 128 bytes, however little of one is read", without=_switched(LINES)
         ),
         "lookups": FusedTerm(
             says="copies of 4 bytes touch a line for each pixel, and L1 looks up one line in a clock", without=_switched(LOOKUPS)

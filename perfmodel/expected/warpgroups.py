@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from perfmodel.expected.actors import Demand, Phase
-from perfmodel.expected.fused import LINES, LOOKUPS, WARP, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import LOOKUPS, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
 ROWS: Final = 64
@@ -117,21 +117,6 @@ class WarpgroupForm:
     """Turns of a warpgroup in its block, one after the other, where that is part of `together`; the last may be a part of one."""
     waves: int = 1
     """Blocks that a multiprocessor takes one after the other, of kernels whose blocks do not stay for all tiles."""
-    spread: float = 1.0
-    """Lines that a warp touches when it reads the sums of another block, over those that its bytes fill (see `lines_touched`)."""
-
-
-def lines_touched(run_bytes: float, apart_bytes: float) -> float:
-    """Lines of 128 bytes that a warp's lanes touch, 16 bytes each, over the four that they would fill in a row.
-
-    Lanes are `apart_bytes` from each other in runs of `run_bytes`, which begin at any multiple of 32. What another block of the cluster
-    answers takes as long for a few bytes of a line as for the whole line.
-
-    >>> lines_touched(128, 32), lines_touched(1024, 32)
-    (3.5, 2.1875)
-    """
-    run = min(run_bytes, WARP * apart_bytes)
-    return WARP * apart_bytes / run * (run / 32 + 3) / 4 / 4
 
 
 def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKernel:
@@ -429,10 +414,9 @@ def _trail(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
 
 
 def _exchange(work: FusedWork, form: WarpgroupForm, figures: Figures) -> float:
-    """Blocks of a cluster leave their sums in shared memory, meet, read their part of the others', and meet again."""
+    """Blocks of a cluster meet, hand each other their parts of the sums, and meet again."""
     if form.split == 1:
         return 0.0
     sums = ROWS * form.actors / form.sharing * work.outputs * 4
-    spread = 1.0 if LINES in figures.switched_off else form.spread
-    read = sums * (form.split - 1) / form.split * spread / figures.exchange_bytes_per_clock
-    return figures.shared(2 * sums) + 2 * figures.cluster_latency + read
+    handed = sums * (form.split - 1) / form.split / figures.exchange_bytes_per_clock
+    return figures.shared(2 * sums) + 2 * figures.cluster_latency + handed
