@@ -54,7 +54,7 @@ def test_rates_go_with_multiprocessors_and_clock_and_starts_with_the_clock(multi
     reference = load(REFERENCE).chip
     figures = carried_figures(unmeasured(multiprocessors=multiprocessors, boost_clock_hz=ghz * 1e9))
     clocks = multiprocessors * ghz * 1e9 / (reference.multiprocessors * reference.boost_clock_hz)
-    for name in ("norm_elements_per_s", "layer_norm_dram_rows_per_s", "pool_3x3_outputs_per_s", "l2_read_bytes_per_s"):
+    for name in ("norm_elements_per_s", "layer_norm_dram_rows_per_s", "pool_3x3_outputs_per_s"):
         assert figures[name] == pytest.approx(MEASURED[name] * clocks)
     for name in ("norm_startup_s", "product_step_s", "concat_block_s", "stream_gap_s"):
         assert figures[name] == pytest.approx(MEASURED[name] * reference.boost_clock_hz / (ghz * 1e9))
@@ -68,10 +68,24 @@ def test_parts_whose_unit_is_narrow_take_none(name: str) -> None:
     assert not figures_of(device)
 
 
-def test_a_measured_device_has_its_own_figures_alone() -> None:
+def test_a_device_measured_whole_has_its_own_figures_alone() -> None:
     assert figures_of(load(REFERENCE)) == MEASURED
-    one = load(REFERENCE).model_copy(update={"measured": load(REFERENCE).measured[:1]})
-    assert len(figures_of(one)) == 1
+
+
+def test_what_a_device_was_not_measured_for_is_carried_beside_its_own() -> None:
+    entry = next(entry for entry in load(REFERENCE).measured if entry.quantity == "norm_elements_per_s")
+    device = load("a100").model_copy(update={"measured": (entry.model_copy(update={"value": 1.0}),)})
+    figures = figures_of(device)
+    assert figures.pop("norm_elements_per_s") == 1.0
+    assert figures == {name: value for name, value in carried_figures(load("a100")).items() if name != "norm_elements_per_s"}
+
+
+@given(times=st.floats(0.1, 100))
+def test_l2_is_no_slower_than_the_memory_behind_it(times: float) -> None:
+    device = unmeasured()
+    memory = device.memory.model_copy(update={"dram_bandwidth_bytes_per_s": times * device.memory.dram_bandwidth_bytes_per_s})
+    rate = carried_figures(device.model_copy(update={"memory": memory}))["l2_read_bytes_per_s"]
+    assert rate == pytest.approx(max(MEASURED["l2_read_bytes_per_s"], memory.dram_bandwidth_bytes_per_s))
 
 
 def test_a_prediction_says_that_rates_were_carried() -> None:

@@ -515,9 +515,8 @@ def test_a_pools_results_lie_on_the_line_through_two_windows() -> None:
 
 
 def test_one_window_alone_tells_nothing_of_others() -> None:
-    h200 = load("h200")
-    kept = tuple(entry for entry in h200.measured if entry.quantity != "pool_2x2_outputs_per_s")
-    device = h200.model_copy(update={"measured": kept})
+    kept = tuple(entry for entry in load("h200").measured if entry.quantity != "pool_2x2_outputs_per_s")
+    device = load("rtx4090").model_copy(update={"measured": kept})
     assert Machine.of(device, device.matrix_peak("fp16")).pool_outputs_per_s == ()
     assert predict("resnet18", device, batch=16, schedule="eager", tier="expected").latency_s > 0
 

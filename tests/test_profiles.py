@@ -130,9 +130,39 @@ def test_a_real_profile_of_tensorrt_is_joined_by_the_names_of_the_file_it_ran(tm
 def test_a_real_profile_of_tensorrt_without_its_file_is_joined_in_order() -> None:
     profiled = read_trtexec(FILES / "a100-resnet18-trtexec.json")
     found = compare_profile(predict("resnet18", "a100-sxm-40gb", batch=32), profiled, file="f", form="trtexec")
-    assert found.joined_by.startswith("kernel")
-    assert len([row for row in found.rows if ".conv" in row.name]) == 19  # every convolution of a block beside its own
-    assert {row.measured_name: row.name for row in found.rows}["Conv_43 + Add_44 + Relu_45"] == "layer4.1.conv2"
+    assert found.joined_by == "kernel"  # as many of each class, once changes of layout are set apart
+    names = {row.measured_name: row.name for row in found.rows}
+    assert len([name for name in names.values() if ".conv" in name]) == 19  # every convolution of a block beside its own
+    assert names["Conv_43 + Add_44 + Relu_45"] == "layer4.1.conv2"
+    assert names["GlobalAveragePool_46"] == "global_pool"
+    reasons = {one.reason: len(one.rows) for one in found.skipped}
+    assert reasons == {"a change of layout, which the network does not ask for": 2, "took no time in the profile": 2}
+
+
+def test_a_layer_of_tensorrt_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    given_ = json.loads((FILES / "a100-resnet18-trtexec.json").read_text())
+    path = tmp_path / "twice.json"
+    path.write_text(json.dumps([*given_, *given_[2:4]]))
+    prediction = predict("resnet18", "a100-sxm-40gb", batch=32)
+    once, twice = (
+        compare_profile(prediction, read_trtexec(one), file="f", form="trtexec")
+        for one in (FILES / "a100-resnet18-trtexec.json", path)
+    )
+    assert (twice.rows, twice.measured_s) == (once.rows, pytest.approx(once.measured_s))
+    reasons = {one.reason: one.rows for one in twice.skipped}
+    assert reasons["there twice, of which the first is taken"] == (given_[2]["name"], given_[3]["name"])
+
+
+def test_a_profile_without_any_time_is_one_sentence() -> None:
+    none = [replace(one, duration_s=0.0) for one in read_trtexec(FILES / "trtexec.json")]
+    with pytest.raises(MeasurementFileError, match="nothing of it took any time"):
+        compare_profile(predicted(), none, file="f", form="trtexec")
+
+
+def test_where_the_bound_is_not_known_nothing_is_said_of_it() -> None:
+    prediction = predict("resnet18", "a10", batch=32)  # whose highest clock no document gives
+    found = compare_profile(prediction, read_trtexec(FILES / "trtexec.json"), file="f", form="trtexec")
+    assert {row.below_bound for row in found.rows} == {None}
 
 
 def test_different_numbers_of_kernels_are_compared_by_class() -> None:
@@ -169,6 +199,12 @@ BAD = [
     ("trtexec", '[{"count": 3}]', "lack name or averageMs"),
     ("trtexec", '[{"name": "a", "averageMs": "x"}]', "not a number"),
     ("trtexec", '[{"name": "a", "averageMs": -1}]', "not negative"),
+    (
+        "trtexec",
+        '[{"count": 3}, {"name": "conv7", "averageMs": null}, {"name": "b", "averageMs": 1}]',
+        "entry 2 (conv7) lacks averageMs",
+    ),
+    ("trtexec", '[{"name": "a", "averageMs": 1e308}]', "more than a day"),
     ("trtexec", '[{"name": "a", "averageMs": 1' + "0" * 400 + "}]", "averageMs is inf"),
     ("trtexec", '[{"name": "a", "averageMs": 1' + "0" * 5000 + "}]", "is not JSON"),
     ("trtexec", '[{"count": 3}, 7]', "entry 2: it is 7, which must be an object"),

@@ -70,7 +70,8 @@ class ComparedRow(_Record):
     ideal_latency_s: float
     efficiency: float
     """Computational efficiency measured: ideal latency / measured latency."""
-    below_bound: bool
+    below_bound: bool | None
+    """None where the bound is not known."""
     below_waterline: str | None
     """Why the measurement lies below the waterline, if it does."""
     diagnosis: str | None
@@ -102,7 +103,7 @@ class ComparedRow(_Record):
             bound_latency_s=bound,
             ideal_latency_s=prediction.ideal_latency_s,
             efficiency=prediction.ideal_latency_s / measured,
-            below_bound=bound is not None and measured < bound,
+            below_bound=None if bound is None else measured < bound,
             below_waterline=explain(prediction, measured) if measured < prediction.waterline_latency_s else None,
         )
 
@@ -135,7 +136,8 @@ class Comparison(_Record):
     spearman_macs: float | None
     """The same for MACs alone."""
     below_waterline: int
-    below_bound: int
+    below_bound: int | None
+    """None where the bound is not known."""
     skipped: tuple[Skipped, ...]
     rows: tuple[ComparedRow, ...]
 
@@ -302,7 +304,7 @@ def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], prove
         **summary.model_dump(exclude={"within_10"}),
         spearman_macs=rank_correlation(np.divide([row.macs for row in rows], batches), np.divide(measured, batches)),
         below_waterline=sum(row.below_waterline is not None for row in rows),
-        below_bound=sum(row.below_bound for row in rows),
+        below_bound=None if any(row.below_bound is None for row in rows) else sum(bool(row.below_bound) for row in rows),
         skipped=skipped,
         rows=tuple(rows),
     )

@@ -27,14 +27,15 @@ DURATION: Final = "gpu__time_duration.sum"
 READ_AND_WRITTEN: Final = ("dram__bytes_read.sum", "dram__bytes_write.sum")
 FEWER: Final = "profile fewer steps"
 
+LONGEST_MS: Final = 86_400_000.0
+"""Of a layer; what is longer is no time of one."""
 LAYOUT_CHANGE: Final = r"^reformatting copynode"
 """TensorRT: a copy into the layout of the layer that it names, which no layer of the network asks for."""
 
 CLASSES: Final = (
     ("ignored", r"memset|memcpy"),
-    ("move", LAYOUT_CHANGE),
     ("pointwise", r"^triton_poi"),
-    ("reduction", r"^triton_(red|per)"),
+    ("reduction", r"^triton_(red|per)|global_?(average|max)_?pool"),
     ("row norm", r"layer_?norm|rms_?norm"),
     ("norm", r"batch_norm|bn_fw|norm_elemt"),
     ("depthwise", r"depthwise|conv2d_c1_k1|dwconv"),
@@ -72,7 +73,8 @@ class JoinedRow(BaseModel):
     predicted_s: float
     measured_dram_bytes: float | None
     predicted_dram_bytes: float
-    below_bound: bool
+    below_bound: bool | None
+    """None where the bound is not known."""
     diagnosis: str | None
 
 
@@ -137,16 +139,22 @@ def read_trtexec(path: Path) -> tuple[Profiled, ...]:
     given = _json(path)
     if not isinstance(given, list):
         raise MeasurementFileError(f"{path} is no profile of trtexec: it must be a list of layers; make it with --exportProfile")
-    layers = [table(f"{path}, entry {index}", "it", entry) for index, entry in enumerate(given, 1)]
-    layers = [entry for entry in layers if entry.keys() & {"name", "averageMs"}]
-    if not layers or any("averageMs" not in layer for layer in layers):
+    layers = [(index, table(f"{path}, entry {index}", "it", entry)) for index, entry in enumerate(given, 1)]
+    layers = [(index, entry) for index, entry in layers if entry.keys() & {"name", "averageMs"}]
+    if not any("averageMs" in layer for _, layer in layers):
         raise MeasurementFileError(
             f"{path} is no profile of trtexec: its layers lack name or averageMs; make it with --exportProfile"
         )
-    return tuple(
-        Profiled(name=str(layer.get("name") or ncu.UNNAMED), duration_s=number(str(path), "averageMs", layer["averageMs"]) * 1e-3)
-        for layer in layers
-    )
+    return tuple(_trt_layer(path, index, layer) for index, layer in layers)
+
+
+def _trt_layer(path: Path, index: int, layer: Mapping[str, Any]) -> Profiled:
+    name = str(layer.get("name") or ncu.UNNAMED)
+    where = f"{path}, entry {index} ({name[:80]})"
+    took_ms = number(where, "averageMs", layer.get("averageMs"))
+    if took_ms > LONGEST_MS:
+        raise MeasurementFileError(f"{where}: averageMs is {took_ms:g}, more than a day; is it in another unit?")
+    return Profiled(name=name, duration_s=took_ms * 1e-3)
 
 
 def read_torch_trace(path: Path) -> tuple[Profiled, ...]:
@@ -212,6 +220,15 @@ def compare_profile(prediction: Prediction, profiled: Sequence[Profiled], *, fil
     Raises MeasurementFileError where nothing can be joined.
     """
     timed = [one for one in profiled if one.duration_s > 0]
+    if not timed:
+        raise MeasurementFileError(f"{file}: nothing of it took any time; profile a run that did")
+    twice: list[Profiled] = []
+    if form == "trtexec":  # a layer has one line; launches of one kernel have many
+        seen: set[str] = set()
+        twice = [one for one in timed if one.name in seen or seen.add(one.name)]  # type: ignore[func-returns-value]
+        timed = [one for one in timed if not any(one is other for other in twice)]
+    layouts = [one for one in timed if re.match(LAYOUT_CHANGE, one.name, re.IGNORECASE)]
+    timed = [one for one in timed if one not in layouts]
     rows, skipped, joined_by = _by_layer(prediction, timed)
     if not rows:
         rows, skipped, joined_by = _by_kernel(prediction, timed)
@@ -222,6 +239,8 @@ def compare_profile(prediction: Prediction, profiled: Sequence[Profiled], *, fil
     summary = Summary.of([row.predicted_s for row in rows], [row.measured_s for row in rows])
     both = [abs(row.predicted_dram_bytes / row.measured_dram_bytes - 1) for row in rows if row.measured_dram_bytes]
     skipped += _reasons(
+        ("a change of layout, which the network does not ask for", [one.name[:80] for one in layouts]),
+        ("there twice, of which the first is taken", [one.name[:80] for one in twice]),
         ("took no time in the profile", [one.name[:80] for one in profiled if not one.duration_s]),
         ("measured without DRAM bytes, so that those have no error", [row.name for row in rows if row.measured_dram_bytes == 0]),
     )
@@ -231,7 +250,7 @@ def compare_profile(prediction: Prediction, profiled: Sequence[Profiled], *, fil
         model=prediction.network.name,
         hardware=prediction.device.slug,
         joined_by=joined_by,
-        measured_s=sum(one.duration_s for one in profiled),
+        measured_s=sum(one.duration_s for one in (*timed, *layouts)),
         predicted_s=prediction.latency_s,
         **summary.errors,
         median_bytes_ape=statistics.median(both) if both else None,
@@ -270,11 +289,8 @@ def _by_layer(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
         for name in (layer, _dotted(origins.get(layer, layer)))
     }
     groups: dict[str, tuple[KernelTime, list[Profiled]]] = {}
-    lost, layouts = [], []
+    lost = []
     for one in profiled:
-        if re.match(LAYOUT_CHANGE, one.name, re.IGNORECASE):
-            layouts.append(one.name[:80])
-            continue
         time = next((owner[word] for word in sorted(_words(one.name), key=len, reverse=True) if word in owner), None)
         if time is None:
             lost.append(one.name[:80])
@@ -282,12 +298,7 @@ def _by_layer(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
             groups.setdefault(time.kernel.name, (time, []))[1].append(one)
     rows = [_row(prediction, time.kernel.name, [time], found) for time, found in groups.values()]
     unseen = [time.kernel.name for time in prediction.times if time.kernel.name not in groups]
-    reasons = _reasons(
-        ("no layer of the network has this name", lost),
-        ("a change of layout, which the network does not ask for", layouts),
-        ("not in the profile", unseen),
-    )
-    return rows, reasons, "layer"
+    return rows, _reasons(("no layer of the network has this name", lost), ("not in the profile", unseen)), "layer"
 
 
 def _by_kernel(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
@@ -324,12 +335,13 @@ def _row(prediction: Prediction, name: str, ours: Sequence[KernelTime], theirs: 
 
     measured_s = sum(one.duration_s for one in theirs)
     moved = [one.dram_bytes for one in theirs if one.dram_bytes is not None]
+    bound_s: float | None
     try:
         limits = Limits.bound(prediction.device, prediction.peak)
         bound_s = sum(time.latency_s for time in kernel_times([time.kernel for time in ours], limits))
     except HardwareError:
-        bound_s = 0.0
-    below = measured_s < bound_s
+        bound_s = None
+    below = None if bound_s is None else measured_s < bound_s
     named = next((time.diagnosis for time in ours if time.diagnosis), None)
     return JoinedRow(
         name=name,

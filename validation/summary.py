@@ -41,7 +41,7 @@ def summary_table() -> str:
                 f"`{comparison.provenance.schedule}`",
                 str(comparison.n),
                 str(len({row.network for row in comparison.rows})),
-                str(comparison.below_bound),
+                "–" if comparison.below_bound is None else str(comparison.below_bound),
                 str(comparison.below_waterline),
                 f"{ratios[len(ratios) // 2]:.2f}",
                 rank_text(comparison.spearman),

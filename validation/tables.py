@@ -55,7 +55,8 @@ def comparison_table(comparison: Comparison, *, top: int | None = None) -> Table
             f"{comparison.n} rows compared: mean error {percent(comparison.mape)}, median {percent(comparison.median_ape)}, "
             f"90 % below {percent(comparison.p90_ape)}, worst {percent(comparison.max_ape)}, bias {_error(comparison.bias)}",
             f"rank correlation {rank_text(comparison.spearman)} (MACs alone {rank_text(comparison.spearman_macs)}); "
-            f"{comparison.below_bound} below the bound, {comparison.below_waterline} below the waterline",
+            f"{'–' if comparison.below_bound is None else comparison.below_bound} below the bound, "
+            f"{comparison.below_waterline} below the waterline",
         ),
         after=tuple(one.sentence for one in comparison.skipped),
     )

@@ -24,6 +24,8 @@ FULL_RATE_OPS_PER_CLOCK: Final = 1024.0
 """fp16 operations per clock and multiprocessor with fp32 sums, from which on a part counts as full-rate: data-centre and professional parts
 have 1024 (Volta, Turing, GA102) to 4096 (Hopper), GeForce parts, which halve the rate of fp32 sums, 512."""
 
+L2_RATE: Final = "l2_read_bytes_per_s"
+
 Scale = Callable[[DeviceSpec, re.Match[str]], float]
 
 
@@ -46,7 +48,7 @@ def _period(device: DeviceSpec, _: re.Match[str]) -> float:
 SCALES: Final[tuple[tuple[str, Scale], ...]] = (
     (r"\w+_(elements|rows|outputs)_per_s", _clocks),
     (r"depthwise_\dx\d_ops_per_s", _clocks),
-    (r"l2_read_bytes_per_s", _clocks),
+    (L2_RATE, _clocks),
     (r"convolution(_\d+)?_(?P<dtype>[a-z]+\d+)_ops_per_s", _matrix_peak),
     (r"(dram_copy|product_dram)_bytes_per_s", _bandwidth),
     (r"(?!host_)\w+_(startup|step|block|row)_s|(kernel|unlike)_floor_s|stream_gap_s", _period),
@@ -61,25 +63,27 @@ def is_full_rate(peak: Peak) -> bool:
 
 
 def carried_figures(device: DeviceSpec) -> Mapping[str, float]:
-    """What the reference's measured figures come to on `device`; nothing where the device has figures of its own or is not full-rate.
+    """What the reference's measured figures come to on `device`, where it has none of its own; nothing for a part that is not full-rate.
 
-    A device that was measured in part is not filled up: how its own figures and carried ones go together is not known. Raises HardwareError
-    for a device without a rate for fp16.
+    L2 is no slower than the DRAM behind it, however fast that is. Raises HardwareError for a device without a rate for fp16.
     """
-    if device.measured or not is_full_rate(device.matrix_peak("fp16")):
+    if not is_full_rate(device.matrix_peak("fp16")):
         return MappingProxyType({})
+    own = {entry.quantity for entry in device.measured}
     reference = load(REFERENCE)
     figures = {}
     for entry in reference.measured:
         for pattern, scale in SCALES:
             found = re.fullmatch(pattern, entry.quantity)
-            if found:
+            if found and entry.quantity not in own:
                 with suppress(HardwareError):  # the device has no rate for this type
                     figures[entry.quantity] = entry.value * scale(device, found) / scale(reference, found)
                 break
+    if L2_RATE in figures:
+        figures[L2_RATE] = max(figures[L2_RATE], device.memory.dram_bandwidth_bytes_per_s)
     return MappingProxyType(figures)
 
 
 def figures_of(device: DeviceSpec) -> Mapping[str, float]:
-    """Measured figures of a device by quantity; of one that was not measured, what is carried to it."""
-    return {entry.quantity: entry.value for entry in device.measured} or carried_figures(device)
+    """Figures of a device by quantity: measured, and carried where they were not."""
+    return {**carried_figures(device), **{entry.quantity: entry.value for entry in device.measured}}

@@ -115,7 +115,8 @@ def _assumptions(
         )
     if carried_figures(device):
         said.append(
-            f"rates and starts of kernels were not measured on this device; those of {REFERENCE} are taken, per multiprocessor and clock"
+            f"rates and starts of kernels were not measured on this device; those of {REFERENCE} are taken, per multiprocessor and clock, "
+            "and the interval is of devices that were measured"
         )
     if machine.host_s is None:
         said.append("the host's time per call is not known for this device: small batches in a stream can take longer")

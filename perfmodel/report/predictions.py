@@ -108,8 +108,8 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
         f"{network.name} on {prediction.device.name}: {conditions(prediction)}",
         f"latency {duration(prediction.latency_s)}{_interval(prediction)} ({count(prediction.throughput_per_s)} images/s), "
         f"computational efficiency {percent(prediction.efficiency)}{gap}",
-        f"held by {prediction.bottleneck}: {held} of {len(prediction.times)} kernels are memory-bound and take {percent(memory)} of the "
-        "time",
+        f"held by {prediction.bottleneck}: {_holders(prediction)}{held} of {len(prediction.times)} kernels are memory-bound and take "
+        f"{percent(memory)} of the time",
         f"{count(prediction.network.params)} parameters, {count(prediction.network.macs)} MACs ({count(prediction.ops)} ops), "
         f"{size(prediction.cost.dram_bytes)} DRAM traffic, {intensity(prediction.operational_intensity)} ops/byte; "
         f"the machine's op:byte ratio is {prediction.op_byte_ratio:.0f}",
@@ -117,6 +117,15 @@ def headline(prediction: Prediction) -> tuple[str, ...]:
         *recomputed,
         *((f"coverage: {prediction.coverage}",) if network.imported else ()),
     )
+
+
+def _holders(prediction: Prediction) -> str:
+    """How many kernels a bottleneck holds that is neither memory nor arithmetic, and their share."""
+    name = prediction.bottleneck
+    if name in ("memory", "arithmetic"):
+        return ""
+    count_held = sum(time.bound_by == name for time in prediction.times)
+    return f"{count_held} kernels are, and take {percent(prediction.share_bound_by(name))} of the time; "
 
 
 def kernel_table(prediction: Prediction, *, top: int | None = None, people: bool = True) -> Table:
