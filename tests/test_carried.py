@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perfmodel.cli import run
 from perfmodel.expected.carried import REFERENCE, carried_figures, figures_of, is_full_rate
 from perfmodel.expected.machine import Machine
 from perfmodel.hardware.catalog import load
@@ -93,6 +94,14 @@ def test_a_prediction_says_that_rates_were_carried() -> None:
     options = {"batch": 64, "autocast": "fp16", "schedule": "eager", "tier": "expected"}
     assert any(said in one for one in predict("resnet18", "a100", **options).assumptions)
     assert not any(said in one for name in ("rtx4090", "h200") for one in predict("resnet18", name, **options).assumptions)
+
+
+def test_a_comparison_says_of_which_devices_rates_were_carried(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["compare", "resnet18", "--hardware", "a100,t4,h200,rtx4090", "--batch", "8", "--schedule", "eager", "--tier"]
+    assert run([*asked, "expected"]) == 0
+    assert "rates and starts of kernels as of h200, per multiprocessor and clock: a100-sxm-80gb, t4\n" in capsys.readouterr().out
+    assert run([*asked, "waterline"]) == 0
+    assert "rates and starts" not in capsys.readouterr().out
 
 
 def test_the_recorded_predictions_of_published_measurements_are_those_of_today() -> None:

@@ -441,9 +441,11 @@ def _torch() -> Any:
     try:
         torch = importlib.import_module("torch")
     except ImportError:
-        raise GpuError("PyTorch is not installed, and networks are measured with it; pip install 'perfmodel[torch]'") from None
+        raise GpuError(
+            "PyTorch is not installed, and networks and layers are measured with it; pip install 'perfmodel[torch]'"
+        ) from None
     if not torch.cuda.is_available():
-        raise GpuError("PyTorch finds no GPU on this machine; networks are measured on one")
+        raise GpuError("PyTorch finds no GPU on this machine; networks and layers are measured on one")
     return torch
 
 

@@ -188,8 +188,23 @@ def kind_table(prediction: Prediction) -> Table:
 
 
 def summary_table(predictions: Sequence[Prediction], title: str) -> Table:
-    """Predictions side by side."""
-    return Table(title=title, columns=SUMMARY_COLUMNS, rows=[summary_row(prediction) for prediction in predictions])
+    """Predictions side by side; below, whose figures were carried from another device."""
+    return Table(
+        title=title,
+        columns=SUMMARY_COLUMNS,
+        rows=[summary_row(prediction) for prediction in predictions],
+        after=_carried(predictions),
+    )
+
+
+def _carried(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+    devices = {one.device.slug: one.device for one in predictions if one.tier == "expected"}
+    if not devices:
+        return ()
+    from perfmodel.expected.carried import REFERENCE, carried_figures
+
+    names = [slug for slug, device in devices.items() if carried_figures(device)]
+    return (f"rates and starts of kernels as of {REFERENCE}, per multiprocessor and clock: {', '.join(names)}",) if names else ()
 
 
 def prediction_html(prediction: Prediction) -> str:
