@@ -61,17 +61,14 @@ _PREFIXES: Final[Mapping[str, float]] = MappingProxyType(
 _VALUE: Final = re.compile(r"\s*([+-]?)([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*(.*?)\s*")
 
 
-_CHIP_RATES: Final = (
-    r"(sustained_)?(matrix|vector|special|convolution)_\w+_ops_per_s",
-    r"depthwise_\w+_ops_per_s",
-    r"\w+_(elements|rows|outputs)_per_s",
-    r"l2_read_bytes_per_s",
-)
+KERNEL_RATES: Final = (r"depthwise_\w+_ops_per_s", r"\w+_(elements|rows|outputs)_per_s", r"l2_read_bytes_per_s")
+"""Of kernels on the whole chip, whatever its peaks are."""
+_CHIP_RATES: Final = (r"(sustained_)?(matrix|vector|special|convolution)_\w+_ops_per_s", *KERNEL_RATES)
 """Measured of the whole chip, and by its clock."""
 _DRAM_RATES: Final = (r"dram_\w+_bytes_per_s", r"\w+_dram_(bytes|elements|rows)_per_s")
 """Measured on data from DRAM. Those of kernels whose threads keep few loads on their way are the chip's, too: what is measured of the same
 kernels on data in L2 limits them however fast the DRAM becomes."""
-_CHIP_TIMES: Final = (r"concat_block_s",)
+CHIP_TIMES: Final = (r"concat_block_s",)
 """Of a block of threads where all multiprocessors have some, in the whole chip's time."""
 _OWN_RATES: Final = (
     r"small_product_ops_per_s",
@@ -80,7 +77,7 @@ _OWN_RATES: Final = (
     r"clock_\w+_hz",
 )
 """Measured of one multiprocessor, likewise."""
-_OWN_TIMES: Final = (
+OWN_TIMES: Final = (
     r"(?!dram_)\w+_latency_s", r"narrow_product_s", r"issue_\w+_s", r"meeting_s", r"cluster_barrier_s",
     r"(block|(stored_)?cluster|stored)_launch_s", r"\w+_(startup|step)_s", r"norm_row_s", r"(kernel|unlike)_floor_s", r"launch_graph_s",
 )  # fmt: skip
@@ -89,9 +86,9 @@ _MATRIX: Final = r"peak(\.matrix\.fp16\.fp32\.ops_per\w+)?"
 _MEASURED: Final = (
     (r"memory\.dram_(bandwidth_bytes_per_s|transfers_per_s|bus_width_bits)", _DRAM_RATES, 1),
     (r"chip\.multiprocessors", _CHIP_RATES, 1),
-    (r"chip\.multiprocessors", _CHIP_TIMES, -1),
+    (r"chip\.multiprocessors", CHIP_TIMES, -1),
     (r"chip\.boost_clock_hz", (*_CHIP_RATES, *_OWN_RATES), 1),
-    (r"chip\.boost_clock_hz", (*_CHIP_TIMES, *_OWN_TIMES), -1),
+    (r"chip\.boost_clock_hz", (*CHIP_TIMES, *OWN_TIMES), -1),
     (_MATRIX, (r"small_product_ops_per_s",), 1),
     (_MATRIX, (r"narrow_product_s",), -1),
     (r"peak(\.special\.fp32\.fp32\.ops_per\w+)?", (r"special_\w+_ops_per_s",), 1),

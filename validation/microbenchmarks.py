@@ -26,7 +26,16 @@ from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.timing import EventTimer
-from perfmodel.validation.torch_timing import REPEATS, graph_seconds, replay_seconds, shape_text, slope, torch_seconds, tuned
+from perfmodel.validation.torch_timing import (
+    REPEATS,
+    graph_seconds,
+    replay_seconds,
+    settled,
+    shape_text,
+    slope,
+    torch_seconds,
+    tuned,
+)
 
 DRAM_BYTES: Final = 2**30
 """Of one buffer: many times any L2."""
@@ -521,12 +530,16 @@ def _norm_row(torch: Any) -> Sample:
     images, channels, height, width = NORM_ROWS
     norm = torch.nn.BatchNorm2d(channels).cuda().half().eval()
     x = torch.randn(*NORM_ROWS, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
-    long, short = (graph_seconds(torch, lambda x=part: norm(x)) for part in (x, x[:1]))  # type: ignore[misc]
     more = (images - 1) * height * width * channels / norm_threads(images * height * width, channels)
+
+    def rows() -> list[float]:
+        long, short = (graph_seconds(torch, lambda x=part: norm(x)) for part in (x, x[:1]))  # type: ignore[misc]
+        return [(a - b) / more for a, b in zip(long, short, strict=True)]
+
     return Sample(
         quantity="norm_row_s",
         kernel="torch batch_norm, parameters fp16, of a row for each thread",
-        values=tuple((a - b) / more for a, b in zip(long, short, strict=True)),
+        values=settled("norm_row_s", rows),
         detail=f"{shape_text(x)} less one image",
     )
 

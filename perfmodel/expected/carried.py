@@ -16,6 +16,7 @@ from typing import Final
 
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec, HardwareError, Peak
+from perfmodel.hardware.what_if import CHIP_TIMES, KERNEL_RATES, OWN_TIMES
 
 REFERENCE: Final = "h200"
 """The device that `perfmodel hardware measure` was run on."""
@@ -46,12 +47,11 @@ def _period(device: DeviceSpec, _: re.Match[str]) -> float:
 
 
 SCALES: Final[tuple[tuple[str, Scale], ...]] = (
-    (r"\w+_(elements|rows|outputs)_per_s", _clocks),
-    (r"depthwise_\dx\d_ops_per_s", _clocks),
-    (L2_RATE, _clocks),
+    ("|".join(KERNEL_RATES), _clocks),
     (r"convolution(_\d+)?_(?P<dtype>[a-z]+\d+)_ops_per_s", _matrix_peak),
     (r"(dram_copy|product_dram)_bytes_per_s", _bandwidth),
-    (r"(?!host_)\w+_(startup|step|block|row)_s|(kernel|unlike)_floor_s|stream_gap_s", _period),
+    ("|".join(CHIP_TIMES), lambda device, found: 1 / _clocks(device, found)),
+    ("|".join((*OWN_TIMES, "stream_gap_s")), _period),
 )
 """What a measured quantity is in proportion to. What matches none stays with its device: clocks, power, the host, and what fused kernels
 need."""
@@ -65,7 +65,8 @@ def is_full_rate(peak: Peak) -> bool:
 def carried_figures(device: DeviceSpec) -> Mapping[str, float]:
     """What the reference's measured figures come to on `device`, where it has none of its own; nothing for a part that is not full-rate.
 
-    L2 is no slower than the DRAM behind it, however fast that is. Raises HardwareError for a device without a rate for fp16.
+    What goes with the chip is what goes with it in a hypothetical machine, too. L2 is no slower than the DRAM behind it, however fast that
+    is. Raises HardwareError for a device without a rate for fp16.
     """
     if not is_full_rate(device.matrix_peak("fp16")):
         return MappingProxyType({})
