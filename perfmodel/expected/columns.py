@@ -39,8 +39,9 @@ PIECE: Final = 16
 PIECE_INSTRUCTIONS: Final = 17.5
 """Of a thread for 16 bytes that it fetches or stores: address, bounds, copy; sums to halves, residual."""
 GATE_CHANNELS: Final = 16
-"""Whose sums a warp of the launch of gates adds up at a time, and blocks of an image whose sums it asks for together."""
+"""Whose sums a warp of the launch of gates adds up at a time."""
 GATE_SUMS: Final = 64
+"""Blocks of an image whose sums it asks for together."""
 GATE_AT_ONCE: Final = 8
 """Readings of a lane of its first matrix that are asked for together; of the second twice as many."""
 

@@ -308,12 +308,13 @@ class _Count:
         Operands of the next steps are read while a step multiplies: the first of IN_FLIGHT steps, or of an item, waits for them.
         """
         form, figures, warps = self.form, self.figures, self.form.warps
-        read = A_BYTES * m16 * int(reads_a) * conflicts + B_BYTES * n8
+        of_a, of_b = A_BYTES * m16 * int(reads_a), B_BYTES * n8
+        read = of_a * conflicts + of_b
         multiplied = warps * steps * m16 * n8 * self.mma
-        placed = figures.issue_chained * TAP_INSTRUCTIONS if self.work.front == "taps" and reads_a and conflicts else 0.0
+        placed = figures.issue_chained * TAP_INSTRUCTIONS if self.work.front == "taps" and reads_a else 0.0
         chain = steps * max(figures.small_product_latency, m16 * n8 * self.mma * SCHEDULERS, placed)
         waits = math.ceil(steps / of_item) * math.ceil(min(of_item, steps) / IN_FLIGHT)
-        loads = warps * steps * (A_BYTES * m16 * int(reads_a) + B_BYTES * n8) / A_BYTES
+        loads = warps * steps * (of_a + of_b) / A_BYTES
         return self._apart(
             [
                 Phase(

@@ -115,7 +115,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
         return warpgroups.WarpgroupForm(
             kind=kind, actors=actors, chunk=values["CHUNK"], turns=count_tiles * actors * shared_tile, split=shared_tile,
             convolution="registers" if config.kernel == "convfirst_stream" else "none",
-            processors=_resident(count, shared_tile), waves=_waves(count, shared_tile, count_tiles), multicast=multicast,
+            processors=resident_blocks(count, shared_tile), waves=_waves(count, shared_tile, count_tiles), multicast=multicast,
             taps_from_shared=config.kernel == "fused_mbconv_stream",
             loaded_bytes=(64 * actors + 2 * problem.W) / actors * pixel, again_bytes=halo,
             again_between_bytes=_raster_between(problem, 1), blocks=min(count, count_tiles * shared_tile),
@@ -131,7 +131,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
         return warpgroups.WarpgroupForm(
             kind=kind, actors=2 if large else values["WARPGROUPS"], chunk=values["CHUNK"], convolution="bands",
             turns=-(-patches // group) * group, together=group, processors=count, convolves_apart=not large,
-            resident=bool(values.get("RESIDENT", 0)), multicast=values["CLUSTER"] if large else 1,
+            multicast=values["CLUSTER"] if large else 1,
             loaded_bytes=PATCH_HALO[7] * pixel + 64 * pixel, stored_share=problem.pixels / (64 * patches), again_bytes=halo,
             again_between_bytes=_raster_between(problem, 8), blocks=min(count, -(-patches // group)),
             norm="in place" if large else "registers", outside=WIDE_PARTS if large else 0,
@@ -147,14 +147,9 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
     return _other_form(problem, config, device, kind, halo)
 
 
-def _resident(count: int, split: int) -> int:
-    """Multiprocessors that have a block at the same time, where so many blocks of a cluster share a tile."""
-    return resident_blocks(count, split) if split > 1 else count
-
-
 def _waves(count: int, split: int, tiles: int) -> int:
     """Blocks that a multiprocessor starts one after the other: of clusters one for each tile, while others stay for all tiles."""
-    return -(-tiles * split // _resident(count, split)) if split > 1 else 1
+    return -(-tiles * split // resident_blocks(count, split)) if split > 1 else 1
 
 
 def _few_form(problem: Problem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
@@ -163,7 +158,8 @@ def _few_form(problem: Problem, config: Config, device: DeviceLimits, kind: str,
     sharing, cluster = v["WARPGROUPS"], v["CLUSTER"]
     return warpgroups.WarpgroupForm(
         kind=kind, actors=sharing, sharing=sharing, chunk=v["CHUNK"], convolution="none", turns=tiles * cluster * sharing, split=cluster,
-        processors=_resident(device.multiprocessors, cluster), waves=_waves(device.multiprocessors, cluster, tiles), taps_from_shared=True,
+        processors=resident_blocks(device.multiprocessors, cluster), waves=_waves(device.multiprocessors, cluster, tiles),
+        taps_from_shared=True,
         loaded_bytes=v["BOX"] * v["BOXES"] * ELEMENT_BYTES * problem.C / sharing, again_bytes=halo,
         again_between_bytes=_raster_between(problem, 1), blocks=min(device.multiprocessors, tiles * cluster),
     )  # fmt: skip
@@ -178,7 +174,7 @@ def _shared_patch_form(
     return warpgroups.WarpgroupForm(
         kind=kind, actors=sharing, sharing=sharing, chunk=wide.CHUNK, convolution="bands", convolved_share=1 / cluster / sharing,
         turns=patches * cluster * sharing, split=cluster,
-        processors=_resident(device.multiprocessors, cluster), waves=_waves(device.multiprocessors, cluster, patches),
+        processors=resident_blocks(device.multiprocessors, cluster), waves=_waves(device.multiprocessors, cluster, patches),
         loaded_bytes=PATCH_HALO[7] * pixel / cluster / sharing, stored_share=problem.pixels / (warpgroups.ROWS * patches),
         again_bytes=halo, again_between_bytes=_raster_between(problem, 8), blocks=min(device.multiprocessors, patches * cluster),
     )  # fmt: skip
@@ -246,7 +242,7 @@ def _other_form(problem: Problem, config: Config, device: DeviceLimits, kind: st
     count = device.multiprocessors
     return warpgroups.WarpgroupForm(
         kind=kind, actors=actors, chunk=values.get("CHUNK", DEFAULT_CHUNK), convolution=convolution, turns=turns, split=split,
-        processors=resident_blocks(count, split) if split > 1 else count,
+        processors=resident_blocks(count, split),
         convolves_apart=convolution == "bands" and "CONV_REGISTERS" in values,
         resident=bool(values.get("RESIDENT", values.get("STREAMED", 1) == 0)),
         multicast=values.get("CLUSTER", 1) if split == 1 else 1,
@@ -267,7 +263,7 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
         own = config.tile_rows / layout.warpgroups if layout.order == rows.RESIDENT else config.tile_rows
         steps = (own + 2) / (4 if layout.order == rows.RESIDENT else layout.rows)  # in the last some warps have no row
         between = _walks_between(problem, config, min(blocks, device.multiprocessors))
-    processors = _resident(device.multiprocessors, split)
+    processors = resident_blocks(device.multiprocessors, split)
     return warpgroups.WarpgroupForm(
         kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", split=split, steps=steps,
         turns=blocks * layout.warpgroups * steps * split, together=layout.warpgroups * steps,

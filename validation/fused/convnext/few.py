@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from perfmodel.validation.fused.choice import WAVEFRONT_BYTES, Offer, best, estimated_clocks, exchange_bytes
-from perfmodel.validation.fused.configuration import Config, Launch, Operand
+from perfmodel.validation.fused.configuration import Config, Launch
 from perfmodel.validation.fused.convnext import planes, wide
 from perfmodel.validation.fused.convnext.patch import HALO_BYTES, PATCH, halo_box, moved_bytes
+from perfmodel.validation.fused.convnext.planes import operands
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.family import Kernel
@@ -112,12 +113,7 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
             grid=(wide.patches(problem) * config.defines["CLUSTER"], 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
-            operands=(
-                Operand(buffer="x", box=halo_box(problem)),
-                *(Operand(buffer="weights", index=index) for index in range(3)),
-                Operand(buffer="x"),
-                Operand(buffer="y"),
-            ),
+            operands=operands(halo_box(problem), weights=3),
             arguments=(N, H, W),
             dependent=True,
         ),

@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 
 from perfmodel.validation.fused.choice import Offer, best
-from perfmodel.validation.fused.configuration import Config, Launch, Operand, TensorBox
+from perfmodel.validation.fused.configuration import Config, Launch, TensorBox
 from perfmodel.validation.fused.convnext.gelu import EXPANDED, PROJECTED
-from perfmodel.validation.fused.convnext.planes import streamed_share
+from perfmodel.validation.fused.convnext.planes import operands, streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
@@ -139,13 +139,7 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
             grid=(min(device.multiprocessors, -(-patches // config.defines["GROUP"])), 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
-            operands=(
-                Operand(buffer="x", box=halo_box(problem)),
-                Operand(buffer="weights", index=0),
-                Operand(buffer="weights", index=1),
-                Operand(buffer="x"),
-                Operand(buffer="y"),
-            ),
+            operands=operands(halo_box(problem), weights=2),
             arguments=(N, H, W),
             dependent=True,
         ),

@@ -174,6 +174,16 @@ def streamed_share(problem: ConvNeXtProblem, walk: tuple[int, int, int], weights
     return 1 - matrices * (1 - weights) / float(np.asarray(counted.moved_bytes).item())
 
 
+def operands(box: TensorBox, weights: int) -> tuple[Operand, ...]:
+    """What the ConvNeXt kernels read and write: halo tiles of x, so many tensors of weights, x again for the residual, y."""
+    return (
+        Operand(buffer="x", box=box),
+        *(Operand(buffer="weights", index=index) for index in range(weights)),
+        Operand(buffer="x"),
+        Operand(buffer="y"),
+    )
+
+
 def halo_box(problem: ConvNeXtProblem, columns: int) -> TensorBox:
     """A tile of so many columns with its halo, a slab of its channels."""
     N, H, W, C = problem.input_shape
@@ -194,13 +204,7 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
             grid=(min(device.multiprocessors // cluster * cluster, up(tiles, cluster)), 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
-            operands=(
-                Operand(buffer="x", box=halo_box(problem, config.tile_columns)),
-                Operand(buffer="weights", index=0),
-                Operand(buffer="weights", index=1),
-                Operand(buffer="x"),
-                Operand(buffer="y"),
-            ),
+            operands=operands(halo_box(problem, config.tile_columns), weights=2),
             arguments=(N, H, W),
             dependent=True,
         ),

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from perfmodel.validation.fused.choice import Offer, best
-from perfmodel.validation.fused.configuration import Config, Launch, Operand
+from perfmodel.validation.fused.configuration import Config, Launch
 from perfmodel.validation.fused.convnext.gelu import EXPANDED, PROJECTED
 from perfmodel.validation.fused.convnext.patch import HALO_BYTES, NARROW_ENTRIES, PATCH, SLAB, bands, halo_box, moved_bytes
-from perfmodel.validation.fused.convnext.planes import streamed_share
+from perfmodel.validation.fused.convnext.planes import operands, streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
@@ -117,12 +117,7 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
             grid=(grid, 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
-            operands=(
-                Operand(buffer="x", box=halo_box(problem)),
-                *(Operand(buffer="weights", index=index) for index in range(3)),
-                Operand(buffer="x"),
-                Operand(buffer="y"),
-            ),
+            operands=operands(halo_box(problem), weights=3),
             arguments=(N, H, W),
             dependent=True,
         ),
