@@ -82,6 +82,21 @@ def test_what_a_device_was_not_measured_for_is_carried_beside_its_own() -> None:
     assert figures == {name: value for name, value in carried_figures(load("a100")).items() if name != "norm_elements_per_s"}
 
 
+def test_what_power_takes_from_products_it_takes_from_convolutions() -> None:
+    """Of a part whose sustained products were measured; of others convolutions go with the peak."""
+    t4 = load("t4")
+    (own,) = t4.measured
+    assert own.quantity == "sustained_matrix_fp16_ops_per_s"
+    names = [name for name in MEASURED if name.startswith("convolution_") and name.endswith("_fp16_ops_per_s")]
+    assert len(names) > 3
+    unknown = t4.model_copy(update={"measured": ()})
+    peaks = t4.matrix_peak("fp16").ops_per_s / load(REFERENCE).matrix_peak("fp16").ops_per_s
+    for name in names:
+        assert carried_figures(t4)[name] == pytest.approx(MEASURED[name] * own.value / MEASURED[own.quantity])
+        assert carried_figures(unknown)[name] == pytest.approx(MEASURED[name] * peaks)
+    assert Machine.of(t4, t4.matrix_peak("fp16")).sustained_ops_per_s == own.value
+
+
 @given(times=st.floats(0.1, 100))
 def test_l2_is_no_slower_than_the_memory_behind_it(times: float) -> None:
     device = unmeasured()

@@ -27,30 +27,42 @@ have 1024 (Volta, Turing, GA102) to 4096 (Hopper), GeForce parts, which halve th
 
 L2_RATE: Final = "l2_read_bytes_per_s"
 
-Scale = Callable[[DeviceSpec, re.Match[str]], float]
+Scale = Callable[[DeviceSpec, DeviceSpec, re.Match[str]], float]
+"""Of a figure on a device over that on the reference."""
 
 
-def _clocks(device: DeviceSpec, _: re.Match[str]) -> float:
-    return device.chip.multiprocessors * device.chip.boost_clock_hz
+def _clocks(device: DeviceSpec, reference: DeviceSpec, _: re.Match[str]) -> float:
+    ours, theirs = device.chip, reference.chip
+    return ours.multiprocessors * ours.boost_clock_hz / (theirs.multiprocessors * theirs.boost_clock_hz)
 
 
-def _bandwidth(device: DeviceSpec, _: re.Match[str]) -> float:
-    return device.memory.dram_bandwidth_bytes_per_s
+def _bandwidth(device: DeviceSpec, reference: DeviceSpec, _: re.Match[str]) -> float:
+    return device.memory.dram_bandwidth_bytes_per_s / reference.memory.dram_bandwidth_bytes_per_s
 
 
-def _matrix_peak(device: DeviceSpec, found: re.Match[str]) -> float:
-    return device.matrix_peak(found["dtype"]).ops_per_s
+def _products(device: DeviceSpec, reference: DeviceSpec, found: re.Match[str]) -> float:
+    """What library products sustain where it was measured of both, else the peaks.
+
+    What power takes from products it takes from convolutions, too.
+    """
+    quantity = f"sustained_matrix_{found['dtype']}_ops_per_s"
+    ours, theirs = (
+        next((entry.value for entry in one.measured if entry.quantity == quantity), None) for one in (device, reference)
+    )
+    if ours is not None and theirs is not None:
+        return ours / theirs
+    return device.matrix_peak(found["dtype"]).ops_per_s / reference.matrix_peak(found["dtype"]).ops_per_s
 
 
-def _period(device: DeviceSpec, _: re.Match[str]) -> float:
-    return 1 / device.chip.boost_clock_hz
+def _period(device: DeviceSpec, reference: DeviceSpec, _: re.Match[str]) -> float:
+    return reference.chip.boost_clock_hz / device.chip.boost_clock_hz
 
 
 SCALES: Final[tuple[tuple[str, Scale], ...]] = (
     ("|".join(KERNEL_RATES), _clocks),
-    (r"convolution(_\d+)?_(?P<dtype>[a-z]+\d+)_ops_per_s", _matrix_peak),
+    (r"convolution(_\d+)?_(?P<dtype>[a-z]+\d+)_ops_per_s", _products),
     (r"(dram_copy|product_dram)_bytes_per_s", _bandwidth),
-    ("|".join(CHIP_TIMES), lambda device, found: 1 / _clocks(device, found)),
+    ("|".join(CHIP_TIMES), lambda device, reference, found: 1 / _clocks(device, reference, found)),
     ("|".join((*OWN_TIMES, "stream_gap_s")), _period),
 )
 """What a measured quantity is in proportion to. What matches none stays with its device: clocks, power, the host, and what fused kernels
@@ -78,7 +90,7 @@ def carried_figures(device: DeviceSpec) -> Mapping[str, float]:
             found = re.fullmatch(pattern, entry.quantity)
             if found and entry.quantity not in own:
                 with suppress(HardwareError):  # the device has no rate for this type
-                    figures[entry.quantity] = entry.value * scale(device, found) / scale(reference, found)
+                    figures[entry.quantity] = entry.value * scale(device, reference, found)
                 break
     if L2_RATE in figures:
         figures[L2_RATE] = max(figures[L2_RATE], device.memory.dram_bandwidth_bytes_per_s)
