@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import tomllib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.cli import run
 from perfmodel.expected.carried import REFERENCE, carried_figures, figures_of, is_full_rate
+from perfmodel.expected.constants import Intervals, calibration_of
 from perfmodel.expected.machine import Machine
+from perfmodel.expected.spread import Spread, interval_of, spread, widened
 from perfmodel.hardware.catalog import load
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.networks.catalog import entries
 from perfmodel.prediction import predict
+from perfmodel.validation.carried_spread import carried_spread, middle_and_factor
+from perfmodel.validation.protocol_report import RESULTS
 from perfmodel.validation.published_tables import LEAST_BATCH, datasheet_tables, published
 
 MEASURED = {entry.quantity: entry.value for entry in load(REFERENCE).measured}
@@ -142,6 +149,77 @@ def test_the_recorded_predictions_of_published_measurements_are_those_of_today()
             assert not row.below_bound
             found += 1
     assert found >= 10
+
+
+def test_the_interval_of_carried_rates_is_what_the_recorded_comparisons_say() -> None:
+    shipped = spread()
+    again = carried_spread(published(), least_batch=shipped.least_batch, source=shipped.source, revision=shipped.revision)
+    assert again.model_dump(exclude={"date", "middle", "factor", "devices"}) == shipped.model_dump(
+        exclude={"date", "middle", "factor", "devices"}
+    ), "record it anew: perfmodel validate spread"
+    assert shipped.devices == pytest.approx(again.devices, rel=1e-5)
+    assert (shipped.middle, shipped.factor) == pytest.approx((again.middle, again.factor), rel=1e-5)
+    assert shipped.least_batch == LEAST_BATCH
+    rows = [row for one in published() for row in one.rows if row.batch >= LEAST_BATCH]
+    inside = [(row.latency_low_s or 0) <= row.measured_latency_s <= (row.latency_high_s or 0) for row in rows]
+    assert len(inside) == shipped.rows
+    assert sum(inside) >= 0.9 * len(inside)
+
+
+def test_a_further_device_lies_where_students_distribution_says() -> None:
+    """Of three with logarithms −d, 0, d: s = d, so t₀.₉₅(2) · d · √(4/3), with t₀.₉₅(2) = 2.920."""
+    middle, factor = middle_and_factor([-0.1, 0.0, 0.1])
+    assert middle == pytest.approx(1)
+    assert math.log(factor) == pytest.approx(2.92 * 0.1 * math.sqrt(4 / 3), rel=1e-3)
+
+
+@given(low=st.floats(0.5, 1), high=st.floats(1, 2), apart=st.floats(1, 3))
+def test_an_interval_is_widened_as_squares_add_up(low: float, high: float, apart: float) -> None:
+    given_ = Intervals(low=low, high=high, coverage=0.9, rows=100)
+    assert widened(given_, 1, 1) == pytest.approx((low, high))
+    ends = widened(given_, 1, apart)
+    assert ends[0] <= min(low, 1 / apart) * (1 + 1e-9)
+    assert ends[1] >= max(high, apart) * (1 - 1e-9)
+    assert math.log(ends[1]) ** 2 == pytest.approx(math.log(high) ** 2 + math.log(apart) ** 2)
+    assert widened(given_, 1.1, apart) == pytest.approx((1.1 * ends[0], 1.1 * ends[1]))
+
+
+@pytest.mark.parametrize("schedule", ["eager", "pointwise"])
+def test_only_devices_whose_rates_were_carried_have_the_wider_interval(schedule: str) -> None:
+    intervals = calibration_of(schedule).intervals
+    for name in ("rtx4090", REFERENCE, "rtx3080"):
+        assert interval_of(intervals, load(name)) == (intervals.low, intervals.high)
+    for name in ("a100", "h100-sxm", "l40s", "t4"):
+        low, high = interval_of(intervals, load(name))
+        assert low < intervals.low < 1 < intervals.high < high
+    prediction = predict("resnet18", "a100", batch=8, autocast="fp16", schedule=schedule, tier="expected")
+    low, high = interval_of(intervals, load("a100"))
+    assert prediction.latency_low_s == pytest.approx(low * prediction.latency_s)
+    assert prediction.latency_high_s == pytest.approx(high * prediction.latency_s)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "said"),
+    [
+        (["a100-sxm-80gb.json", "t4.json"], [], "2 devices do not show how unlike devices are; give 3 or more"),
+        (["t4.json", "t4.json", "a100-sxm-80gb.json"], [], "t4 is given twice"),
+        (["a100-sxm-80gb.json", "t4.json", "v100-sxm2-16gb.json"], ["--least-batch", "1000"], "has no row of batch 1000 or more"),
+        (["README.md", "t4.json", "v100-sxm2-16gb.json"], [], "is no comparison"),
+        (["none.json"], [], "cannot read"),
+    ],
+)
+def test_a_spread_wants_comparisons_of_several_devices(
+    files: list[str], options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["validate", "spread", *[str(RESULTS / "published" / name) for name in files], *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_shipped_spread_is_what_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(str(path) for path in (RESULTS / "published").glob("*.json"))
+    assert run(["validate", "spread", *files, "--source", spread().source]) == 0
+    written = Spread.model_validate(tomllib.loads(capsys.readouterr().out))
+    assert written == spread().model_copy(update={"date": written.date, "revision": written.revision})
 
 
 def test_the_table_has_every_gpu_and_every_row_from_the_least_batch_on() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from perfmodel.validation.carried_spread import read_comparison
 from perfmodel.validation.comparison import Comparison
 from perfmodel.validation.network_tables import Table
 from perfmodel.validation.protocol_report import HEADER, RESULTS, summary_cells
@@ -19,10 +20,7 @@ LEAST_BATCH: Final = 128
 
 def published() -> tuple[Comparison, ...]:
     """The recorded comparisons."""
-    return tuple(
-        Comparison.model_validate_json(path.read_text(encoding="utf-8"))
-        for path in sorted((RESULTS / "published").glob("*.json"))
-    )
+    return tuple(read_comparison(path) for path in sorted((RESULTS / "published").glob("*.json")))
 
 
 def datasheet_tables() -> tuple[Table, Table]:

@@ -303,6 +303,24 @@ def validate_calibrate(
     emit(as_toml(calibrated(datasets, description=description, source=source)), output)
 
 
+@validate_app.command("spread")
+def validate_spread(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="JSON…", help="What `validate timm --format json` wrote, of one device each.")
+    ],
+    source: Source = "not given",
+    least_batch: Annotated[int, typer.Option(min=1, help="Leave out rows of smaller batches, which the host may hold.")] = 128,
+    output: Output = None,
+) -> None:
+    """How far devices are off whose rates were carried to them: what widens the interval of tier expected on such a device."""
+    from perfmodel.validation.carried_spread import carried_spread, read_comparison, spread_toml
+
+    if output is not None:
+        require_place(output)
+    found = [read_comparison(file) for file in files]
+    emit(spread_toml(carried_spread(found, least_batch=least_batch, source=source)), output)
+
+
 def _fused_factors(files: list[str], description: str, source: str) -> str:
     from perfmodel.validation.fused_protocol import calibrated_fused, run_fused
     from perfmodel.validation.fused_tables import fused_toml

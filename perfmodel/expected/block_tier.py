@@ -12,6 +12,7 @@ from perfmodel.expected.fused import Figures, FusedKernel, FusedTime, fused_time
 from perfmodel.expected.fused_calibration import FusedCalibration, fused_calibration
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.paths import Path, diagnosis_of, path_of
+from perfmodel.expected.spread import interval_of
 from perfmodel.expected.terms import kernel_seconds
 from perfmodel.expected.tier import Expectation, check_measured
 from perfmodel.hardware.spec import DeviceSpec, Peak
@@ -100,10 +101,11 @@ def expect_block(
     done = tuple(time for time in times if time is not None)
     inside = sum(time.latency_s for time, own in zip(done, fused, strict=True) if own)
     outside = sum(time.latency_s for time, own in zip(done, fused, strict=True) if not own)
+    low, high = interval_of(library.intervals, device)
     return Expectation(
         times=done,
-        low_s=inside * found.intervals.low + outside * library.intervals.low,
-        high_s=inside * found.intervals.high + outside * library.intervals.high,
+        low_s=inside * found.intervals.low + outside * low,
+        high_s=inside * found.intervals.high + outside * high,
         assumptions=_assumptions(found, kinds, device, outside / (inside + outside) if inside + outside else 0.0),
     )
 

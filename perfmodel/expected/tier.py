@@ -11,6 +11,7 @@ from perfmodel.expected.constants import Calibration, CalibrationError, calibrat
 from perfmodel.expected.features import Features
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.paths import Path, diagnosis_of
+from perfmodel.expected.spread import interval_of, spread
 from perfmodel.expected.terms import FULL_RATE_ATTAINED, kernel_seconds
 from perfmodel.hardware.spec import DeviceSpec, Peak
 from perfmodel.kernel import Kernel
@@ -74,10 +75,11 @@ def expect(
         for kernel, path, arithmetic, memory, rate, exposed, gap in rows
     )
     total_s = sum(time.latency_s for time in per_kernel)
+    low, high = interval_of(found.intervals, device)
     return Expectation(
         times=per_kernel,
-        low_s=total_s * found.intervals.low,
-        high_s=total_s * found.intervals.high,
+        low_s=total_s * low,
+        high_s=total_s * high,
         assumptions=_assumptions(found, machine, device, layout, graph=graph, times=per_kernel),
     )
 
@@ -116,7 +118,7 @@ def _assumptions(
     if carried_figures(device):
         said.append(
             f"rates and starts of kernels were not measured on this device; those of {REFERENCE} are taken, per multiprocessor and clock, "
-            "and the interval is of devices that were measured"
+            f"and the interval is widened by how far {', '.join(spread().devices)} were off, which others measured"
         )
     if machine.host_s is None:
         said.append("the host's time per call is not known for this device: small batches in a stream can take longer")

@@ -1,0 +1,119 @@
+"""How far devices are off whose rates were carried to them: from comparisons with what others measured of such devices."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Final
+
+from pydantic import ValidationError
+
+from perfmodel.errors import shown
+from perfmodel.expected.calibration import QUANTILES
+from perfmodel.expected.carried import carried_figures
+from perfmodel.expected.constants import calibration_of
+from perfmodel.expected.spread import Spread, widened
+from perfmodel.hardware.catalog import load
+from perfmodel.validation.comparison import Comparison
+from perfmodel.validation.files import MeasurementFileError
+from perfmodel.validation.protocol import today
+from perfmodel.validation.revision import git_revision
+
+LEAST_DEVICES: Final = 3
+"""Two leave one when each is left out in turn, and one device shows nothing of how unlike they are."""
+
+
+def read_comparison(path: Path) -> Comparison:
+    """What `perfmodel validate timm --format json` wrote. Raises MeasurementFileError for anything else."""
+    try:
+        return Comparison.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MeasurementFileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the start"
+        raise MeasurementFileError(
+            f"{path} is no comparison, which `perfmodel validate timm --format json` writes: at {shown(where)}: {first['msg']}"
+        ) from None
+
+
+def ratios(comparison: Comparison, least_batch: int) -> list[float]:
+    """ln(measured / expected) of each row of a large enough batch."""
+    return [math.log(row.measured_latency_s / row.predicted_latency_s) for row in comparison.rows if row.batch >= least_batch]
+
+
+def middle_and_factor(means: Sequence[float]) -> tuple[float, float]:
+    """Of devices' mean logarithms: where a further one's lies, as a geometric mean and a factor around it (`perfmodel.expected.spread`)."""
+    from scipy.stats import t
+
+    count = len(means)
+    reach = float(t.ppf(QUANTILES[1], count - 1)) * stdev(means) * math.sqrt(1 + 1 / count)
+    return math.exp(fmean(means)), math.exp(reach)
+
+
+def carried_spread(comparisons: Sequence[Comparison], *, least_batch: int, source: str, revision: str | None = None) -> Spread:
+    """What comparisons of several devices say together. Raises MeasurementFileError for such as say nothing about carried rates."""
+    if len(comparisons) < LEAST_DEVICES:
+        raise MeasurementFileError(f"{len(comparisons)} devices do not show how unlike devices are; give {LEAST_DEVICES} or more")
+    for one in comparisons:
+        given = one.provenance
+        if given.tier != "expected":
+            raise MeasurementFileError(f"{given.file} was compared with tier {given.tier}; compare it with tier expected")
+        if not carried_figures(load(given.hardware)):
+            raise MeasurementFileError(
+                f"no rates are carried to {given.hardware}, so {given.file} says nothing about them; leave it out"
+            )
+        if not ratios(one, least_batch):
+            raise MeasurementFileError(f"{given.file} has no row of batch {least_batch} or more; give --least-batch")
+    found = sorted(comparisons, key=lambda one: one.provenance.hardware)
+    for one, other in pairwise(found):
+        if one.provenance.hardware == other.provenance.hardware:
+            raise MeasurementFileError(f"{one.provenance.hardware} is given twice; give one comparison of each device")
+        if one.provenance.schedule != other.provenance.schedule:
+            raise MeasurementFileError("the comparisons are of different schedules; give those of one")
+    rows = {one.provenance.hardware: ratios(one, least_batch) for one in found}
+    means = {device: fmean(values) for device, values in rows.items()}
+    schedule = found[0].provenance.schedule
+    intervals = calibration_of(schedule).intervals
+    inside = 0
+    for device, values in rows.items():
+        others = [mean for other, mean in means.items() if other != device]
+        low, high = widened(intervals, *middle_and_factor(others))
+        inside += sum(low <= math.exp(value) <= high for value in values)
+    middle, factor = middle_and_factor(list(means.values()))
+    count = sum(map(len, rows.values()))
+    return Spread(
+        files=tuple(one.provenance.file for one in found),
+        source=source,
+        schedule=schedule,
+        date=today(),
+        revision=revision or git_revision(),
+        least_batch=least_batch,
+        rows=count,
+        devices={device: math.exp(mean) for device, mean in means.items()},
+        middle=middle,
+        factor=factor,
+        coverage=inside / count,
+    )
+
+
+def spread_toml(spread: Spread) -> str:
+    """As the file that `perfmodel.expected.spread` reads."""
+
+    def value(given: object) -> str:
+        return f"{given:.6g}" if isinstance(given, float) else json.dumps(given, ensure_ascii=False)
+
+    dumped = spread.model_dump(mode="json")
+    devices = dumped.pop("devices")
+    lines = [
+        "# How unlike devices are whose rates were carried, by `perfmodel validate spread`. Not to be edited: make it again.",
+        *(f"{key} = {value(given)}" for key, given in dumped.items()),
+        "",
+        "[devices]",
+        *(f"{key} = {value(given)}" for key, given in devices.items()),
+    ]
+    return "\n".join(lines) + "\n"
