@@ -2,7 +2,9 @@
 
 import torch
 from torch import nn
+from torch.nn import functional
 
+import perfmodel
 from perfmodel.hardware.catalog import load
 from perfmodel.layers import activation, arithmetic, batch_norm, conv2d, layer_norm, linear, pooling
 from perfmodel.layers.copy import Input
@@ -102,3 +104,54 @@ def _module(node: Node) -> nn.Module | None:
             return FUNCTIONS[layer.function]()
         case _:
             return None
+
+
+class Squeeze(nn.Module):
+    """Squeeze-and-excitation in its spellings."""
+
+    def __init__(self, channels: int, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+        product = nn.Linear if "linear" in spelling else lambda a, b: nn.Conv2d(a, b, 1)
+        self.reduce, self.expand = product(channels, channels // 4), product(channels // 4, channels)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "pool" in self.spelling:
+            s = self.pool(x)
+        elif "window" in self.spelling:
+            s = functional.avg_pool2d(x, x.shape[2:])
+        else:
+            s = x.mean((2, 3), keepdim=True)
+        if "linear" in self.spelling:
+            s = s.flatten(1)
+        s = torch.sigmoid(self.expand(functional.relu(self.reduce(s))))
+        if "linear" in self.spelling:
+            s = s.view(x.shape[0], -1, 1, 1)
+        return x * (s.expand_as(x) if "expand" in self.spelling else s)
+
+
+class Inverted(nn.Module):
+    """An MBConv with its activation written out or not."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.expand, self.bn1 = nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64)
+        self.spatial, self.bn2 = nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False), nn.BatchNorm2d(64)
+        self.se = Squeeze(64, spelling)
+        self.project, self.bn3 = nn.Conv2d(64, 16, 1, bias=False), nn.BatchNorm2d(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.relu(self.bn1(self.expand(x)))
+        y = functional.relu(self.bn2(self.spatial(y)))
+        return x + self.bn3(self.project(self.se(y)))
+
+
+def imported(module: nn.Module, *shape: int) -> Network:
+    return perfmodel.from_torch(module, torch.empty(*(shape or (2, 16, 14, 14)), device="meta"))
+
+
+class Shuffle(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, c, h, w = x.shape
+        return x.view(b, 4, c // 4, h, w).transpose(1, 2).reshape(b, c, h, w)

@@ -132,14 +132,14 @@ def measured(row: dict[str, str]) -> LibraryRow:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from perfmodel.importers import pytorch
+    from perfmodel.importers import pytorch_export, pytorch_module
     from perfmodel.importers.model import network_of
 
     model, resolution = row["model"], int(row["infer_img_size"])
-    module, _ = pytorch.timm_module(model, None, resolution)
+    module, _ = pytorch_module.timm_module(model, None, resolution)
     started = time.perf_counter()
-    image = pytorch.image_like(module, 1, resolution)
-    program = pytorch.export(module, [image], name=model).program()
+    image = pytorch_module.image_like(module, 1, resolution)
+    program = pytorch_export.export(module, [image], name=model).program()
     weight_norm_ops = _weight_norm_ops(program)
     network = network_of(program, 1, resolution, None)
     import_s = time.perf_counter() - started

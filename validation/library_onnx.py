@@ -52,7 +52,7 @@ def measured(name: str, *, dynamo: bool, folder: Path) -> OnnxRow:
     import torch
 
     from perfmodel.importers.model import from_onnx, from_torch
-    from perfmodel.importers.pytorch import quiet, timm_module
+    from perfmodel.importers.pytorch_module import quiet, timm_module
 
     _, resolution = timm_module(name, None, None)
     module = timm.create_model(name, pretrained=False).eval()

@@ -33,25 +33,25 @@ def network(model: str, *, batch: int | None = None, resolution: int | None = No
         )
     images = 1 if batch is None else catalog.whole_batch(batch)
     size = None if resolution is None else catalog.whole_resolution(resolution)
-    from perfmodel.importers import pytorch
+    from perfmodel.importers import pytorch_export, pytorch_module
 
     if model.lower().startswith(TIMM):
         count = 1000 if classes is None else catalog.whole_classes(classes)
 
         def at(batch: int, resolution: int | None) -> Network:
-            module, own = pytorch.timm_module(model[len(TIMM) :], count, resolution)
-            image = pytorch.image_like(module, batch, own)
-            exported = pytorch.export(module, [image], name=model)
+            module, own = pytorch_module.timm_module(model[len(TIMM) :], count, resolution)
+            image = pytorch_module.image_like(module, batch, own)
+            exported = pytorch_export.export(module, [image], name=model)
             return network_of(exported.program(), batch, own, at)
 
         return at(images, size)
     _refuse_classes(model, classes)
-    module = pytorch.user_module(model)
+    module = pytorch_module.user_module(model)
 
     def resized(batch: int, resolution: int) -> Network:
-        image = pytorch.image_like(module, batch, resolution)
+        image = pytorch_module.image_like(module, batch, resolution)
         try:
-            exported = pytorch.export(module, [image], name=model)
+            exported = pytorch_export.export(module, [image], name=model)
         except ImportedModelError as error:
             shape = "×".join(map(str, image.shape))
             raise ImportedModelError(
@@ -79,10 +79,10 @@ def from_torch(module: Any, example_inputs: Any, *, name: str | None = None) -> 
     image size is then to be had from `Network.at`, or by naming them to `predict`: without another export where the module works for any
     size, by exporting it again where it does not. Raises MissingExtraError and ImportedModelError.
     """
-    from perfmodel.importers import pytorch
+    from perfmodel.importers import pytorch_export
 
     inputs = list(example_inputs) if isinstance(example_inputs, list | tuple) else [example_inputs]
-    return _from_torch(pytorch.Resizable(module, inputs, name or type(module).__name__), *pytorch.size_of(inputs))
+    return _from_torch(pytorch_export.Resizable(module, inputs, name or type(module).__name__), *pytorch_export.size_of(inputs))
 
 
 def _from_torch(resizable: Any, batch: int, resolution: int) -> Network:

@@ -1,22 +1,14 @@
-"""PyTorch modules: exported with tensors that have shapes but no data, so that no weights are needed and nothing is computed."""
+"""Exported PyTorch modules, operation by operation, as programs."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
-import logging
 import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from perfmodel.errors import PerfmodelError, UnknownNameError, shown
 from perfmodel.importers.program import (
-    ImportedModelError,
-    MissingExtraError,
     Op,
     Operand,
     Program,
@@ -25,8 +17,7 @@ from perfmodel.importers.program import (
     checked,
     einsum_sizes,
 )
-
-EXTRA: Final = "torch"
+from perfmodel.importers.pytorch_module import torch_module
 
 _UNARY: Final = {
     "relu": "relu",
@@ -109,243 +100,8 @@ _ONCE: Final = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast", "t
 """Operations that run the one graph that is among their arguments, once, on the arguments behind it."""
 
 
-def torch_module() -> Any:
-    """The library; raises MissingExtraError."""
-    try:
-        torch = importlib.import_module("torch")
-        importlib.import_module("torch.fx.passes.fake_tensor_prop")
-        return torch
-    except ImportError:
-        raise MissingExtraError("importing a PyTorch model", "torch", EXTRA) from None
-
-
-def timm_module(name: str, classes: int | None, resolution: int | None) -> tuple[Any, int]:
-    """The network `name` of timm without weights, on no device, and the image size that it is made for; nothing is downloaded.
-
-    `classes` None is the number that timm has for it (that of its best-known weights).
-
-    Raises MissingExtraError, UnknownNameError with the nearest names, or ImportedModelError where timm cannot build it.
-    """
-    torch = torch_module()
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError:
-        raise MissingExtraError(f"timm:{shown(name)}", "timm", EXTRA) from None
-    stem = name.split(".", 1)[0]
-    if not timm.is_model(stem):
-        raise UnknownNameError("timm network", name, timm.list_models())
-    configuration = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    size = resolution or (configuration.input_size[-1] if configuration and configuration.input_size else 224)
-    given: dict[str, Any] = {"pretrained": False, **({} if classes is None else {"num_classes": classes})}
-    with quiet(), torch.device("meta"):
-        try:
-            try:
-                module = timm.create_model(stem, **given, img_size=size)
-            except TypeError:  # a network that takes images of any size
-                module = timm.create_model(stem, **given)
-        except PerfmodelError:
-            raise
-        except Exception as error:
-            raise ImportedModelError(f"timm cannot build {shown(name)}: {_first_line(error)}") from None
-    return module.eval(), size
-
-
-def user_module(reference: str) -> Any:
-    """What `package.module:function` returns, which must be a torch.nn.Module. This runs the user's code.
-
-    Raises ImportedModelError where there is no such module or function, where it fails, and where it returns something else.
-    """
-    torch = torch_module()
-    path, _, attribute = reference.partition(":")
-    if not path:
-        raise ImportedModelError(f"{shown(reference)}: write the module before the colon, as in my_package.models:make_net")
-    import os
-    import sys
-
-    here = os.getcwd()  # noqa: PTH109 - sys.path holds text
-    if here not in sys.path:
-        sys.path.insert(0, here)  # as `python -m` has it: a model in the current folder is found
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a user's code prints is not part of the answer
-            home = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        raise ImportedModelError(
-            f"{shown(reference)}: there is no module {shown(error.name or path)}; "
-            "run the command in the folder that holds it, or install its package"
-        ) from None
-    except (Exception, SystemExit) as error:
-        raise ImportedModelError(f"{shown(reference)}: importing {shown(path)} failed: {_first_line(error)}") from None
-    try:
-        made = getattr(home, attribute)
-    except AttributeError:
-        known = [name for name, value in vars(home).items() if callable(value) and not name.startswith("_")]
-        raise UnknownNameError(f"function of {shown(path)}", attribute, known) from None
-    if isinstance(made, torch.nn.Module):
-        return made.eval()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            module = made()
-    except (Exception, SystemExit) as error:
-        raise ImportedModelError(f"{shown(reference)}() failed: {_first_line(error)}") from None
-    if not isinstance(module, torch.nn.Module):
-        raise ImportedModelError(f"{shown(reference)}() returned {type(module).__name__}, but must return a torch.nn.Module")
-    return module.eval()
-
-
-def image_like(module: Any, batch: int, resolution: int) -> Any:
-    """An input image without data, on the device and of the type of the module's parameters."""
-    torch = torch_module()
-    first = next((p for p in module.parameters() if p.is_floating_point()), None)
-    device = "meta" if first is None else first.device
-    dtype = torch.float32 if first is None else first.dtype
-    channels = getattr(module, "in_chans", None) or _input_channels(module)
-    return torch.empty(batch, channels, resolution, resolution, device=device, dtype=dtype)
-
-
-def _input_channels(module: Any) -> int:
-    """Channels that the first convolution of a module reads; 3 where it has none."""
-    torch = torch_module()
-    convolution = next((m for m in module.modules() if isinstance(m, torch.nn.Conv2d)), None)
-    return 3 if convolution is None else int(convolution.in_channels)
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """An exported module: its program at its own size, and at any other where no argument of its operations is a size."""
-
-    name: str
-    exported: Any
-    trained: int
-
-    def program(self) -> Program:
-        """The program at the sizes that the module was exported with, or was last resized to."""
-        return _Reader(self.name, self.exported, self.trained).read()
-
-    def resized(self, inputs: Sequence[Any]) -> Program | None:
-        """The program for other sizes of the inputs, without another export; None where the module must be exported for them."""
-        torch = torch_module()
-        graph = self.exported.graph_module.graph
-        if not all(_names_no_size(node) for node in graph.nodes):
-            return None
-        given = iter(inputs)
-        kinds = {spec.arg.name: str(spec.kind.name) for spec in self.exported.graph_signature.input_specs}
-        arguments = []
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                like = next(given) if kinds[node.name] == "USER_INPUT" else node.meta["val"]
-                arguments.append(torch.empty(like.shape, dtype=like.dtype, device="meta"))
-        before = {node: node.meta.get("val") for node in graph.nodes}
-        mode = torch._subclasses.fake_tensor.FakeTensorMode()
-        try:
-            with quiet(), torch.no_grad():
-                torch.fx.passes.fake_tensor_prop.FakeTensorProp(self.exported.graph_module, mode).propagate(*arguments)
-                return self.program()
-        except Exception:  # whatever a size that does not fit makes an operation raise: exporting again says it better
-            return None
-        finally:
-            for node, value in before.items():
-                node.meta["val"] = value
-
-
-_SIZELESS: Final = frozenset(
-    {
-        *("conv2d", "batch_norm", "layer_norm", "group_norm", "linear", "dropout", "max_pool2d", "cat", "permute", "flatten"),
-        *(
-            "relu",
-            "relu6",
-            "silu",
-            "gelu",
-            "sigmoid",
-            "hardswish",
-            "hardsigmoid",
-            "hardtanh",
-            "tanh",
-            "leaky_relu",
-            "elu",
-            "mish",
-        ),
-    }
-)
-"""Operations whose arguments, beside their tensors, belong to the module and not to the size of its input."""
-
-
-def _names_no_size(node: Any) -> bool:
-    """Whether a node does the same at every image size: none of its arguments could be a size that was written into the graph."""
-    if node.op != "call_function":
-        return True
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not str(schema.name).startswith("aten::"):
-        return False
-    base = str(schema.name).rpartition("::")[2].rstrip("_")
-    others = [argument for argument in node.args[1:] if not hasattr(argument, "op")]
-    if base in ("add", "mul"):
-        return not others  # of two tensors; a number could be made of sizes
-    if base == "mean":
-        return True  # axes, and whether they are kept
-    if base == "adaptive_avg_pool2d":
-        return set(others[0] if isinstance(others[0], list | tuple) else others[:1]) == {1}
-    return base in _SIZELESS
-
-
-def export(module: Any, inputs: Sequence[Any], *, name: str) -> Exported:
-    """Export `module` for inference on `inputs` (tensors whose data are not looked at).
-
-    Raises ImportedModelError where PyTorch cannot export it.
-    """
-    torch = torch_module()
-    was_training = module.training
-    module.eval()
-    trained = sum(p.numel() for p in module.parameters())
-    try:
-        with quiet(), torch.no_grad(), _contiguous_shown():
-            exported = torch.export.export(module, tuple(inputs), strict=False)
-    except Exception as error:
-        reason = _first_line(error)
-        if "DataDependent" in type(error).__name__:
-            reason = "which operations run depends on the contents of a tensor, which nobody knows here; leave the choice out"
-        raise ImportedModelError(f"PyTorch cannot export {shown(name)}: {reason}") from None
-    finally:
-        module.train(was_training)
-    return Exported(name=name, exported=exported, trained=trained)
-
-
-@contextlib.contextmanager
-def _contiguous_shown() -> Iterator[None]:
-    """Calls of `contiguous` are exported even where they do nothing: exported tensors are NCHW, and in NHWC the same call copies."""
-    torch = torch_module()
-    given = torch.Tensor.contiguous
-
-    def shown_call(self: Any, memory_format: Any = torch.contiguous_format) -> Any:
-        return self.clone(memory_format=memory_format)
-
-    torch.Tensor.contiguous = shown_call
-    try:
-        yield
-    finally:
-        torch.Tensor.contiguous = given
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """What libraries say on the way is not for the user of a command."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        said = io.StringIO()
-        with warnings.catch_warnings(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shown(f"{type(error).__name__}{f': {lines[0]}' if lines else ''}", 200)
-
-
-class _Reader:
-    """Walks an exported graph once. `_operand` maps each of its nodes to the value that stands for it."""
+class Reader:
+    """Walks an exported graph once; one method for each operation. `_operand` maps each of its nodes to the value that stands for it."""
 
     def __init__(self, name: str, exported: Any, trained: int) -> None:
         self._exported = exported
@@ -356,6 +112,7 @@ class _Reader:
         self._aliases = Aliases()
 
     def read(self) -> Program:
+        """The program. Raises ImportedModelError for a tensor that no machine holds."""
         signature = self._exported.graph_signature
         kinds = {spec.arg.name: str(spec.kind.name) for spec in signature.input_specs}
         results: list[str] = []
@@ -972,47 +729,3 @@ def _present(*items: Any) -> list[Any]:
 
 def _number(item: Any) -> Operand:
     return item if isinstance(item, str) else float(item)
-
-
-def size_of(inputs: Sequence[Any]) -> tuple[int, int]:
-    """Batch and height of the first input."""
-    torch = torch_module()
-    if not inputs or not all(isinstance(item, torch.Tensor) for item in inputs):
-        raise ImportedModelError("example_inputs must be a tensor or a sequence of tensors")
-    shape = inputs[0].shape
-    return (int(shape[0]) if shape else 1), (int(shape[2]) if len(shape) > 2 else 1)
-
-
-class Resizable:
-    """A module and the inputs to export it with, at any batch and image size."""
-
-    def __init__(self, module: Any, inputs: Sequence[Any], name: str) -> None:
-        torch = torch_module()
-        if not isinstance(module, torch.nn.Module):
-            raise ImportedModelError(f"from_torch needs a torch.nn.Module, not {type(module).__name__}")
-        self._module, self._inputs, self._name = module, list(inputs), name
-        self._exported: Exported | None = None
-
-    def program(self, batch: int, resolution: int) -> Program:
-        """The program for a first input of that batch and, if it is an image, of that height and width.
-
-        The module is exported once where no argument of its operations is a size, and again for each size otherwise.
-        """
-        torch = torch_module()
-        first = self._inputs[0]
-        shape = list(first.shape)
-        if shape:
-            shape[0] = batch
-        if len(shape) > 2 and resolution != shape[2]:
-            shape[2:] = [resolution] * (len(shape) - 2)
-        home = next((parameter.device for parameter in self._module.parameters()), first.device)
-        shapes = [shape, *(list(item.shape) for item in self._inputs[1:])]
-        inputs = [
-            item if sizes == list(item.shape) and item.device == home else torch.empty(sizes, dtype=item.dtype, device=home)
-            for sizes, item in zip(shapes, self._inputs, strict=True)
-        ]
-        program = self._exported.resized(inputs) if self._exported is not None else None
-        if program is None:
-            self._exported = export(self._module, inputs, name=self._name)
-            program = self._exported.program()
-        return program

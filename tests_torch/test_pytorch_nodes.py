@@ -1,9 +1,4 @@
-"""Modules of a user's own: what they mean, how they are named on the command line, and what happens to what is not understood."""
-
-import json
-import subprocess
-import sys
-from pathlib import Path
+"""Operations of exported modules: what they mean, and what happens to what is not understood."""
 
 import pytest
 import torch
@@ -12,63 +7,15 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import perfmodel
-from perfmodel.cli import run
-from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
 from perfmodel.layers.activation import Activation
 from perfmodel.layers.attention import Attention
 from perfmodel.layers.layer_norm import LayerNorm
 from perfmodel.layers.matmul import MatMul
 from perfmodel.layers.rearrange import Rearrange
-from perfmodel.network import Network
 from perfmodel.precision import Precision
 from perfmodel.schedule import NAMES, kernels
-from tests_torch.modules import costs
-
-
-class Squeeze(nn.Module):
-    """Squeeze-and-excitation in its spellings."""
-
-    def __init__(self, channels: int, spelling: str) -> None:
-        super().__init__()
-        self.spelling = spelling
-        product = nn.Linear if "linear" in spelling else lambda a, b: nn.Conv2d(a, b, 1)
-        self.reduce, self.expand = product(channels, channels // 4), product(channels // 4, channels)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if "pool" in self.spelling:
-            s = self.pool(x)
-        elif "window" in self.spelling:
-            s = functional.avg_pool2d(x, x.shape[2:])
-        else:
-            s = x.mean((2, 3), keepdim=True)
-        if "linear" in self.spelling:
-            s = s.flatten(1)
-        s = torch.sigmoid(self.expand(functional.relu(self.reduce(s))))
-        if "linear" in self.spelling:
-            s = s.view(x.shape[0], -1, 1, 1)
-        return x * (s.expand_as(x) if "expand" in self.spelling else s)
-
-
-class Inverted(nn.Module):
-    """An MBConv with its activation written out or not."""
-
-    def __init__(self, spelling: str) -> None:
-        super().__init__()
-        self.expand, self.bn1 = nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64)
-        self.spatial, self.bn2 = nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False), nn.BatchNorm2d(64)
-        self.se = Squeeze(64, spelling)
-        self.project, self.bn3 = nn.Conv2d(64, 16, 1, bias=False), nn.BatchNorm2d(16)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = functional.relu(self.bn1(self.expand(x)))
-        y = functional.relu(self.bn2(self.spatial(y)))
-        return x + self.bn3(self.project(self.se(y)))
-
-
-def imported(module: nn.Module, *shape: int) -> Network:
-    return perfmodel.from_torch(module, torch.empty(*(shape or (2, 16, 14, 14)), device="meta"))
+from tests_torch.modules import Inverted, Shuffle, costs, imported
 
 
 @pytest.mark.parametrize("spelling", ["conv mean", "conv pool", "conv window", "linear mean", "linear pool", "conv mean expand"])
@@ -143,12 +90,6 @@ class OwnNorm(nn.Module):
 def test_a_layer_norm_written_out() -> None:
     network = imported(OwnNorm(16))
     assert [node.layer for node in network.graph.nodes.values()][1:] == [LayerNorm(channels=16)]
-
-
-class Shuffle(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        b, c, h, w = x.shape
-        return x.view(b, 4, c // 4, h, w).transpose(1, 2).reshape(b, c, h, w)
 
 
 def test_channel_shuffle_is_one_copy() -> None:
@@ -315,141 +256,3 @@ def test_shared_weights_count_once_and_unused_ones_too() -> None:
     network = imported(Shared())
     assert network.params == 16 * 16 * 9 + 16 + 30
     assert network.macs == 2 * (2 * 14 * 14 * 16 * 16 * 9)
-
-
-@pytest.mark.parametrize("schedule", NAMES)
-def test_batch_and_resolution_can_be_changed(schedule: str) -> None:
-    module = nn.Sequential(Inverted("conv mean"), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-    network = imported(module)
-    changed = perfmodel.predict(network, "h200", batch=8, resolution=28, schedule=schedule)
-    again = imported(module, 8, 16, 28, 28)
-    assert costs(changed.network, schedule) == costs(again, schedule)
-
-
-def test_another_size_needs_no_other_export_where_the_module_names_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = nn.Sequential(Inverted("conv mean"), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-    named = Shuffle()
-    expected = [imported(module, 8, 16, 28, 28) for module in (free, named)]
-    networks = [imported(module) for module in (free, named)]
-    exports: list[str] = []
-    export = torch.export.export
-
-    def counted(module: nn.Module, *arguments: object, **options: object) -> object:
-        exports.append(type(module).__name__)
-        return export(module, *arguments, **options)
-
-    monkeypatch.setattr(torch.export, "export", counted)
-    for network, wanted in zip(networks, expected, strict=True):
-        assert costs(network.at(8, 28), "eager") == costs(wanted, "eager")
-        assert costs(network.at(2, 14), "eager") == costs(network, "eager")  # and back
-    assert set(exports) == {"Shuffle"}
-
-
-class Rigid(nn.Module):
-    """Works for one image size alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(16 * 14 * 14, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(x.flatten(1))
-
-
-def test_a_size_that_the_module_does_not_take_is_a_sentence() -> None:
-    network = imported(Rigid())
-    assert network.at(5, 14).macs == 5 * 16 * 14 * 14 * 10
-    with pytest.raises(PerfmodelError, match="cannot export Rigid"):
-        network.at(2, 28)
-
-
-def test_a_module_on_the_cpu_in_training_mode_is_left_as_it_was() -> None:
-    module = Inverted("conv mean").train()
-    network = perfmodel.from_torch(module, torch.zeros(2, 16, 14, 14))
-    assert module.training
-    assert costs(network, "layer") == costs(imported(Inverted("conv mean")), "layer")
-
-
-# -- the command line --------------------------------------------------------------------------------------------------
-
-USER_CODE = """
-import torch
-def make_net():
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
-def broken():
-    raise RuntimeError("no such thing")
-def number():
-    return 7
-def leaves():
-    raise SystemExit("bye")
-def chatty():
-    print("hello")
-    return make_net()
-class Depends(torch.nn.Module):
-    def forward(self, x):
-        return x if x.sum() > 0 else -x
-"""
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "my_package_of_models.py").write_text(USER_CODE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_a_function_of_the_users(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["predict", "my_package_of_models:make_net", "--hardware", "h200", "--resolution", "32"]) == 0
-    out = capsys.readouterr().out
-    assert "all 2 operations understood" in out
-    assert run(["compare", "my_package_of_models:make_net", "timm:resnet18", "resnet18", "--hardware", "h200"]) == 0
-
-
-def test_what_a_users_function_prints_does_not_spoil_the_answer(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["predict", "my_package_of_models:chatty", "--hardware", "h200", "--format", "json"]) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["coverage"]["macs_fraction"] == 1.0
-    assert "hello" in captured.err
-
-
-@pytest.mark.parametrize(
-    ("reference", "words"),
-    [
-        ("my_package_of_models:broken", "no such thing"),
-        ("my_package_of_models:number", "torch.nn.Module"),
-        ("my_package_of_models:leaves", "bye"),
-        ("my_package_of_models:Depends", "depends on the contents of a tensor"),
-        (":make_net", "before the colon"),
-        ("my_package_of_models:make_nte", "make_net"),
-        ("no_such_package:f", "no module no_such_package"),
-        ("timm:resnet5", "resnet50"),
-        ("timm:", "unknown timm network"),
-    ],
-)
-def test_wrong_references_are_one_sentence(package: Path, reference: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["predict", reference, "--hardware", "h200"]) == 2
-    captured = capsys.readouterr()
-    assert words in captured.err
-    assert captured.err.count("\n") == 1
-
-
-def test_timm_downloads_nothing() -> None:
-    """In a process whose sockets cannot connect."""
-    code = (
-        "import socket, sys\n"
-        "def refuse(*a, **k): raise AssertionError('a connection was tried')\n"
-        "socket.socket.connect = refuse\n"
-        "from perfmodel.cli import run\n"
-        "sys.exit(run(['predict', 'timm:resnet18.a1_in1k', '--hardware', 'h200']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(("library", "model", "extra"), [("torch", "timm:resnet18", "torch"), ("timm", "timm:resnet18", "torch")])
-def test_a_missing_library_is_a_sentence_with_the_command(
-    library: str, model: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, library, None)
-    assert run(["predict", model, "--hardware", "h200", "--batch", "3"]) == 2
-    assert f"pip install 'perfmodel[{extra}]'" in capsys.readouterr().err
