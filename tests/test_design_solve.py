@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from perfmodel.cli import run as command
@@ -15,9 +15,18 @@ from perfmodel.design.footprint import footprint_bytes
 from perfmodel.design.lift import lift, stage_of
 from perfmodel.design.solve import TooSmallError, solve
 from perfmodel.design.subject import BlockSubject, NetworkSubject, QuestionError, Subject
-from perfmodel.design.thresholds import UnreachableError, balance, compute_bound, figure_for_latency, fused_pays, group_crossing
+from perfmodel.design.thresholds import (
+    UnreachableError,
+    _factor_within,
+    balance,
+    compute_bound,
+    figure_for_latency,
+    fused_pays,
+    group_crossing,
+)
 from perfmodel.errors import PerfmodelError, UnknownNameError
 from perfmodel.hardware.catalog import load
+from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.hardware.what_if import what_if
 from perfmodel.layers.catalog import BLOCKS, block_of
 from perfmodel.layers.dims import Shape
@@ -234,7 +243,8 @@ def test_the_figure_for_a_latency_has_kernels_of_its_own() -> None:
     def planned_s(factor: float) -> float:
         return subject.on(what_if(RTX4090, [f"bandwidth={found.value / found.now * factor!r}x"])).prediction.latency_s
 
-    assert planned_s(1.0) <= wanted_s < planned_s(1 - 1e-4)
+    assert planned_s(1.0) <= wanted_s < planned_s(1 - 1e-8)
+    assert planned_s(1.0) == pytest.approx(wanted_s, rel=1e-12)
     same_kernels_s = sum(
         max(float(k.cost.ops) / prediction.peak.ops_per_s, float(k.cost.dram_bytes) / found.value) for k in prediction.kernels
     )
@@ -243,6 +253,44 @@ def test_the_figure_for_a_latency_has_kernels_of_its_own() -> None:
         figure_for_latency(subject, "bandwidth", 1e-6)
     with pytest.raises(QuestionError, match="unbounded"):
         figure_for_latency(subject, "bandwidth", 10.0)
+
+
+def test_few_machines_are_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels that meet the budget with what others need, over and over, until none need less: each cut but once."""
+    tried = []
+
+    def counted(device: DeviceSpec, changes: list[str]) -> DeviceSpec:
+        tried.append(changes)
+        return what_if(device, changes)
+
+    monkeypatch.setattr("perfmodel.design.thresholds.what_if", counted)
+    subject = NetworkSubject(model="resnet34", device=H200, schedule="auto")
+    found = figure_for_latency(subject, "bandwidth", 0.5e-3)
+    assert found.value < found.now / 40
+    assert len(tried) <= 6
+
+
+@given(
+    work=st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=6),
+    latency_s=st.floats(1e-3, 100),
+)
+def test_the_least_factor_within_a_latency(work: list[tuple[float, float]], latency_s: float) -> None:
+    """Σ max(a / f, b) is the latency there, or less with any factor, or more with any."""
+
+    def at(factor: float) -> float:
+        return sum(max(divided / factor, other) for divided, other in work)
+
+    found = _factor_within(work, latency_s)
+    floor = sum(other for _, other in work)
+    if found is None:
+        assert floor >= latency_s * (1 - 1e-9)
+    elif sum(divided for divided, _ in work):
+        assume(latency_s - floor > 1e-6 * latency_s)
+        assert found > 0
+        assert at(found) == pytest.approx(latency_s, rel=1e-6)
+        assert at(found * 0.999) > at(found)
+    else:
+        assert found == 0
 
 
 def test_the_least_local_memory_by_trying() -> None:

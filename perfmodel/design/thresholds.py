@@ -6,8 +6,10 @@ fused schedule pays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import sympy
@@ -27,6 +29,9 @@ from perfmodel.units import si
 HARDWARE: Final = {"bandwidth": "B/s", "peak": "op/s", "local_memory": "B"}
 """Figures of a machine that can be asked for, and their units."""
 _LOCAL_BYTES: Final = (1_000, 10**9)
+_ROUNDED: Final = 1e-14
+_SAME: Final = 1e-9
+"""Plans that differ by less, relatively, are taken for equally fast by those who make them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,54 +166,58 @@ def _local_memory(subject: Subject) -> Threshold:
 
 
 def figure_for_latency(subject: Subject, unknown: str, latency_s: float) -> Threshold:
-    """The least bandwidth or peak with which the latency is within the budget, by root finding (scipy, Brent's method).
+    """The least bandwidth or peak with which the latency is within the budget; exact, for the latency is piecewise linear.
 
-    On schedules that fuse, every machine that is tried is predicted anew, for it may have other kernels; to one part in a million.
+    On schedules that fuse, another machine may have other kernels, and the planner's are the fastest of all on theirs: the latency is the
+    least over cuts and tilings of what each takes. So the figure with which some kernels meet the budget is an upper bound of the one
+    sought; the kernels planned for it meet the budget with no more; and where they need just as much, no others need less, and it is found.
     Raises UnreachableError where no such figure is enough, naming what the latency is then, and QuestionError where every one is.
     """
     if unknown not in ("bandwidth", "peak"):
         raise QuestionError(f"a latency cannot be solved for {unknown}; ask for bandwidth or peak, or for compute-bound")
-    from scipy.optimize import brentq
-
     prediction = subject.prediction
-    work = [(float(k.cost.ops), float(k.cost.dram_bytes)) for k in prediction.kernels]
     peak, bandwidth = prediction.peak.ops_per_s, subject.device.memory.dram_bandwidth_bytes_per_s
-
     same_kernels = subject.schedule.lower() in SCHEDULES
-    precise = 1e-14 if same_kernels else 1e-6
+
+    @cache
+    def on(factor: float) -> Prediction:
+        return subject.on(what_if(subject.device, [f"{unknown}={factor!r}x"])).prediction
+
+    def work(planned: Prediction) -> list[tuple[float, float]]:
+        """Of each kernel on the subject's machine: seconds that the figure divides, and seconds that it does not."""
+        both = [(float(k.cost.ops) / peak, float(k.cost.dram_bytes) / bandwidth) for k in planned.kernels]
+        return both if unknown == "peak" else [(memory_s, arithmetic_s) for arithmetic_s, memory_s in both]
 
     def at(factor: float) -> float:
         if not same_kernels:
-            return float(subject.on(what_if(subject.device, [f"{unknown}={factor!r}x"])).prediction.latency_s)
-        rates = (peak, bandwidth * factor) if unknown == "bandwidth" else (peak * factor, bandwidth)
-        return sum(max(ops / rates[0], moved / rates[1]) for ops, moved in work)
+            return float(on(factor).latency_s)
+        return sum(max(divided / factor, other) for divided, other in work(prediction))
 
-    largest, floor = (1e30, at(1e30)) if same_kernels else _most(at)
-    if floor >= latency_s:
-        if not same_kernels:
+    factor = _factor_within(work(prediction), latency_s)
+    if factor is None and not same_kernels:
+        largest, there = _most(on)
+        if there.latency_s >= latency_s:
             raise UnreachableError(
                 f"no {unknown} brings {subject.name} on {subject.device.slug} to {si(latency_s, 's')}: with {largest:.0f} times as much it "
-                f"takes {si(floor, 's')}, its kernels cut and tiled for that; allow at least that much"
+                f"takes {si(float(there.latency_s), 's')}, its kernels cut and tiled for that; allow at least that much"
             )
-        other = "arithmetic" if unknown == "bandwidth" else "memory"
-        raise _unreachable(subject, unknown, latency_s, floor, other)
-    high = 1.0
-    while at(high) > latency_s:
-        high = min(2 * high, largest)
-    low = high
+        factor = _factor_within(work(there), latency_s)
+    if factor is None:
+        floor = sum(other for _, other in work(prediction))
+        raise _unreachable(subject, unknown, latency_s, floor, "arithmetic" if unknown == "bandwidth" else "memory")
     try:
-        while at(low) < latency_s:
-            low /= 2
+        while not same_kernels:
+            less = _factor_within(work(on(factor)), latency_s)
+            if less is None or less >= factor * (1 - _SAME):
+                break
+            factor = less
     except HardwareError:
         raise QuestionError(
             f"the query is unbounded: {subject.name} on {subject.device.slug} takes no longer than {si(latency_s, 's')} even with "
-            f"{2 * low:.3g} × the {unknown}, and with less no machine is described; give a smaller budget"
+            f"{factor:.3g} × the {unknown}, and with so little no machine is described; give a smaller budget"
         ) from None
-    factor = (
-        high if at(high) == latency_s else float(brentq(lambda x: at(x) - latency_s, low, high, xtol=precise / 10, rtol=precise))
-    )
     while at(factor) > latency_s:  # the root may lie a rounding error on the wrong side
-        factor *= 1 + precise
+        factor *= 1 + _ROUNDED
     now = bandwidth if unknown == "bandwidth" else peak
     return Threshold(
         subject=subject,
@@ -216,21 +225,36 @@ def figure_for_latency(subject: Subject, unknown: str, latency_s: float) -> Thre
         goal=f"latency of at most {si(latency_s, 's')}",
         value=factor * now,
         now=now,
-        formula="root of Σ max(ops / peak, bytes / bandwidth) = budget, by Brent's method"
-        + ("" if same_kernels else "; kernels cut and tiled anew for each machine tried"),
+        formula="root of Σ max(ops / peak, bytes / bandwidth) = budget"
+        + ("" if same_kernels else "; kernels cut and tiled anew until none need less"),
         crossings=(),
         before=f"{factor:.3g} × that of {subject.device.slug}; with 1 % less the latency is {si(at(factor * 0.99), 's')}",
     )
 
 
-def _most(latency_at: Callable[[float], float]) -> tuple[float, float]:
-    """The largest power of ten that a machine's figure may be multiplied by and still pass the check of its file; the latency there."""
+def _factor_within(work: Sequence[tuple[float, float]], latency_s: float) -> float | None:
+    """The least factor f with Σ max(aᵢ / f, bᵢ) within the latency, of (aᵢ, bᵢ) seconds; None where Σ bᵢ is not below it.
+
+    In 1/f the sum rises in straight lines, each steeper than the one before; kernel i turns at 1/f = bᵢ/aᵢ.
+    """
+    flat, steep = math.fsum(other for _, other in work), 0.0
+    if flat >= latency_s:
+        return None
+    turning = sorted(((other / divided, divided, other) for divided, other in work if divided > 0), reverse=True)
+    while turning and flat + steep * turning[-1][0] <= latency_s:
+        _, divided, other = turning.pop()
+        flat, steep = flat - other, steep + divided
+    return steep / (latency_s - flat)
+
+
+def _most(on: Callable[[float], Prediction]) -> tuple[float, Prediction]:
+    """The largest power of ten that a machine's figure may be multiplied by and still pass the check of its file; the prediction there."""
     for factor in (1e6, 1e5, 1e4, 1e3, 1e2, 1e1):
         try:
-            return factor, latency_at(factor)
+            return factor, on(factor)
         except HardwareError:
             continue
-    return 1.0, latency_at(1.0)
+    return 1.0, on(1.0)
 
 
 class UnreachableError(QuestionError):
