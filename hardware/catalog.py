@@ -88,6 +88,26 @@ def load(name_or_path: str | os.PathLike[str]) -> DeviceSpec:
     return _load_shipped(slug)
 
 
+def named_in(text: str) -> Mapping[str, str]:
+    """Devices that a text names, such as a file's name: what it calls each, and the device's slug; of names in names, the longest.
+
+    >>> dict(named_in("benchmark-infer-amp-nhwc-pt240-cu124-rtx3090")), dict(named_in("a100-sxm-80gb.json"))
+    ({'rtx3090': 'rtx3090'}, {'a100sxm80gb': 'a100-sxm-80gb'})
+    """
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    known = {**_aliases(), **_slugs()}
+    found: dict[str, str] = {}
+    start = 0
+    while start < len(words):
+        ends = (end for end in range(len(words), start, -1) if "".join(words[start:end]) in known)
+        end = next(ends, None)
+        if end is not None:
+            name = "".join(words[start:end])
+            found[name] = known[name]
+        start = end or start + 1
+    return found
+
+
 def names() -> tuple[str, ...]:
     """The catalogue names, sorted."""
     return tuple(_slugs().values())

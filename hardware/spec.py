@@ -436,6 +436,17 @@ _TABLES: Final[Mapping[str, type[Sourced]]] = {"chip": Chip, "memory": Memory, "
 _NOT_NUMBERS: Final = {"source", "sources", "multiprocessor_name", "kind", "unit", "dtype", "accumulate"}
 
 
+def figures() -> tuple[str, ...]:
+    """The path of every number that a device's file may have, but for those of its peaks."""
+    return tuple(
+        f"{table}.{field}"
+        for table, record in _TABLES.items()
+        if record is not Peak
+        for field in record.model_fields
+        if field not in _NOT_NUMBERS
+    )
+
+
 def _is_number_path(table_path: str, field: str) -> bool:
     table = _TABLES.get(table_path.partition(".")[0])
     if table is None or (table is Peak) != (table_path.count(".") == 3):

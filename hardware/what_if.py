@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from perfmodel.errors import UnknownNameError, shown
 from perfmodel.hardware.catalog import validation_sentence
-from perfmodel.hardware.spec import DEFAULT_ACCUMULATE, DeviceSpec, HardwareError
+from perfmodel.hardware.spec import DEFAULT_ACCUMULATE, DeviceSpec, HardwareError, figures
 
 DOCUMENT: Final = "what_if"
 """Keys of the documents that stand behind changed figures start with this."""
@@ -183,7 +183,10 @@ def _scale(path: str, unit: str) -> float:
 
 
 def _path(device: DeviceSpec, name: str) -> str:
-    """The full path of a figure that was named in short. Raises UnknownNameError, or HardwareError where it could be several."""
+    """The full path of a figure that was named in short.
+
+    Raises UnknownNameError, or HardwareError where it could be several, or where this device's documents do not give it.
+    """
     known = [path for path, _, _ in device.numbers()]
     if name in known or name == _PEAK:
         return name
@@ -192,8 +195,16 @@ def _path(device: DeviceSpec, name: str) -> str:
     found = [path for path in known if name in (path.rpartition(".")[2], _without_unit(path.rpartition(".")[2]))]
     found = found or [path for path in known if path in (f"{name}.ops_per_s", f"{_PEAK}.{name}.ops_per_s")]
     if not found:
+        meant = _ALIASES.get(name, name)
+        for path in figures():
+            if meant in (path, field := path.rpartition(".")[2], _without_unit(field)):
+                device.require(path)
         offered = {path.rpartition(".")[2] for path in known if not path.startswith(f"{_PEAK}.")}
-        raise UnknownNameError(f"figure of {device.slug}", name, [*offered, *known, *_ALIASES, _PEAK])
+        raise UnknownNameError(
+            f"figure of {device.slug}",
+            name,
+            [*offered, *known, *(short for short, path in _ALIASES.items() if path in known), _PEAK],
+        )
     if len(found) > 1:
         raise HardwareError(f"{device.slug} has {len(found)} figures called {name}; name one in full, as in {found[0]}")
     return found[0]
@@ -248,8 +259,8 @@ def _power(path: str, quantity: str, vector: AbstractSet[str]) -> int:
 
     `vector` are the types that have no matrix unit: their matrix products are the vector unit's.
     """
-    for figures, quantities, power in _MEASURED:
-        if re.fullmatch(figures, path) and any(re.fullmatch(one, quantity) for one in quantities):
+    for of, quantities, power in _MEASURED:
+        if re.fullmatch(of, path) and any(re.fullmatch(one, quantity) for one in quantities):
             return power
     peak = re.fullmatch(r"peak\.(matrix|vector)\.(\w+)\.(\w+)\.ops_per\w+", path)
     if peak is None or (peak[1] == "matrix" and peak[3] != DEFAULT_ACCUMULATE[peak[2]]):

@@ -131,12 +131,39 @@ def test_a_real_profile_of_tensorrt_without_its_file_is_joined_in_order() -> Non
     profiled = read_trtexec(FILES / "a100-resnet18-trtexec.json")
     found = compare_profile(predict("resnet18", "a100-sxm-40gb", batch=32), profiled, file="f", form="trtexec")
     assert found.joined_by == "kernel"  # as many of each class, once changes of layout are set apart
+    assert found.doubt is None
     names = {row.measured_name: row.name for row in found.rows}
     assert len([name for name in names.values() if ".conv" in name]) == 19  # every convolution of a block beside its own
     assert names["Conv_43 + Add_44 + Relu_45"] == "layer4.1.conv2"
     assert names["GlobalAveragePool_46"] == "global_pool"
     reasons = {one.reason: len(one.rows) for one in found.skipped}
     assert reasons == {"a change of layout, which the network does not ask for": 2, "took no time in the profile": 2}
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "said"),
+    [
+        ("a100-resnet18-trtexec.json", "vgg16", "no name in a100-resnet18-trtexec.json is a layer of vgg16, so that classes"),
+        ("a100-resnet18-trtexec.json", "resnet18", None),  # as many kernels of each class, in order
+        ("trtexec.json", "resnet18", None),
+    ],
+)
+def test_a_profile_of_another_network_is_doubted(
+    file: str, model: str, said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["validate", "trtexec", str(FILES / file), "--model", model, "--hardware", "a100-sxm-40gb", "--batch", "32"]
+    assert run([*asked, "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["n"]
+    assert captured.err == "" if said is None else f"perfmodel: warning: {said}" in captured.err
+
+
+def test_a_profile_of_which_most_layers_have_other_names_is_doubted() -> None:
+    profiled = read_trtexec(FILES / "trtexec.json")
+    strange = [replace(profiled[0], name=f"decoder.{index}.attention") for index in range(5)]
+    found = compare_profile(predict("resnet18", "a100-sxm-40gb", batch=32), [*profiled, *strange], file="f", form="trtexec")
+    assert found.joined_by == "layer"
+    assert "6 of 8 names in f are no layers of resnet18" in (found.doubt or "")
 
 
 def test_a_layer_of_tensorrt_that_is_there_twice_counts_once(tmp_path: Path) -> None:

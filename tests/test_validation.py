@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from perfmodel.cli import run
 from perfmodel.errors import PerfmodelError
 from perfmodel.hardware.catalog import load
 from perfmodel.prediction import predict
 from perfmodel.validation import comparison as comparison_module
 from perfmodel.validation.comparison import Comparison, Provenance, Skipped, compare, explain
+from perfmodel.validation.dataset import named_otherwise
 from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.summary import families_table, measurements_table, summary_table
 from perfmodel.validation.tables import comparison_table
@@ -128,7 +130,8 @@ def test_what_is_not_compared_is_listed_with_the_reason(monkeypatch: pytest.Monk
         ("mobileone_s1:2",),
     }
     with pytest.raises(
-        MeasurementFileError, match=r"at least 2; left out, reason False: 2 \(vit_base_patch16_224:2, tf_eff.*reason True"
+        MeasurementFileError,
+        match=r"a comparison needs two; left out, reason False: 2 \(vit_base_patch16_224:2, tf_eff.*reason True",
     ):
         compare(rows[2:], load("rtx3090"), provenance())
 
@@ -243,3 +246,31 @@ def test_the_script_records_a_comparison(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--output", str(target)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "device", "named"),
+    [
+        ("benchmark-infer-amp-nhwc-t4.csv", "a100-sxm-80gb", "t4"),
+        ("benchmark-infer-amp-nhwc-a100-sxm-80gb.csv", "a100-pcie-80gb", "a100-sxm-80gb"),
+        ("benchmark-infer-amp-nhwc-a100.csv", "a100-pcie-80gb", None),  # each A100 may be meant
+        ("benchmark-infer-amp-nhwc-pt240-cu124-rtx3090.csv", "rtx3090", None),
+        ("RTX_3090 nhwc.csv", "rtx4090", "rtx3090"),
+        ("rtx3090-and-rtx4090.csv", "rtx4090", None),
+        ("benchmark-nhwc.csv", "t4", None),
+    ],
+)
+def test_a_file_that_names_another_gpu_is_doubted(file: str, device: str, named: str | None) -> None:
+    said = named_otherwise(Path(file), load(device))
+    assert said == (named and f"{file} names {named}, and is compared with {device}; is that the GPU it was measured on?")
+
+
+def test_the_command_line_says_so_and_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "infer-nhwc-t4.csv"
+    columns = "model,infer_samples_per_sec,infer_step_time,infer_batch_size,infer_img_size,param_count"
+    path.write_text(f"{columns}\nresnet50,1000,128,128,224,25.56\nresnet50,990,64,64,224,25.56\n")
+    for device, warned in (("v100", True), ("t4", False)):
+        assert run(["validate", "timm", str(path), "--hardware", device, "--format", "json"]) == 0
+        captured = capsys.readouterr()
+        assert Comparison.model_validate_json(captured.out).n == 2
+        assert ("perfmodel: warning: infer-nhwc-t4.csv names t4" in captured.err) == warned

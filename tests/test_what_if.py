@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from perfmodel.cli import run as command
 from perfmodel.errors import PerfmodelError
 from perfmodel.expected.machine import CHAINS, WIDTHS
 from perfmodel.hardware.catalog import load, names
-from perfmodel.hardware.spec import DeviceSpec
+from perfmodel.hardware.spec import DeviceSpec, HardwareError
 from perfmodel.hardware.what_if import what_if
 from perfmodel.waterline import Limits
 
@@ -176,6 +178,20 @@ def test_tier_expected_keeps_what_was_measured(schedule: str) -> None:
 
     assert latency_s("dram_bandwidth=1x") == pytest.approx(latency_s())
     assert latency_s() / 2 <= latency_s("dram_bandwidth=2x") <= latency_s()
+
+
+@pytest.mark.parametrize(
+    "name", ["l2", "l2_bytes", "memory.l2_bytes", "last_level_cache", "launch_overhead_s", "board.launch_overhead_s"]
+)
+def test_a_figure_that_no_document_gives_cannot_be_changed(name: str) -> None:
+    with pytest.raises(
+        HardwareError, match=r"^gh200: (memory|board)\.\w+ is not known .* add the number with its source"
+    ) as caught:
+        what_if(load("gh200"), [f"{name}=2x"])
+    assert "did you mean" not in str(caught.value)
+    with pytest.raises(PerfmodelError, match="unknown figure of gh200 'l3'") as caught:
+        what_if(load("gh200"), ["l3=2x"])
+    assert not re.search(r"\bl2\b", str(caught.value))
 
 
 @pytest.mark.parametrize(

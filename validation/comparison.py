@@ -294,7 +294,7 @@ def _summarised(rows: Sequence[ComparedRow], skipped: tuple[Skipped, ...], prove
     if len(rows) < 2:
         others = "".join(f"; {one.sentence}" for one in skipped)
         raise MeasurementFileError(
-            f"{shown(provenance.file)} has {len(rows)} rows that can be predicted, and a comparison needs at least 2{others}"
+            f"{shown(provenance.file)} has {'one row' if rows else 'no row'} that can be predicted, and a comparison needs two{others}"
         )
     batches = [row.batch for row in rows]
     measured = [row.measured_latency_s for row in rows]

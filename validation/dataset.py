@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from perfmodel.errors import PerfmodelError
+from perfmodel.errors import PerfmodelError, shown
 from perfmodel.expected.calibration import Measurements
 from perfmodel.expected.features import Features, Floats, Integers
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.paths import diagnosis_of
-from perfmodel.hardware.catalog import load
-from perfmodel.hardware.spec import HardwareError
+from perfmodel.hardware.catalog import load, named_in, names
+from perfmodel.hardware.spec import DeviceSpec, HardwareError
 from perfmodel.kernel import Kernel
 from perfmodel.network import Network
 from perfmodel.precision import Precision
@@ -111,6 +111,19 @@ def schedule_of(path: Path, given: str | None) -> str:
     return "pointwise" if any(word in path.name.lower() for word in COMPILED_WORDS) else "eager"
 
 
+def named_otherwise(path: Path, device: DeviceSpec) -> str | None:
+    """A sentence where the file's name has another GPU than the one it is compared with; None where it has that or none.
+
+    A short name, `a100`, is that of each GPU whose own name has it; of a GPU that the catalogue lacks nothing is said.
+    """
+    own = device.slug.replace("-", "")
+    named = named_in(path.name)
+    if device.slug not in names() or not named or any(name in own or slug == device.slug for name, slug in named.items()):
+        return None
+    others = " and ".join(dict.fromkeys(named.values()))
+    return f"{shown(path.name)} names {others}, and is compared with {device.slug}; is that the GPU it was measured on?"
+
+
 def gather(
     path: Path,
     hardware: str,
@@ -128,6 +141,8 @@ def gather(
     """
     device = load(hardware)
     rows = read(path)
+    if doubt := named_otherwise(path, device):
+        say(doubt)
     schedule, layout = schedule_of(path, schedule), layout_of(path, layout)
     precision = Precision.of(None, autocast)
     peak = device.matrix_peak(precision.matrix)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from perfmodel.errors import shown
 from perfmodel.kernel import Kernel
 from perfmodel.prediction import Prediction
 from perfmodel.validation import ncu
@@ -26,6 +27,9 @@ from perfmodel.waterline import KernelTime
 DURATION: Final = "gpu__time_duration.sum"
 READ_AND_WRITTEN: Final = ("dram__bytes_read.sum", "dram__bytes_write.sum")
 FEWER: Final = "profile fewer steps"
+IN_ORDER: Final = "kernel"
+NO_SUCH_LAYER: Final = "no layer of the network has this name"
+_OF_ANOTHER: Final = "give the ONNX file that TensorRT ran as --model, or is it another network's profile?"
 
 LONGEST_MS: Final = 86_400_000.0
 """Of a layer; what is longer is no time of one."""
@@ -94,6 +98,21 @@ class ProfileComparison(Errors):
     """Of DRAM bytes, where the profile has them and they are not 0."""
     skipped: tuple[Skipped, ...]
     rows: tuple[JoinedRow, ...]
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the profile may be of another network: it has names of layers, these are not the network's, nor are there as many."""
+        if self.format != "trtexec" or self.joined_by == IN_ORDER:  # others have names of kernels
+            return None
+        if self.joined_by != "layer":
+            return (
+                f"no name in {shown(self.file)} is a layer of {self.model}, so that classes of kernels were joined; {_OF_ANOTHER}"
+            )
+        strange = sum(len(one.rows) for one in self.skipped if one.reason == NO_SUCH_LAYER)
+        layers = sum(row.kernels for row in self.rows) + strange
+        if 2 * strange <= layers:
+            return None
+        return f"{strange} of {layers} names in {shown(self.file)} are no layers of {self.model}; {_OF_ANOTHER}"
 
 
 def read_ncu(path: Path) -> tuple[Profiled, ...]:
@@ -298,7 +317,7 @@ def _by_layer(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
             groups.setdefault(time.kernel.name, (time, []))[1].append(one)
     rows = [_row(prediction, time.kernel.name, [time], found) for time, found in groups.values()]
     unseen = [time.kernel.name for time in prediction.times if time.kernel.name not in groups]
-    return rows, _reasons(("no layer of the network has this name", lost), ("not in the profile", unseen)), "layer"
+    return rows, _reasons((NO_SUCH_LAYER, lost), ("not in the profile", unseen)), "layer"
 
 
 def _by_kernel(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
@@ -326,7 +345,7 @@ def _by_kernel(prediction: Prediction, profiled: Sequence[Profiled]) -> Joined:
     reasons = _reasons(
         ("no kernel of this class is predicted", lost), ("not in the profile", unseen), ("fills and copies", ignored)
     )
-    return rows, reasons, "kernel" if in_order else "kernel, and class where the numbers of kernels differ"
+    return rows, reasons, IN_ORDER if in_order else f"{IN_ORDER}, and class where the numbers of kernels differ"
 
 
 def _row(prediction: Prediction, name: str, ours: Sequence[KernelTime], theirs: Sequence[Profiled]) -> JoinedRow:

@@ -65,7 +65,7 @@ def validate_timm(
     """Every network of a published benchmark file that can be built: predicted beside measured."""
     from perfmodel.hardware.catalog import load
     from perfmodel.validation.comparison import Provenance, compare
-    from perfmodel.validation.dataset import layout_of, schedule_of
+    from perfmodel.validation.dataset import layout_of, named_otherwise, schedule_of
     from perfmodel.validation.tables import comparison_table
     from perfmodel.validation.timm import read
 
@@ -80,6 +80,7 @@ def validate_timm(
         tier=tier,
     )
     comparison = compare(rows, device, provenance)
+    _warn(named_otherwise(file, device))
     if fmt is Format.JSON:
         emit(comparison.model_dump_json(indent=2) + "\n", output)
     else:
@@ -110,6 +111,7 @@ def _profile(
         model, hardware, batch, resolution, 1000, dtype, autocast, layout, schedule, tier, graph=tier == "expected"
     )
     comparison: ProfileComparison = compare_profile(prediction, found, file=file.name, form=form)
+    _warn(comparison.doubt)
     _emit_comparison(comparison, profile_table(comparison), fmt, output)
 
 
@@ -215,6 +217,11 @@ def _datasets(
             _say(f"{dataset.file}: {one.sentence}")
         found.append(dataset)
     return found
+
+
+def _warn(doubt: str | None) -> None:
+    if doubt is not None:
+        _say(f"perfmodel: warning: {doubt}")
 
 
 def _say(line: str) -> None:

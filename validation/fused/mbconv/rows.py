@@ -151,7 +151,10 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
 
 
 def offers(problem: MBConvProblem, device: DeviceLimits) -> tuple[tuple[Offer, ...], str]:
-    """The first layout that fits, and what blocks share; why there is nothing, where there is nothing."""
+    """The first layout that fits a block alone, and each that fits blocks that share rows; with them, why the last refused was refused.
+
+    Where nothing fits that is the reason; "" where nothing was refused.
+    """
     made = [arrange(problem, device, layout, split) for split, layout in SHARED_LAYOUTS[problem.C]]
     alone = [arrange(problem, device, layout, 1) for layout in LAYOUTS[problem.C]]
     fitting = [offer for offer in alone if isinstance(offer, Offer)][:1] + [offer for offer in made if isinstance(offer, Offer)]
