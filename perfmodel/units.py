@@ -19,10 +19,12 @@ _PREFIXES: Final = (
     (1e-6, "µ"),
     (1e-9, "n"),
 )
+_FEWEST, _MOST = 1e-3, 1e6
+"""Of the last prefix at either end; what is beyond is written with a power of ten."""
 
 
 def si(value: float, unit: str, digits: int = 3) -> str:
-    """`value` with an SI prefix and `digits` significant digits: si(4.8e12, "B/s") is "4.80 TB/s"."""
+    """`value` with an SI prefix and `digits` significant digits: si(4.8e12, "B/s") is "4.80 TB/s"; si(1e300, "s") is "1.00e+300 s"."""
     if value == 0:
         return f"0 {unit}"
     if not math.isfinite(value):
@@ -30,6 +32,8 @@ def si(value: float, unit: str, digits: int = 3) -> str:
     rounded = float(f"{abs(value):.{digits - 1}e}")  # 999.6 kB is 1.00 MB
     scale, prefix = next(((s, p) for s, p in _PREFIXES if rounded >= s), _PREFIXES[-1])
     scaled = rounded / scale
+    if not _FEWEST <= scaled < _MOST:
+        return f"{value:.{digits - 1}e} {unit}"
     decimals = max(0, digits - 1 - math.floor(math.log10(scaled)))
     return f"{'-' if value < 0 else ''}{scaled:.{decimals}f} {prefix}{unit}"
 

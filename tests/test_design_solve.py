@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -270,8 +271,11 @@ def test_few_machines_are_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tried) <= 6
 
 
+AMOUNT = st.just(0.0) | st.floats(1e-6, 10)
+
+
 @given(
-    work=st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=6),
+    work=st.lists(st.tuples(AMOUNT, AMOUNT), min_size=1, max_size=6),
     latency_s=st.floats(1e-3, 100),
 )
 def test_the_least_factor_within_a_latency(work: list[tuple[float, float]], latency_s: float) -> None:
@@ -291,6 +295,39 @@ def test_the_least_factor_within_a_latency(work: list[tuple[float, float]], late
         assert at(found * 0.999) > at(found)
     else:
         assert found == 0
+
+
+def test_a_figure_that_no_file_may_have_is_not_sought() -> None:
+    """The kernels of the machine as it is would meet the budget with more than ten times its bandwidth, which is no bandwidth."""
+    subject = NetworkSubject(model="resnet18", device=H200, schedule="auto")
+    arithmetic_s = sum(float(k.cost.ops) for k in subject.prediction.kernels) / subject.prediction.peak.ops_per_s
+    with pytest.raises(UnreachableError, match="with 10 times as much it takes"):
+        figure_for_latency(subject, "bandwidth", 1.01 * arithmetic_s)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "choices", "said"),
+    [
+        ("channels", {"kernel": 4}, "with any number of channels, mbconv: the kernel must be an odd number from 1 to 99, not 4"),
+        ("channels", {"kernel": 0}, "the kernel must be an odd number"),
+        ("channels", {"group_width": 10**9}, "no number of channels of mbconv up to 65536 divides into groups of 1000000000"),
+        ("group_width", {"kernel": 4}, "with any group width, mbconv: the kernel must be an odd number"),
+        ("batch", {"kernel": 4}, "with batch 1, the smallest there is, mbconv: the kernel must be an odd number"),
+        ("expansion", {"group_width": 1000}, "with expansion 1, the smallest there is, conv2d: 64 input channels do not divide"),
+    ],
+)
+def test_a_block_that_cannot_be_says_why(unknown: str, choices: dict[str, int], said: str) -> None:
+    with pytest.raises(QuestionError, match=re.escape(said)):
+        solve(BlockSubject(kind="mbconv", device=H200, **choices), unknown, {"latency": 1e-3})
+
+
+@pytest.mark.parametrize(
+    ("kind", "group_width", "expansion", "least"),
+    [("mbconv", 2000, 2, 1000), ("mbconv", 8, 4, 2), ("convfirst", 8, 4, 8), ("resnext", 5, 1, 10), ("bottleneck", 8, 1, 4)],
+)
+def test_channels_go_in_steps_of_what_divides_them(kind: str, group_width: int, expansion: int, least: int) -> None:
+    values = BlockSubject(kind=kind, device=H200, group_width=group_width, expansion=expansion).allowed("channels", None)
+    assert (values[0], values[1] - values[0]) == (least, least)
 
 
 def test_the_least_local_memory_by_trying() -> None:

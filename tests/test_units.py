@@ -22,6 +22,9 @@ from perfmodel.units import percent, seconds, si
         (1, "", "1.00 "),
         (-2.5e3, "x", "-2.50 kx"),
         (3e-12, "s", "0.00300 ns"),
+        (1e300, "s", "1.00e+300 s"),
+        (-1e22, "B", "-1.00e+22 B"),
+        (1e-300, "s", "1.00e-300 s"),
     ],
 )
 def test_prefixes(value: float, unit: str, text: str) -> None:

@@ -80,16 +80,18 @@ def solve(subject: Subject, unknown: str, budgets: Mapping[str, float], *, step:
             raise QuestionError(f"the budget of {name} must be positive, not {amount:g}")
     values = subject.allowed(unknown, step)
     if not values:
-        raise QuestionError(f"{subject.name} has no value of {unknown} to choose from")
+        steps = "" if step is None else f" in steps of {step}"
+        raise QuestionError(f"{subject.name} has no value of {unknown} to choose from{steps}")
     known: dict[int, Outcome | None] = {}
+    reasons: dict[int, str] = {}
 
     def outcome(place: int) -> Outcome | None:
         """None where the design does not exist (an image too small for its kernel)."""
         if place not in known:
             try:
                 known[place] = subject.at(unknown, values[place]).outcome()
-            except ShapeError:
-                known[place] = None
+            except ShapeError as error:
+                known[place], reasons[place] = None, str(error)
         return known[place]
 
     def fits(place: int, *names: str) -> bool:
@@ -98,7 +100,7 @@ def solve(subject: Subject, unknown: str, budgets: Mapping[str, float], *, step:
 
     smallest = outcome(0)
     if smallest is None:
-        raise QuestionError(f"{subject.name} cannot be built with {unknown} {values[0]}, the smallest there is")
+        raise QuestionError(f"with {unknown} {values[0]}, the smallest there is, {reasons[0]}")
     for name in budgets:
         if not fits(0, name):
             raise TooSmallError(

@@ -26,6 +26,8 @@ from perfmodel.prediction import Prediction, predict
 from perfmodel.schedule import kernels
 
 MOST_DEPTH: Final = 4096
+NARROWED: Final = (64, 32, 16, 8, 4, 2, 1)
+"""Times the width of its groups, channels that any block can have: the first are multiples of every factor by which one narrows."""
 _BLOCK_UNKNOWNS: Final = ("channels", "size", "batch", "depth", "expansion", "group_width", "kernel")
 _NETWORK_UNKNOWNS: Final = ("resolution", "batch", "width", "depth")
 
@@ -171,18 +173,34 @@ class BlockSubject(Subject):
             return range(1, min(MOST_KERNEL, 2 * self.size - 1) + 1, 2)
         if unknown == "group_width":
             widest = self.channels * (self.expansion if self.kind == "mbconv" else 1)
-            return [width for width in range(1, widest + 1) if widest % width == 0 and self._exists(group_width=width)]
-        least = next((width for width in range(1, MOST_CHANNELS + 1) if self._exists(channels=width)), None)
-        if least is None:
-            raise QuestionError(f"no number of channels of {self.kind} divides into groups of {self.group_width}")
-        return self._step(unknown, least, MOST_CHANNELS, step)
+            found = [width for width in range(1, widest + 1) if widest % width == 0 and self._obstacle(group_width=width) is None]
+            if not found:
+                raise QuestionError(f"with any group width, {self._obstacle(group_width=1)}")
+            return found
+        return self._step(unknown, self._least_channels(), MOST_CHANNELS, step)
 
-    def _exists(self, **choices: Any) -> bool:
+    def _least_channels(self) -> int:
+        """What every possible number of channels is a multiple of.
+
+        Groups and narrowing must divide it, so the least of them divides what they all divide.
+        """
+        none = f"no number of channels of {self.kind} up to {MOST_CHANNELS} divides into groups of {self.group_width}"
+        fitting = (times * self.group_width for times in NARROWED if times * self.group_width <= MOST_CHANNELS)
+        all_divide = next(fitting, None)
+        if all_divide is None:
+            raise QuestionError(none)
+        if (why := self._obstacle(channels=all_divide)) is not None:
+            raise QuestionError(f"with any number of channels, {why}")
+        divisors = (width for width in range(1, all_divide + 1) if all_divide % width == 0)
+        return next(width for width in divisors if self._obstacle(channels=width) is None)
+
+    def _obstacle(self, **choices: Any) -> str | None:
+        """Why there is no such block; None where there is."""
         try:
             replace(self, size=max(2, self.size), batch=1, **choices)._graph_of_one()
-        except ShapeError:
-            return False
-        return True
+        except ShapeError as error:
+            return str(error)
+        return None
 
     def _graph_of_one(self) -> GraphBuilder:
         block = block_of(self.kind, self.channels, expansion=self.expansion, group_width=self.group_width, kernel=self.kernel)

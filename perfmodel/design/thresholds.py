@@ -194,7 +194,7 @@ def figure_for_latency(subject: Subject, unknown: str, latency_s: float) -> Thre
         return sum(max(divided / factor, other) for divided, other in work(prediction))
 
     factor = _factor_within(work(prediction), latency_s)
-    if factor is None and not same_kernels:
+    if not same_kernels and (factor is None or (factor > 1 and not _is_described(on, factor))):
         largest, there = _most(on)
         if there.latency_s >= latency_s:
             raise UnreachableError(
@@ -245,6 +245,15 @@ def _factor_within(work: Sequence[tuple[float, float]], latency_s: float) -> flo
         _, divided, other = turning.pop()
         flat, steep = flat - other, steep + divided
     return steep / (latency_s - flat)
+
+
+def _is_described(on: Callable[[float], Prediction], factor: float) -> bool:
+    """Whether a machine whose figure is multiplied so passes the check of its file."""
+    try:
+        on(factor)
+    except HardwareError:
+        return False
+    return True
 
 
 def _most(on: Callable[[float], Prediction]) -> tuple[float, Prediction]:
