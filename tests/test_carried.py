@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -201,7 +203,7 @@ def test_only_devices_whose_rates_were_carried_have_the_wider_interval(schedule:
 @pytest.mark.parametrize(
     ("files", "options", "said"),
     [
-        (["a100-sxm-80gb.json", "t4.json"], [], "2 devices do not show how unlike devices are; give 3 or more"),
+        (["a100-sxm-80gb.json", "t4.json"], [], "2 of them do not show how unlike devices are; give 3 devices or more"),
         (["t4.json", "t4.json", "a100-sxm-80gb.json"], [], "t4 is given twice"),
         (["a100-sxm-80gb.json", "t4.json", "v100-sxm2-16gb.json"], ["--least-batch", "1000"], "has no row of batch 1000 or more"),
         (["README.md", "t4.json", "v100-sxm2-16gb.json"], [], "is no comparison"),
@@ -213,6 +215,21 @@ def test_a_spread_wants_comparisons_of_several_devices(
 ) -> None:
     assert run(["validate", "spread", *[str(RESULTS / "published" / name) for name in files], *options]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("measured_latency_s", 0), ("measured_latency_s", -1), ("predicted_latency_s", 1e300)]
+)
+def test_what_is_no_latency_is_one_sentence(key: str, value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given_ = json.loads((RESULTS / "published" / "t4.json").read_text("utf-8"))
+    given_["rows"][0][key] = value
+    path = tmp_path / "t4.json"
+    path.write_text(json.dumps(given_))
+    others = [str(RESULTS / "published" / name) for name in ("a100-sxm-80gb.json", "v100-sxm2-16gb.json")]
+    assert run(["validate", "spread", str(path), *others]) == 2
+    err = capsys.readouterr().err
+    assert "are no latencies" in err
+    assert err.count("\n") == 1
 
 
 def test_the_shipped_spread_is_what_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.protocol import today
 from perfmodel.validation.revision import git_revision
 
+LONGEST_S: Final = 86_400.0
 LEAST_DEVICES: Final = 3
 """Two leave one when each is left out in turn, and one device shows nothing of how unlike they are."""
 
@@ -42,8 +43,18 @@ def read_comparison(path: Path) -> Comparison:
 
 
 def ratios(comparison: Comparison, least_batch: int) -> list[float]:
-    """ln(measured / expected) of each row of a large enough batch."""
-    return [math.log(row.measured_latency_s / row.predicted_latency_s) for row in comparison.rows if row.batch >= least_batch]
+    """ln(measured / expected) of each row of a large enough batch. Raises MeasurementFileError for what are no latencies."""
+    found = []
+    for row in comparison.rows:
+        measured_s, expected_s = row.measured_latency_s, row.predicted_latency_s
+        if not (0 < measured_s < LONGEST_S and 0 < expected_s < LONGEST_S):
+            raise MeasurementFileError(
+                f"{shown(comparison.provenance.file)}, {shown(row.model)}: {measured_s:g} s measured and {expected_s:g} s expected are no "
+                "latencies"
+            )
+        if row.batch >= least_batch:
+            found.append(math.log(measured_s / expected_s))
+    return found
 
 
 def middle_and_factor(means: Sequence[float]) -> tuple[float, float]:
@@ -58,7 +69,9 @@ def middle_and_factor(means: Sequence[float]) -> tuple[float, float]:
 def carried_spread(comparisons: Sequence[Comparison], *, least_batch: int, source: str, revision: str | None = None) -> Spread:
     """What comparisons of several devices say together. Raises MeasurementFileError for such as say nothing about carried rates."""
     if len(comparisons) < LEAST_DEVICES:
-        raise MeasurementFileError(f"{len(comparisons)} devices do not show how unlike devices are; give {LEAST_DEVICES} or more")
+        raise MeasurementFileError(
+            f"{len(comparisons)} of them do not show how unlike devices are; give {LEAST_DEVICES} devices or more"
+        )
     for one in comparisons:
         given = one.provenance
         if given.tier != "expected":

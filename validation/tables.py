@@ -22,7 +22,7 @@ def comparison_table(comparison: Comparison, *, top: int | None = None) -> Table
     given = comparison.provenance
     rows = sorted(comparison.rows, key=lambda row: -abs(row.error))[:top]
     return Table(
-        title=f"the {len(rows)} rows that are furthest off"
+        title=("the row that is" if len(rows) == 1 else f"the {len(rows)} rows that are") + " furthest off"
         if top and len(rows) < comparison.n
         else "rows, the furthest off first",
         columns=(

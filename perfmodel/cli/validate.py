@@ -69,6 +69,8 @@ def validate_timm(
     from perfmodel.validation.tables import comparison_table
     from perfmodel.validation.timm import read
 
+    if output is not None:
+        require_place(output)
     device, rows = load(hardware), read(file)
     provenance = Provenance(
         file=file.name,
