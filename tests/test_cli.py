@@ -90,7 +90,7 @@ def test_predict_writes_a_file(command: Run, tmp_path: Path, name: str) -> None:
     code, out, err = command("predict", "resnet18", "--hardware", "t4", "--format", "json", "--output", str(target))
     if "/" in name:
         assert code == 2
-        assert err == f"perfmodel: cannot write {target}: No such file or directory; choose another file\n"
+        assert err == f"perfmodel: cannot write {target}: there is no folder {target.parent}\n"
     else:
         assert (code, out) == (0, "")
         assert json.loads(target.read_text())["model"] == "resnet18"
@@ -490,3 +490,51 @@ def test_a_file_that_grows_is_never_half_written(tmp_path: Path, monkeypatch: py
         options.emit_at_once("newer", link)
     assert real.read_text(encoding="utf-8") == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "real.json"]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (("--output", "absent/x"), "there is no folder absent"),
+        (("--output", "."), "it is a folder"),
+        (("--results", "absent/x.csv"), "there is no folder absent"),
+        (("--results", "x.xls"), "written as .csv or .parquet"),
+        (("--plot", "x.xls"), "end it with .svg"),
+        (("--plot", "absent/x.svg"), "does not exist; make it first"),
+        (("--plot", "x.svg"), "a front plot shows two objectives, this search has 3"),
+    ],
+)
+def test_a_place_that_cannot_be_is_said_before_the_search(
+    command: Run, place: tuple[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = Path(__file__).parent.parent / "docs" / "spaces" / "blocks.toml"
+    monkeypatch.setattr("perfmodel.cli.search._searched", lambda *_: pytest.fail("it was searched"))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("design", "search", str(space), *place)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("top", [1, 2, 5])
+def test_of_a_long_front_as_many_designs_are_shown_as_were_asked_for(command: Run, top: int) -> None:
+    space = Path(__file__).parent.parent / "docs" / "spaces" / "blocks.toml"
+    code, out, _ = command("design", "search", str(space), "--top", str(top), "--format", "csv")
+    assert code == 0
+    assert len(out.splitlines()) == 1 + top
+
+
+@pytest.mark.parametrize("schedule", ["eager", "block"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a=" + "[" * 5000, "is not TOML"), ("factors = 3", "is wrong at"), ("", "is wrong at"), ("a", "is not TOML")],
+)
+def test_a_calibration_that_cannot_be_is_one_sentence(command: Run, text: str, said: str, schedule: str, tmp_path: Path) -> None:
+    path = tmp_path / "constants.toml"
+    path.write_text(text)
+    code, out, err = command(
+        "predict", "resnet18", "--hardware", "h200", "--tier", "expected", "--schedule", schedule, "--calibration", str(path)
+    )
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1

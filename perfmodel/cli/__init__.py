@@ -37,6 +37,7 @@ from perfmodel.cli.options import (
     emit_tables,
     listed,
     named_network,
+    plot_option,
     predicted,
 )
 from perfmodel.cli.plan import plan
@@ -125,7 +126,7 @@ def predict(
     sets: Sets = None,
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
-    plot: Annotated[Path | None, typer.Option(help="Also write the waterline plot to this file.")] = None,
+    plot: Annotated[Path | None, plot_option("Also write the waterline plot to this file.")] = None,
     budget: Annotated[str | None, typer.Option(help="Exit with 3 if the latency exceeds this, as in 2ms.")] = None,
     graph: Annotated[
         bool, typer.Option("--graph", help="Tier expected: kernels are launched by replaying a CUDA graph.")

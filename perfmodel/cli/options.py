@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,10 +61,49 @@ Sets = Annotated[
     ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", case_sensitive=False, help="How to print.")]
-Output = Annotated[Path | None, typer.Option(help="Write to this file instead of standard output (- is standard output).")]
-PlotFile = Annotated[
-    Path, typer.Option("--output", metavar="FILE", help="File to write; its ending says the format: svg, png, pdf, html.")
+
+
+def require_place(output: Path) -> None:
+    """Raise, before anything that takes long, where a file could not be written: its folder is missing, or it is one itself."""
+    if str(output) == "-":
+        return
+    if output.is_dir():
+        raise PerfmodelError(f"cannot write {output}: it is a folder; name a file")
+    if not output.parent.is_dir():
+        raise PerfmodelError(f"cannot write {output}: there is no folder {output.parent}")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise PerfmodelError(f"cannot write {output}: permission denied; choose another file")
+
+
+def _placed(output: Path | None) -> Path | None:
+    if output is not None:
+        require_place(output)
+    return output
+
+
+def _plotted(target: Path | None) -> Path | None:
+    if target is not None:
+        from perfmodel.plots.save import check_target
+
+        check_target(target)
+    return target
+
+
+Output = Annotated[
+    Path | None,
+    typer.Option(callback=_placed, help="Write to this file instead of standard output (- is standard output)."),
 ]
+PlotFile = Annotated[
+    Path,
+    typer.Option(
+        "--output", metavar="FILE", callback=_plotted, help="File to write; its ending says the format: svg, png, pdf, html."
+    ),
+]
+
+
+def plot_option(said: str) -> Any:
+    """`--plot`, of a command that prints something else."""
+    return typer.Option(callback=_plotted, help=said)
 
 
 def named_schedule(name: str) -> str | Partition:
@@ -144,18 +183,6 @@ def is_given(ctx: typer.Context, name: str) -> bool:
     """Whether an option of that name was written on the command line."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def require_place(output: Path) -> None:
-    """Raise, before anything that takes long, where a file could not be written: its folder is missing, or it is one itself."""
-    if str(output) == "-":
-        return
-    if output.is_dir():
-        raise PerfmodelError(f"cannot write {output}: it is a folder; name a file")
-    if not output.parent.is_dir():
-        raise PerfmodelError(f"cannot write {output}: there is no folder {output.parent}")
-    if not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise PerfmodelError(f"cannot write {output}: permission denied; choose another file")
 
 
 def emit(text: str, output: Path | None) -> None:

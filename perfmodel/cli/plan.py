@@ -24,6 +24,7 @@ from perfmodel.cli.options import (
     named_device,
     named_network,
     named_schedule,
+    plot_option,
 )
 from perfmodel.errors import PerfmodelError
 
@@ -43,7 +44,7 @@ def plan(
     sets: Sets = None,
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
-    plot: Annotated[Path | None, typer.Option(help="Also write the waterline plot to this file, schedule layer above.")] = None,
+    plot: Annotated[Path | None, plot_option("Also write the waterline plot to this file, schedule layer above.")] = None,
 ) -> None:
     """The best cut of a network into fused kernels for a machine, why each ends where it does, and what it gains."""
     from perfmodel.planning import plan as make_plan

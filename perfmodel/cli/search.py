@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perfmodel.cli.design import design_app, print_answer
-from perfmodel.cli.options import Format, Output, OutputFormat, Sets, listed, save_figure
+from perfmodel.cli.options import Format, Output, OutputFormat, Sets, listed, plot_option, require_place, save_figure
 from perfmodel.errors import PerfmodelError
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ def design_search(
     extra: Annotated[str | None, typer.Option(help="Further quantities to print, as in macs,bytes.")] = None,
     top: Annotated[int, typer.Option(min=0, help="Designs of the front to show; 0 shows all.")] = 20,
     results: Annotated[Path | None, typer.Option(help="Write the whole front to this file: .csv or .parquet.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Plot the front of two objectives to this file.")] = None,
+    plot: Annotated[Path | None, plot_option("Plot the front of two objectives to this file.")] = None,
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
 ) -> None:
     """The exact Pareto front of a space of blocks or networks."""
-    from perfmodel.design.results import write_rows
+    from perfmodel.design.results import format_of, write_rows
     from perfmodel.design.space_file import load_search, numbers_of, search_of
     from perfmodel.report.search import search_data, search_pace, search_table
 
@@ -92,6 +92,13 @@ def design_search(
             from perfmodel.errors import UnknownNameError
 
             raise UnknownNameError("quantity", name, search.space.names)
+    if results is not None:
+        format_of(results)
+        require_place(results)
+    if plot is not None:
+        from perfmodel.plots.front import check_objectives
+
+        check_objectives(search)
     result = _searched(search, backend, address, workers, evaluations, state)
     if sys.stderr.isatty():
         print(search_pace(result), file=sys.stderr)

@@ -69,8 +69,6 @@ def validate_timm(
     from perfmodel.validation.tables import comparison_table
     from perfmodel.validation.timm import read
 
-    if output is not None:
-        require_place(output)
     device, rows = load(hardware), read(file)
     provenance = Provenance(
         file=file.name,
@@ -301,8 +299,6 @@ def validate_calibrate(
     """
     from perfmodel.validation.protocol import as_toml, calibrated
 
-    if output is not None:
-        require_place(output)
     if schedule == "block":
         emit(_fused_factors(files, description, source), output)
         return
@@ -324,8 +320,6 @@ def validate_spread(
     """How far devices are off whose rates were carried to them: what widens the interval of tier expected on such a device."""
     from perfmodel.validation.carried_spread import carried_spread, read_comparison, spread_toml
 
-    if output is not None:
-        require_place(output)
     found = [read_comparison(file) for file in files]
     emit(spread_toml(carried_spread(found, least_batch=least_batch, source=source)), output)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,19 @@ class ResultsError(PerfmodelError):
     """Results that cannot be written."""
 
 
-def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """One line per design; the ending of the file says the format. Raises ResultsError."""
+def format_of(path: Path) -> str:
+    """The ending of a file of results, which says the format. Raises ResultsError for one that cannot be written."""
     ending = path.suffix.lower()
     if ending not in (".csv", ".parquet"):
         raise ResultsError(f"{path.name}: results are written as .csv or .parquet; choose one of these endings")
+    if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ResultsError("Parquet needs pyarrow; install it with: pip install 'perfmodel[parquet]', or write .csv")
+    return ending
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """One line per design, in the format that the ending of the file says. Raises ResultsError."""
+    ending = format_of(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     try:
         if ending == ".csv":
@@ -29,13 +38,9 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
             writer.writerows(rows)
             path.write_text(out.getvalue(), encoding="utf-8")
             return
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError:
-            raise ResultsError(
-                "Parquet needs pyarrow; install it with: pip install 'perfmodel[parquet]', or write .csv"
-            ) from None
+        import pyarrow
+        from pyarrow import parquet
+
         table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
         parquet.write_table(table, path)
     except OSError as error:

@@ -121,7 +121,7 @@ def calibration_of(schedule: str, path: str | Path | None = None) -> Calibration
     try:
         given: dict[str, Any] = tomllib.loads(text)
         return Calibration.model_validate(given)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CalibrationError(f"the calibration {where} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]

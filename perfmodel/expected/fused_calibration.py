@@ -62,8 +62,8 @@ def fused_calibration(path: str | Path | None = None) -> FusedCalibration:
         except (OSError, UnicodeDecodeError) as error:
             raise CalibrationError(f"cannot read the {where}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        return FusedCalibration.model_validate({**tomllib.loads(text), "factors": tuple(tomllib.loads(text).get("factors", ()))})
-    except tomllib.TOMLDecodeError as error:
+        return FusedCalibration.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CalibrationError(f"the {where} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from perfmodel.design.search import Objective, SearchResult
+from perfmodel.design.search import Objective, Search, SearchResult
 from perfmodel.errors import PerfmodelError
 from perfmodel.plots import style
 from perfmodel.units import percent, si
@@ -21,17 +21,22 @@ _MOST_CONSTRAINTS: Final = 2
 _UNITS: Final = {"latency": "s", "bytes": "B"}
 
 
+def check_objectives(search: Search) -> None:
+    """Raise PerfmodelError for a search whose front no plane shows."""
+    if len(search.objectives) != 2:
+        raise PerfmodelError(
+            f"a front plot shows two objectives, this search has {len(search.objectives)}; leave the plot out, or drop some"
+        )
+
+
 def plot_front(result: SearchResult, ax: Axes | None = None) -> Axes:
     """Draw the front of a search with two objectives, the first along the horizontal axis, both logarithmic where they are positive.
 
     Designs are coloured by the category (kind of block) that divides the front most evenly; the line is the front's staircase: no design of
     the space lies beyond it. Raises PerfmodelError for another number of objectives.
     """
+    check_objectives(result.search)
     objectives = result.search.objectives
-    if len(objectives) != 2:
-        raise PerfmodelError(
-            f"a front plot shows two objectives, this search has {len(objectives)}; leave the plot out, or drop some"
-        )
     signs = np.array([-1.0 if item.maximise else 1.0 for item in objectives])
     points = result.front.values * signs
     groups, what = _groups(result)

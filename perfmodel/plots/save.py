@@ -26,11 +26,8 @@ class PlotError(PerfmodelError):
     """A plot that cannot be written where, or as what, it was asked for."""
 
 
-def save(plot: Figure | Axes, path: str | os.PathLike[str]) -> Path:
-    """Write the figure, or the figure of the axes, to `path`; its ending says as what: .svg, .png, .pdf or .html.
-
-    The file carries the plot's text alternative. It appears whole or not at all. Raises PlotError.
-    """
+def check_target(path: str | os.PathLike[str]) -> Callable[[Figure], bytes]:
+    """What writes a plot as the ending of `path` says. Raises PlotError for another ending, and where there is no place for a file."""
     target = Path(path)
     writer = _WRITERS.get(target.suffix.lower())
     if writer is None:
@@ -38,6 +35,21 @@ def save(plot: Figure | Axes, path: str | os.PathLike[str]) -> Path:
             f"{target}: cannot tell the kind of plot file from {target.suffix or 'a name without an ending'};"
             f" end it with {', '.join(_WRITERS)}"
         )
+    final = Path(os.path.realpath(target))  # a link is written through, not replaced
+    if final.is_dir():
+        raise PlotError(f"{target}: is a folder; give the name of a file in it")
+    if not final.parent.is_dir():
+        raise PlotError(f"{target}: the folder {final.parent} does not exist; make it first")
+    return writer
+
+
+def save(plot: Figure | Axes, path: str | os.PathLike[str]) -> Path:
+    """Write the figure, or the figure of the axes, to `path`; its ending says as what: .svg, .png, .pdf or .html.
+
+    The file carries the plot's text alternative. It appears whole or not at all. Raises PlotError.
+    """
+    target = Path(path)
+    writer = check_target(target)
     figure = style.root_figure(plot) if isinstance(plot, Axes) else plot
     with style.context():
         content = writer(figure)
@@ -46,12 +58,7 @@ def save(plot: Figure | Axes, path: str | os.PathLike[str]) -> Path:
 
 
 def _write(target: Path, content: bytes) -> None:
-    # A link is written through, not replaced.
     final = Path(os.path.realpath(target))
-    if final.is_dir():
-        raise PlotError(f"{target}: is a folder; give the name of a file in it")
-    if not final.parent.is_dir():
-        raise PlotError(f"{target}: the folder {final.parent} does not exist; make it first")
     draft = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
         with draft.open("xb") as file:

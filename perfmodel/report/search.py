@@ -14,7 +14,8 @@ def search_table(result: SearchResult, *, top: int = 20, extra: Iterable[str] = 
     """The front, some of its designs evenly chosen if it is long; the choices of a stage in one column if `stages` is set."""
     space, found = result.search.space, result.rows(extra)
     stages = stages and any(axis.name == "channels[1]" for axis in space.axes)
-    shown = found if not top or len(found) <= top else [found[round(k * (len(found) - 1) / (top - 1))] for k in range(top)]
+    apart = (len(found) - 1) / max(top - 1, 1)
+    shown = found if not top or len(found) <= top else [found[round(k * apart)] for k in range(top)]
     shown = [_stages(row) for row in shown] if stages else shown
     varying = [axis.name for axis in space.axes if len(axis.values) > 1]
     if stages:
