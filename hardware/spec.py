@@ -92,7 +92,7 @@ CacheBytes = Annotated[int, BeforeValidator(_whole), Field(ge=10**4, le=10**10)]
 SharedBytes = Annotated[int, BeforeValidator(_whole), Field(ge=10**3, le=10**9)]
 Bits = Annotated[int, BeforeValidator(_whole), Field(ge=8, le=2**17)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**7)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Figure = Annotated[float, Field(ge=1e-12, le=1e18, allow_inf_nan=False)]
 
 Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_visible)]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -236,7 +236,7 @@ class Measured(Record):
     """A number that was measured on the device; the unit of `value` is what the name of `quantity` ends with."""
 
     quantity: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*_(bytes_per_s|ops_per_s|per_s|s|hz|bytes|w)$")]
-    value: Positive
+    value: Figure
     kernel: Text
     date: Date
     driver: Text
@@ -376,6 +376,7 @@ class DeviceSpec(Record):
         self._clocks_are_ordered()
         self._peaks_are_products()
         self._bandwidth_is_a_product()
+        self._measured_once()
         return self
 
     def _documents_exist_and_are_used(self) -> None:
@@ -418,6 +419,13 @@ class DeviceSpec(Record):
                     f"{peak.path}.ops_per_s is {peak.ops_per_s:.4g}, but {units} multiprocessors × {width:g} "
                     f"operations per clock × {clock:.4g} Hz = {product:.4g} operations per second"
                 )
+
+    def _measured_once(self) -> None:
+        seen: set[str] = set()
+        for entry in self.measured:
+            if entry.quantity in seen:
+                raise ValueError(f"measured.{entry.quantity} is given twice")
+            seen.add(entry.quantity)
 
     def _bandwidth_is_a_product(self) -> None:
         memory = self.memory

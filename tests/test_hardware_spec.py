@@ -226,6 +226,11 @@ def test_measured_numbers_stand_apart() -> None:
     assert all(not path.startswith("measured") for path, _, _ in machine.numbers())
 
 
+def test_a_quantity_is_measured_once() -> None:
+    with pytest.raises(ValidationError, match=r"measured\.dram_read_bandwidth_bytes_per_s is given twice"):
+        device(measured=[MEASURED, {**MEASURED, "value": 92e9}])
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -236,6 +241,8 @@ def test_measured_numbers_stand_apart() -> None:
         {"value": -1.0},
         {"value": float("nan")},
         {"value": float("inf")},
+        {"value": 1e-300},
+        {"value": 1e300},
         {"clock_hz": 1980.0},
         {"date": "yesterday"},
         {"kernel": ""},
