@@ -121,12 +121,23 @@ def test_a_prediction_says_that_rates_were_carried() -> None:
     assert not any(said in one for name in ("rtx4090", "h200") for one in predict("resnet18", name, **options).assumptions)
 
 
+def test_a_prediction_says_who_measured_what_products_sustain() -> None:
+    options = {"batch": 64, "autocast": "fp16", "schedule": "eager", "tier": "expected"}
+    for name, where in (("t4", "forums.developer.nvidia.com/t/264462"), ("h200", "one H200 SXM of a shared host")):
+        (said,) = [one for one in predict("resnet18", name, **options).assumptions if one.startswith("products sustain")]
+        assert where in said
+
+
 def test_a_comparison_says_of_which_devices_rates_were_carried(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["compare", "resnet18", "--hardware", "a100,t4,h200,rtx4090", "--batch", "8", "--schedule", "eager", "--tier"]
     assert run([*asked, "expected"]) == 0
-    assert "rates and starts of kernels as of h200, per multiprocessor and clock: a100-sxm-80gb, t4\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "rates and starts of kernels as of h200, per multiprocessor and clock: a100-sxm-80gb, t4\n" in out
+    assert "waiting for the host is counted for h200; for a100-sxm-80gb, t4, rtx4090 its time per call is not known" in out
     assert run([*asked, "waterline"]) == 0
-    assert "rates and starts" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "rates and starts" not in out
+    assert "the host" not in out
 
 
 def test_the_recorded_predictions_of_published_measurements_are_those_of_today() -> None:

@@ -96,6 +96,11 @@ def check_measured(device: DeviceSpec, precision: Precision) -> None:
         )
 
 
+def _where(device: DeviceSpec) -> str:
+    """On what, or by whom, the device's products were measured."""
+    return next(entry.where for entry in device.measured if entry.quantity.startswith("sustained_matrix_"))
+
+
 def _assumptions(
     found: Calibration, machine: Machine, device: DeviceSpec, layout: str, *, graph: bool, times: Sequence[KernelTime]
 ) -> tuple[str, ...]:
@@ -109,7 +114,7 @@ def _assumptions(
     if layout == "nchw" and found.stack == "eager":
         said.append("layout nchw in eager mode: kernels as traced, but no measurement stands behind their sum")
     if machine.sustained_ops_per_s is not None:
-        said.append(f"products sustain {si(machine.sustained_ops_per_s, 'op/s')}, as measured on this device")
+        said.append(f"products sustain {si(machine.sustained_ops_per_s, 'op/s')}, as measured on this device ({_where(device)})")
     elif machine.full_rate:
         said.append(
             f"the matrix unit's attained fraction was not measured on this device; {FULL_RATE_ATTAINED:.0%} of its peak, as on an H200, is "

@@ -188,23 +188,32 @@ def kind_table(prediction: Prediction) -> Table:
 
 
 def summary_table(predictions: Sequence[Prediction], title: str) -> Table:
-    """Predictions side by side; below, whose figures were carried from another device."""
+    """Predictions side by side; below, what makes their devices unlike beside that."""
     return Table(
         title=title,
         columns=SUMMARY_COLUMNS,
         rows=[summary_row(prediction) for prediction in predictions],
-        after=_carried(predictions),
+        after=_of_devices(predictions),
     )
 
 
-def _carried(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+def _of_devices(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+    """What makes devices unlike and is in no column: whose figures were carried, and whose host is known."""
     devices = {one.device.slug: one.device for one in predictions if one.tier == "expected"}
     if not devices:
         return ()
     from perfmodel.expected.carried import REFERENCE, carried_figures
 
-    names = [slug for slug, device in devices.items() if carried_figures(device)]
-    return (f"rates and starts of kernels as of {REFERENCE}, per multiprocessor and clock: {', '.join(names)}",) if names else ()
+    said = []
+    if names := [slug for slug, device in devices.items() if carried_figures(device)]:
+        said.append(f"rates and starts of kernels as of {REFERENCE}, per multiprocessor and clock: {', '.join(names)}")
+    hosts = [slug for slug, device in devices.items() if any(entry.quantity.startswith("host_") for entry in device.measured)]
+    if hosts and (others := [slug for slug in devices if slug not in hosts]):
+        said.append(
+            f"waiting for the host is counted for {', '.join(hosts)}; for {', '.join(others)} its time per call is not known, and small "
+            "batches can take longer"
+        )
+    return tuple(said)
 
 
 def prediction_html(prediction: Prediction) -> str:
