@@ -76,7 +76,12 @@ def carried_spread(comparisons: Sequence[Comparison], *, least_batch: int, sourc
         given = one.provenance
         if given.tier != "expected":
             raise MeasurementFileError(f"{given.file} was compared with tier {given.tier}; compare it with tier expected")
-        if not carried_figures(load(given.hardware)):
+        spec = load(given.hardware)
+        if spec.measured and not given.unmeasured:
+            raise MeasurementFileError(
+                f"{given.hardware} has figures of its own, and is nearer than devices without; compare {given.file} with --unmeasured"
+            )
+        if not carried_figures(spec.model_copy(update={"measured": ()})):
             raise MeasurementFileError(
                 f"no rates are carried to {given.hardware}, so {given.file} says nothing about them; leave it out"
             )

@@ -118,6 +118,8 @@ class Provenance(_Record):
     autocast: str
     layout: str
     tier: str = "waterline"
+    unmeasured: bool = False
+    """Whether what was measured on the device was left out: predicted from its documents and carried rates alone."""
 
 
 class Comparison(_Record):

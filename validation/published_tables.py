@@ -28,7 +28,7 @@ def datasheet_tables() -> tuple[Table, Table]:
     sums: list[list[str]] = []
     cases: list[list[str]] = []
     for comparison in published():
-        hardware = comparison.provenance.hardware
+        hardware = comparison.provenance.hardware + (", unmeasured" if comparison.provenance.unmeasured else "")
         rows = [row for row in comparison.rows if row.batch >= LEAST_BATCH]
         found = Summary.of([row.predicted_latency_s for row in rows], [row.measured_latency_s for row in rows])
         sums.append([f"{hardware}: published, eager, autocast fp16, batch ≥ {LEAST_BATCH}", *summary_cells(found)])

@@ -58,6 +58,9 @@ def validate_timm(
     autocast: Annotated[str, typer.Option(help="fp16 or bf16: the type of the file's mixed precision.")] = "fp16",
     tier: Annotated[str, typer.Option(help="expected, waterline or bound.")] = "expected",
     source: Source = "not given",
+    unmeasured: Annotated[
+        bool, typer.Option("--unmeasured", help="Leave out what was measured on the device, as if nobody had one.")
+    ] = False,
     top: Annotated[int, typer.Option(min=0, help="Rows to show in the table, the furthest off; 0 shows all.")] = 20,
     fmt: OutputFormat = Format.TABLE,
     output: Output = None,
@@ -78,7 +81,10 @@ def validate_timm(
         autocast=autocast,
         layout=layout_of(file, layout),
         tier=tier,
+        unmeasured=unmeasured,
     )
+    if unmeasured:
+        device = device.model_copy(update={"measured": ()})
     comparison = compare(rows, device, provenance)
     _warn(named_otherwise(file, device))
     if fmt is Format.JSON:

@@ -1,9 +1,9 @@
 """How far off a device may be whose rates were carried to it: the interval of measured ones, widened by what differs from one to another.
 
-The evidence is what others published of such devices, beside what was predicted of them. Networks on one device are off together, so it
-is devices that count: of n of them, each with its mean ln(measured / expected), a further one's lies, nine times in ten, within
-m ± t₀.₉₅(n − 1) · s · √(1 + 1/n) of their mean m, s the deviation from one to another. What networks do on one device is in the interval
-of the stack already; the two are independent, and add up as squares do.
+The evidence is what others published of such devices, beside what was predicted of them from their documents and carried rates alone.
+Networks on one device are off together, so it is devices that count: of n of them, each with its mean ln(measured / expected), a further
+one's lies, nine times in ten, within m ± t₀.₉₅(n − 1) · s · √(1 + 1/n) of their mean m, s the deviation from one to another. What networks
+do on one device is in the interval of the stack already; the two are independent, and add up as squares do.
 """
 
 from __future__ import annotations
