@@ -274,3 +274,19 @@ def test_the_command_line_says_so_and_goes_on(capsys: pytest.CaptureFixture[str]
         captured = capsys.readouterr()
         assert Comparison.model_validate_json(captured.out).n == 2
         assert ("perfmodel: warning: infer-nhwc-t4.csv names t4" in captured.err) == warned
+
+
+def test_what_was_measured_can_be_left_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "infer-nhwc.csv"
+    columns = "model,infer_samples_per_sec,infer_step_time,infer_batch_size,infer_img_size,param_count"
+    path.write_text(f"{columns}\nresnet50,1000,128,128,224,25.56\nresnet50,990,64,64,224,25.56\n")
+    asked = ["validate", "timm", str(path), "--hardware", "t4", "--format", "json"]
+    found = []
+    for options in ([], ["--unmeasured"]):
+        assert run([*asked, *options]) == 0
+        found.append(Comparison.model_validate_json(capsys.readouterr().out))
+    own, without = found
+    assert (own.provenance.unmeasured, without.provenance.unmeasured) == (False, True)
+    assert all(a.predicted_latency_s > b.predicted_latency_s for a, b in zip(own.rows, without.rows, strict=True))
+    assert run([*asked, "--unmeasured", "--tier", "waterline"]) == 2
+    assert "tier waterline has none to leave out" in capsys.readouterr().err

@@ -72,6 +72,8 @@ def validate_timm(
     from perfmodel.validation.tables import comparison_table
     from perfmodel.validation.timm import read
 
+    if unmeasured and tier.lower() != "expected":
+        raise PerfmodelError(f"figures that were measured count under tier expected; tier {shown(tier)} has none to leave out")
     device, rows = load(hardware), read(file)
     provenance = Provenance(
         file=file.name,
