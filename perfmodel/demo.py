@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from perfmodel.errors import PerfmodelError
+from perfmodel.networks.catalog import whole_batch
 from perfmodel.prediction import Prediction, predict
 from perfmodel.report.predictions import headline, kind_table, summary_table
 from perfmodel.report.table import Column, Table, duration, intensity, render, terminal
@@ -30,7 +31,11 @@ def run(output: Path, *, batch: int) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    plots = _plots(batch)
+    plots = _plots(whole_batch(batch))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PerfmodelError(f"cannot make the folder {output}: {error.strerror}; choose another with --output") from None
     predictions: list[Prediction] = []
     written: list[Path] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -42,10 +47,6 @@ def run(output: Path, *, batch: int) -> None:
             predictions.append(predict(model, device, batch=batch, resolution=RESOLUTION, schedule=schedule))
             progress.advance(task)
         progress.update(task, description="predicted")
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PerfmodelError(f"cannot make the folder {output}: {error.strerror}; choose another with --output") from None
         task = progress.add_task("plotting", total=len(plots))
         for name, draw in plots.items():
             progress.update(task, description=f"plotting {name}")

@@ -538,3 +538,22 @@ def test_a_calibration_that_cannot_be_is_one_sentence(command: Run, text: str, s
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--output", "a-file"), "cannot make the folder a-file: File exists"),
+        (("--output", "folder", "--batch", "0"), "from 1 to"),
+    ],
+)
+def test_the_demo_says_what_is_wrong_before_it_predicts(
+    command: Run, options: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perfmodel.demo.predict", lambda *_, **__: pytest.fail("it predicted"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").write_text("")
+    code, out, err = command("demo", *options)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not (tmp_path / "folder").exists()
