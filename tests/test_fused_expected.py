@@ -569,19 +569,23 @@ def test_a_norm_of_warps_takes_four_pixels_at_a_time() -> None:
     assert few.latency == pytest.approx(rounds * (9 * f.shared_latency + f.special_latency) + f.barrier_latency)
 
 
-def test_a_step_of_a_product_over_taps_is_no_faster_than_its_place() -> None:
+def test_the_first_of_four_steps_over_taps_waits_until_it_is_found() -> None:
+    """Four steps of the 9 · 4 are unrolled, two of eight in an item; each step issues what finds its tap."""
     f = FUSED_TERMS["apart"].without(figures())
     work = replace(FIRST, front="taps", group_width=64)
     form = a_warp_form(warps_m=1, warps_n=4, m16_per_warp=4, steps=(8, 4))
     steps, products = 9 * 4, 4 * 2
-    chain = steps * max(
-        f.issue_chained * warps.TAP_INSTRUCTIONS, products * 4 * warps.M16 * warps.N8 * warps.STEP / f.small_macs_per_clock
-    )
-    found = named(warps.kernel_of(work, form, f), "expansion")
+    chain = steps * max(f.small_product_latency, products * 4 * M16_N8_STEP / f.small_macs_per_clock)
+    kernel = warps.kernel_of(work, form, f)
+    found, operands = named(kernel, "expansion"), named(kernel, "expansion, operands")
     assert found.latency == pytest.approx(max(0.0, chain - found.demand.matrix) + f.barrier_latency)
+    assert found.demand.issue == pytest.approx(steps * (products + 1 + warps.TAP_INSTRUCTIONS))
+    assert operands.latency == pytest.approx(
+        math.ceil(36 / 8) * 2 * (f.shared_latency + f.issue_chained * warps.FIRST_TAP_INSTRUCTIONS)
+    )
     # the projection, whose operands come from shared memory, too, has no taps to find
     slow = replace(f, issue_chained=100 * f.issue_chained)
-    assert named(warps.kernel_of(work, form, slow), "projection") == named(warps.kernel_of(work, form, f), "projection")
+    assert named(warps.kernel_of(work, form, slow), "projection") == named(kernel, "projection")
 
 
 def test_a_set_of_pixels_alone_has_two_sums() -> None:
@@ -602,22 +606,57 @@ def test_a_set_of_pixels_alone_has_two_sums() -> None:
 def test_sums_wait_for_their_biases_one_by_one_where_a_warp_has_many() -> None:
     f = figures()
 
-    def of(outputs: int, front: str = "input") -> FusedKernel:
-        return warps.kernel_of(replace(FIRST, C=outputs, outputs=outputs, front=front), a_warp_form(), f)
+    def of(outputs: int, warps_n: int = 1) -> FusedKernel:
+        return warps.kernel_of(replace(FIRST, C=outputs, outputs=outputs), a_warp_form(warps_n=warps_n, warps_m=4 // warps_n), f)
 
-    few, many = of(56), of(64)  # seven and eight blocks of eight channels to each of four warps in a row
+    few, many = of(40), of(64)  # five and eight blocks of eight channels to each of four warps in a row
     assert named(few, "result").latency == f.barrier_latency + f.shared_latency
     assert named(many, "result").latency == f.barrier_latency + 2 * 8 * f.shared_latency
     assert named(many, "result").demand.issue == pytest.approx(4 * 2 * 8 * warps.SUM_INSTRUCTIONS / 4)
     # the first tile finds them in L2, one after the other; the input comes in its own phase
     assert many.lead_clocks == pytest.approx(f.dram_latency + 8 * f.cache_latency)
+    # a residual in place is read for each sum
+    in_place, none = (
+        named(warps.kernel_of(replace(FIRST, front="hidden", C=40, outputs=40, residual=residual), a_warp_form(), f), "result")
+        for residual in (True, False)
+    )
+    assert in_place.latency - none.latency == pytest.approx((2 * 5 - 1) * f.shared_latency)
+    # warps that share the channels read six ahead
+    shared = of(128, warps_n=2)
+    assert named(shared, "result").latency == f.barrier_latency + f.shared_latency
+    assert shared.lead_clocks == pytest.approx(f.dram_latency + 2 * f.cache_latency)
+
+
+def test_a_residual_from_outside_is_waited_for_in_every_pass() -> None:
+    """64 pixels of 64 channels are four pieces for each of 128 threads."""
+    f = figures()
+    again, none = (
+        named(warps.kernel_of(replace(FIRST, residual=residual), a_warp_form(), f), "result stored") for residual in (True, False)
+    )
+    assert again.latency - none.latency == pytest.approx(4 * f.cache_latency)
+
+
+def test_the_class_of_warps_says_whether_they_share_their_multiprocessor() -> None:
+    """Of warpgroups, whether blocks come once or in rounds."""
+
+    def label(**form: Any) -> str:
+        return warps.kernel_of(FIRST, a_warp_form(**form), figures()).label
+
+    assert label() == "k, alone"
+    assert label(groups=2) == "k, several"
+    assert label(blocks=2) == "k, several"
+    assert label(blocks=2, tiles=132) == "k, alone"  # no multiprocessor has two
+    form = warpgroups.WarpgroupForm(
+        kind="k", actors=4, chunk=64, convolution="registers", turns=4096, processors=132, loaded_bytes=8192
+    )
+    assert warpgroups.kernel_of(FIRST, form, figures()).label == "k, rounds"
 
 
 def test_the_first_tile_waits_for_the_later_of_its_pixels_and_its_weights() -> None:
     """The first item of a ring, or all that stay; with one buffer each tile that follows waits for its pixels in its turn."""
     f = figures()
-    first = replace(FIRST, C=48, outputs=48)
-    item, all_ = 2 * 48 * 64, 4 * 2 * 2 * 48 * 64
+    first = replace(FIRST, C=48, outputs=40)
+    item, all_ = 2 * 48 * 64, 4 * 2 * (48 + 40) * 64
     hidden = replace(first, front="hidden")
 
     def lead(work: FusedWork, **form: Any) -> float:

@@ -285,6 +285,9 @@ class FusedKernel:
     """The same in the launches before the last, which only add up; None: they do what the last does."""
     actors: int
     """That a multiprocessor can hold at the same time."""
+    classed_by: Literal["rounds", "sharing"] = "rounds"
+    """What says whether latency holds it or throughput: one round of blocks or several, or whether an actor has a multiprocessor to itself
+    or shares it with others."""
     warps: float = 1.0
     """Of an actor, on each scheduler: they meet at every barrier, so that they are in the same phase, and issue in each other's waits."""
     turns: float
@@ -320,8 +323,14 @@ class FusedKernel:
 
     @property
     def label(self) -> str:
-        """Its class: the kind, and whether latency holds it (one round of blocks) or throughput."""
+        """Its class: the kind, and whether latency holds it or throughput."""
+        if self.classed_by == "sharing":
+            return f"{self.kind}, {'alone' if self.present() == 1 else 'several'}"
         return f"{self.kind}, {'one round' if self.rounds() == 1 else 'rounds'}"
+
+    def present(self) -> int:
+        """Actors that a multiprocessor has at the same time."""
+        return int(min(self.actors, self.most_turns()))
 
     def most_turns(self) -> float:
         """Of one multiprocessor: whole blocks, as evenly as they divide, each with all of its turns."""
@@ -374,7 +383,7 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     library products reach in the `regime`.
     """
     turns = kernel.most_turns()
-    present = int(min(kernel.actors, turns))
+    present = kernel.present()
     rounds, left = divmod(turns, present)
 
     def clocks_of(phases: Sequence[Phase]) -> tuple[float, ...]:

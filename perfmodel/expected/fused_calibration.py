@@ -21,7 +21,7 @@ class ClassFactor(_Record):
     """Of a class of kernels: measured time over what machine figures alone say, the median."""
 
     kind: str
-    """The block's family, what its actors are, and whether it takes one round of blocks or several: "mbconv, warpgroups, rounds"."""
+    """The block's family, what its actors are, and whether latency holds it or throughput: "mbconv, warpgroups, rounds"."""
     factor: Annotated[float, Field(gt=0.1, lt=10, allow_inf_nan=False)]
     rows: int
     configurations: int

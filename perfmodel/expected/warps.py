@@ -50,9 +50,11 @@ ITEM_INSTRUCTIONS: Final = 70.0
 """Of a thread for an item of the ring: which one, where from, where to, how many bytes, and the last few of them."""
 SUM_INSTRUCTIONS: Final = 16.0
 """Of a thread for two channels of a result: bias, residual, conversions, address, bounds, store to shared memory."""
-ONE_BY_ONE: Final = 8
-"""Blocks of eight output channels of a warp from which on the compiler has each sum wait for its own bias: no registers are left to read
-the others' meanwhile."""
+ONE_BY_ONE: Final = 6
+"""Blocks of eight output channels from which on the compiler has each sum wait for its own bias, in a warp that has all channels of its
+pixels. Where they are shared among warps, it reads ahead: in the machine code of half of the layouts that were timed, and of others."""
+BIASES_AHEAD: Final = 6
+"""Of them at least, there."""
 STORE_INSTRUCTIONS: Final = 66.0
 """Of a thread for 16 bytes of output: place in the image, read back, store."""
 RESIDUAL_INSTRUCTIONS: Final = 26.0
@@ -63,6 +65,9 @@ SLAB_INSTRUCTIONS: Final = 240.0
 """The same for a slab of channels of the input."""
 TAP_INSTRUCTIONS: Final = 12.0
 """Of a warp for a step of a product over taps: which tap and which channels it is, by division."""
+FIRST_TAP_INSTRUCTIONS: Final = 40.0
+"""The same of the IN_FLIGHT steps that the compiler unrolls, before the first of their products; in the machine code 37 to 50, and 20 to 42
+where a step has sixteen products, under which the rest is hidden."""
 CHUNK_INSTRUCTIONS: Final = 50.0
 """The same for a chunk of hidden channels."""
 NORM_AT_ONCE: Final = 4
@@ -162,6 +167,7 @@ def kernel_of(work: FusedWork, form: WarpForm, figures: Figures) -> FusedKernel:
         kind=form.kind,
         phases=tuple(counted.phases()),
         actors=form.groups * form.blocks,
+        classed_by="sharing",
         warps=max(1.0, form.warps / SCHEDULERS),
         turns=form.jobs,
         together=form.groups,
@@ -199,7 +205,7 @@ class _Count:
         self.through_shared = form.warps_n > 1 or work.front == "hidden"
         self.mma = M16 * N8 * STEP / figures.small_macs_per_clock
         self.pairs = work.taps // 2 + 1 if work.front != "taps" else 0
-        self.one_by_one = self.project_n8 >= ONE_BY_ONE
+        self.one_by_one = form.warps_n == 1 and self.project_n8 >= ONE_BY_ONE
         conflicts = bank_conflicts(form.tile_rows, form.tile_columns, work.kernel, work.stride)
         self.conflicts = 1.0 if CONFLICTS in figures.switched_off else conflicts
 
@@ -337,14 +343,16 @@ class _Count:
     ) -> list[Phase]:
         """`steps` dependent rounds of m16 · n8 instructions of each warp; `over_taps`: which tap a step is of is found by division.
 
-        Operands of the next steps are read while a step multiplies: the first of IN_FLIGHT steps, or of an item, waits for them.
+        Operands of the next steps are read while a step multiplies: the first of IN_FLIGHT steps, or of an item, waits for them, and before
+        that for most of what finds their taps.
         """
         form, figures, warps = self.form, self.figures, self.form.warps
         of_a, of_b = A_BYTES * m16 * int(reads_a), B_BYTES * n8
         read = of_a * conflicts + of_b
         multiplied = warps * steps * m16 * n8 * self.mma
-        placed = figures.issue_chained * TAP_INSTRUCTIONS if over_taps else 0.0
-        chain = steps * max(figures.small_product_latency, m16 * n8 * self.mma * SCHEDULERS, placed)
+        taps = TAP_INSTRUCTIONS if over_taps else 0.0
+        first = figures.issue_chained * FIRST_TAP_INSTRUCTIONS if over_taps else 0.0
+        chain = steps * max(figures.small_product_latency, m16 * n8 * self.mma * SCHEDULERS)
         waits = math.ceil(steps / of_item) * math.ceil(min(of_item, steps) / IN_FLIGHT)
         loads = warps * steps * (of_a + of_b) / A_BYTES
         return self._apart(
@@ -352,12 +360,12 @@ class _Count:
                 Phase(
                     name=f"{name}, operands",
                     demand=Demand(shared=figures.shared(warps * steps * read), issue=loads / SCHEDULERS),
-                    latency=waits * figures.shared_latency,
+                    latency=waits * (figures.shared_latency + first),
                     times=form.chunks,
                 ),
                 Phase(
                     name=name,
-                    demand=Demand(matrix=multiplied, issue=warps * steps * (m16 * n8 + 1) / SCHEDULERS),
+                    demand=Demand(matrix=multiplied, issue=warps * steps * (m16 * n8 + 1 + taps) / SCHEDULERS),
                     latency=figures.barrier_latency * items,
                     times=form.chunks,
                 ),
@@ -459,9 +467,15 @@ class _Count:
         )
 
     def _result(self) -> list[Phase]:
+        """Sums with biases to shared memory, and out.
+
+        A residual in place is read for each sum, and waited for; one from outside by each pass of the threads, behind a test of bounds, so
+        that no reading runs ahead.
+        """
         work, form, figures = self.work, self.form, self.figures
         pieces = form.tile_rows * form.tile_columns * work.outputs / N8 / form.parts
         again = work.residual and work.front == "input"
+        in_place = work.residual and not again
         passes = math.ceil(pieces / (WARP * form.warps))
         sums = 2 * form.m16_per_warp * self.project_n8
         return [
@@ -471,7 +485,7 @@ class _Count:
                     shared=figures.shared(2 * ELEMENT_BYTES * pieces * N8),
                     issue=figures.issue(WARP * form.warps * sums * SUM_INSTRUCTIONS),
                 ),
-                latency=figures.barrier_latency + figures.shared_latency * (sums if self.one_by_one else 1),
+                latency=figures.barrier_latency + figures.shared_latency * (sums if self.one_by_one or in_place else 1),
                 chained=True,
             ),
             Phase(
@@ -480,9 +494,7 @@ class _Count:
                     shared=figures.shared(ELEMENT_BYTES * pieces * N8),
                     issue=figures.issue(WARP * form.warps * passes * (STORE_INSTRUCTIONS + RESIDUAL_INSTRUCTIONS * int(again))),
                 ),
-                latency=(sum(divmod(passes, IN_FLIGHT)) * figures.cache_latency if again else 0.0)
-                + figures.barrier_latency
-                + figures.shared_latency,
+                latency=passes * figures.cache_latency * int(again) + figures.barrier_latency + figures.shared_latency,
                 chained=True,
             ),
             Phase(name="residual", demand=Demand(cache=pieces * PIECE * int(again) / self.rate)),
@@ -503,7 +515,8 @@ class _Count:
         # the expansion's items are no smaller than others
         of_item = min(form.steps[0], self.depth) * STEP * form.chunk * ELEMENT_BYTES
         weights = of_item if form.ring else self._chunk_bytes() * form.chunks
-        biases = self.project_n8 if self.one_by_one and self.work.front != "hidden" else 1
+        at_once = 1 if self.one_by_one else BIASES_AHEAD
+        biases = math.ceil(self.project_n8 / at_once) if self.work.front != "hidden" else 1
         asked = figures.cache_latency + weights / figures.cache_bytes_per_clock_same
         return max(figures.dram_latency, asked) + biases * figures.cache_latency
 
