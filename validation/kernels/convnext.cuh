@@ -13,6 +13,22 @@ __device__ __forceinline__ void mma16816_from(float (&d)[4], const uint32_t (&a)
 // The row of a patch that is row g of the matrix instruction: two rows that are read together are two apart, as halo tiles of
 // 14 pixels of 64 bytes then meet no bank twice
 __device__ __forceinline__ int row_of(int g) { return (g & 4) | (g & 1) << 1 | (g >> 1 & 1); }
+// A halo tile of 14x14 pixels and 32 channels, rows of 64 bytes with the 64-byte swizzle: its bytes, and its place's. The filters of 32
+// channels: for each pair of them and each row, the places of a band, a weight of both.
+constexpr int HALO = 14 * 14 * 64, HALO_PLACE = 12800, FILTER_BAND = 13 * 8;
+constexpr int FILTERS = 16 * 7 * FILTER_BAND, FILTERS_PLACE = (FILTERS + 511) / 512 * 512;
+// Where this lane's pixel and eight of its channels lie, by input row modulo four: the swizzle turns with it
+__device__ __forceinline__ void halo_rows(uint32_t (&from)[4], uint32_t tile, int pixel, int octet, int pair = 0) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) from[i] = tile + pixel * 64 + ((octet ^ ((pixel >> 1) + 7 * i)) & 3) * 16 + pair * 4;
+}
+// The two parts of the band that are a lane's operand, of one row of a pair's filter; where they begin in a pair's table
+__device__ __forceinline__ uint32_t near_of(int q, int g) { return (max(q - g, -5) + 5) * 8; }
+__device__ __forceinline__ uint32_t far_of(int q, int g) { return (min(q - g + 8, 7) + 5) * 8; }
+__device__ __forceinline__ void band(uint32_t (&b)[4], uint32_t near, uint32_t far, int row) {
+  lds64(b[0], b[2], near + row * FILTER_BAND);
+  lds64(b[1], b[3], far + row * FILTER_BAND);
+}
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
 // With u half the preactivation, gelu = u + u*tanh(u*(A + B*u^2)), A and B fitted to the exact form (by erf): off by at most 2.8e-4,
@@ -22,6 +38,18 @@ __device__ __forceinline__ uint32_t gelu2(float s0, float s1, uint32_t bias) {
   const __half2 s = __hadd2(round2(s0, s1), pair_of(bias));
   const __half2 z = __hmul2(s, __hfma2(s, s, __float2half2_rn(2.45317373f)));
   return bits_of(__hfma2(s, pair_of(tanh2(bits_of(z))), s));
+}
+// what a lane has of 64 x 16 sums -> A operand; b0, b1: biases of its columns in the two blocks of eight, or where they lie
+__device__ __forceinline__ void gelu_block(uint32_t (&p)[4], const float* s, uint32_t b0, uint32_t b1) {
+  p[0] = gelu2(s[0], s[1], b0);
+  p[1] = gelu2(s[2], s[3], b0);
+  p[2] = gelu2(s[4], s[5], b1);
+  p[3] = gelu2(s[6], s[7], b1);
+}
+__device__ __forceinline__ void gelu_block(uint32_t (&p)[4], const float* s, uint32_t bias) {
+  uint32_t b0, b1;
+  lds64(b0, b1, bias);
+  gelu_block(p, s, b0, b1);
 }
 // A operand of a patch: each row (pixel) to mean 0 and variance 1 over its 16*KB channels, which four lanes hold. The matrix unit
 // adds them up, exact products in fp32: A times ones, and the diagonal of A times its transpose (rows 0-7, 8-15). What the variance

@@ -18,7 +18,7 @@ constexpr int C = CHANNELS, HID = EXPANSION * C, HC = 128, HH = HC / 2, NWG = 2,
 constexpr int CB = C / CLUSTER, KB = C / 16;                 // channels that this block convolves; blocks of sixteen of all channels
 constexpr int PW = CB < 64 ? CB / 16 : 4;                    // pairs of channels that a warp convolves at once
 constexpr int STAGES = CB < 64 ? 1 : 2, ROUNDS = CB > 64 ? CB / 64 : 1;
-constexpr int PATCH = 12800, LOAD = 14 * 14 * 64, TABLE = 16 * 7 * 13 * 8, STAGE = PATCH + (TABLE + 511) / 512 * 512;   // of 32 channels
+constexpr int STAGE = HALO_PLACE + FILTERS_PLACE;             // of 32 channels
 constexpr int ITEM = 16384, KI = ITEM / 2 / HC, IC = C / KI, KP = ITEM / 2 / C, IP = HC / KP, ITEMS = NCH * (IC + IP);
 constexpr int SHIFTED = HC * 128 * (NCH > 1 ? 2 : 1), OPERANDS = C * 128 > SHIFTED ? C * 128 : SHIFTED;   // P takes the place of A
 constexpr int OFF_X = 0, OFF_RING = STAGES * STAGE, OFF_CONV = OFF_RING + NS * ITEM, OFF_A = OFF_CONV + CB * 128, OFF_STAT = OFF_A + OPERANDS;
@@ -87,8 +87,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     if (loads) {
       auto slab = [&](int round, int stage) { return rank * CB / 32 + round * STAGES + stage; };
       auto table = [&](int round, int stage) {
-        mbar_expect(xfull + 8 * stage, LOAD + TABLE);
-        bulk_load(sm + OFF_X + stage * STAGE + PATCH, filters + slab(round, stage) * TABLE, TABLE, xfull + 8 * stage);
+        mbar_expect(xfull + 8 * stage, HALO + FILTERS);
+        bulk_load(sm + OFF_X + stage * STAGE + HALO_PLACE, filters + slab(round, stage) * FILTERS, FILTERS, xfull + 8 * stage);
       };
       auto pixels = [&](int round, int stage) {
         tma_load4(sm + OFF_X + stage * STAGE, &x_map, slab(round, stage) * 32, column0 - 3, row0 - 3, image, xfull + 8 * stage);
@@ -116,10 +116,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
     __syncwarp();
     cluster_wait();
-    for (int i = 0; i < 2; ++i) {                                                // the consumers' two barriers, before and after the sums are given
-      cluster_arrive_relaxed();
-      cluster_wait();
-    }
+    Shares::attend();
   } else {  // -------------------------------------------------------------------------------------- consumers
     more_registers<REGISTERS>();
     for (int i = tid; i < (C * 6 + HID * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BD + i * 16, blob + i, true);
@@ -134,11 +131,10 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       for (int round = 0; round < ROUNDS; ++round) {
         const int in_block = CB < 64 ? (tid >> 5) * PW : ((round * 2 + wg) * 4 + warp) * 4;   // pair of channels
         const int in_slab = (rank * CB / 2 + in_block) % 16, octet = in_slab >> 2, stage = CB < 64 ? 0 : wg;
-        const uint32_t at = sm + OFF_X + stage * STAGE, table = at + PATCH + in_slab * (7 * 13 * 8);
-        const uint32_t near = table + (max(q - g, -5) + 5) * 8, far = table + (min(q - g + 8, 7) + 5) * 8;
-        uint32_t from[4];                                                        // by input row: the swizzle turns with it
-#pragma unroll
-        for (int i = 0; i < 4; ++i) from[i] = at + pixel * 64 + ((octet ^ ((pixel >> 1) + 7 * i)) & 3) * 16 + (in_slab & 3) * 4;
+        const uint32_t at = sm + OFF_X + stage * STAGE, table = at + HALO_PLACE + in_slab * (7 * FILTER_BAND);
+        const uint32_t near = table + near_of(q, g), far = table + far_of(q, g);
+        uint32_t from[4];
+        halo_rows(from, at, pixel, octet, in_slab & 3);
         float d[2 * PW][4] = {};
         mbar_wait(xfull + 8 * stage, round & 1);
 #pragma unroll
@@ -151,8 +147,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
             const uint32_t even[4] = {low_halves(v[0].v[c], v[1].v[c]), 0, low_halves(v[2].v[c], v[3].v[c]), 0};
             const uint32_t odd[4] = {high_halves(v[0].v[c], v[1].v[c]), 0, high_halves(v[2].v[c], v[3].v[c]), 0};
             uint32_t b[4];
-            lds64(b[0], b[2], near + (c * 7 + ky) * (13 * 8));
-            lds64(b[1], b[3], far + (c * 7 + ky) * (13 * 8));
+            band(b, near, far, c * 7 + ky);
             mma16816(d[2 * c], even, b[0], b[1]);
             mma16816(d[2 * c + 1], odd, b[2], b[3]);
           }
@@ -239,7 +234,6 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     // ---- expansion to this warpgroup's hidden channels, projection to its columns
     const uint64_t dE = make_desc(sm + OFF_RING + wg * HH * 16, HC / 8 * 128, 128);
     const uint64_t dP = make_desc(sm + OFF_RING + wg * (C / 2) * 16, C / 8 * 128, 128);
-    auto acquire = [&](Ring r) { mbar_wait(wfull + 8 * r.slot, r.phase); return (uint64_t)__shfl_sync(~0u, r.slot * (ITEM >> 4), 0); };
     auto release = [&](Ring r, int items) {
       if (ITEMS > NS && (tid & 127) == 0)
         for (int i = 0; i < items; ++i, r.next()) mbar_arrive(wempty + 8 * r.slot);
@@ -252,7 +246,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       Ring r = rd;
 #pragma unroll
       for (int i = 0; i < IC; ++i, r.next()) {
-        const uint64_t off = acquire(r);
+        const uint64_t off = item<ITEM>(wfull, r);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < KI / 16; ++k) Wgmma<HH>::rs(s, a[i * KI / 16 + k], dE + off + k * (2 * HC / 8 * 128 >> 4), i + k > 0);
@@ -266,12 +260,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       uint32_t p[HH / 16][4];
 #pragma unroll
       for (int k = 0; k < HH / 16; ++k) {
-        uint32_t b0, b1;
-        lds64(b0, b1, be + k * 8);
-        p[k][0] = gelu2(s[8 * k + 0], s[8 * k + 1], b0);
-        p[k][1] = gelu2(s[8 * k + 2], s[8 * k + 3], b0);
-        p[k][2] = gelu2(s[8 * k + 4], s[8 * k + 5], b1);
-        p[k][3] = gelu2(s[8 * k + 6], s[8 * k + 7], b1);
+        gelu_block(p[k], s + 8 * k, be + k * 8);
         sts128(shared + (wg * (HH / 16) + k) * 2048, p[k]);
       }
       auto project = [&](uint32_t (&p)[HH / 16][4], int whose, bool more) {
@@ -279,7 +268,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         Ring t = r;
         t.next(whose * (IP / 2));
 #pragma unroll
-        for (int i = 0; i < IP / 2; ++i, t.next()) off[i] = acquire(t);
+        for (int i = 0; i < IP / 2; ++i, t.next()) off[i] = item<ITEM>(wfull, t);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < HH / 16; ++k)
@@ -325,11 +314,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     for (int turn = 0; turn < Shares::TURNS; ++turn) {
       const int u = turn * 32 + lane, i = u % MINE;
       if (!inside[turn]) continue;
-      uint4 yr = sums.halves(lane, u / MINE, i);
-#pragma unroll
-      for (int h = 0; h < 4; ++h)                                                // the bias lies as [h][column]
-        (&yr.x)[h] = add2(add2((&yr.x)[h], lds32(sm + OFF_BP + h * (C / 2) + (sums.first() + i) * 4)), (&xr[turn].x)[h]);
-      *reinterpret_cast<uint4*>(y + at[turn]) = yr;
+      *reinterpret_cast<uint4*>(y + at[turn]) = sums.output(lane, u / MINE, i, sm + OFF_BP, xr[turn]);
     }
   }
 }

@@ -27,12 +27,12 @@
 
 namespace cn {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC, NWG = WARPGROUPS, NS = RING_SLOTS, NG = GROUP;
-constexpr int SLABS = C / 32, PATCH = 12800, LOAD = 14 * 14 * 64;          // a halo tile of 32 channels, and its place
+constexpr int SLABS = C / 32;
 constexpr int PITCH = 2 * C + 16, SLOT = 64 * PITCH;
 constexpr int ITEM = C * HC * 2, ITEMS = 2 * NCH;
 constexpr int ENTRIES = WIDE ? 11 : 13, ENTRY = WIDE ? 16 : 8;             // of the filter table: places of a band, bytes for two channels
 constexpr int TABLE = C / 2 * 7 * ENTRIES * ENTRY;
-constexpr int OFF_X = 0, OFF_RING = 2 * NG * PATCH, OFF_SLOT = OFF_RING + NS * ITEM, OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
+constexpr int OFF_X = 0, OFF_RING = 2 * NG * HALO_PLACE, OFF_SLOT = OFF_RING + NS * ITEM, OFF_TABLE = OFF_SLOT + SLOTS * SLOT;
 constexpr int OFF_BD = OFF_TABLE + TABLE, OFF_BE = OFF_BD + C * 4, OFF_BP = OFF_BE + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int SMEM = OFF_BAR + 8 * (2 * NS + 2 * SLOTS + 2);
 constexpr int BLOB = OFF_BAR - OFF_TABLE;
@@ -81,11 +81,11 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
   } else if (wg == NWG) {  // ------------------------------------------------------------------------ convolution
     more_registers<CONV_REGISTERS>();
     auto load = [&](int group, int slab, int buffer) {                           // by one thread
-      mbar_expect(xfull + 8 * buffer, NG * LOAD);
+      mbar_expect(xfull + 8 * buffer, NG * HALO);
 #pragma unroll 1
       for (int p = 0; p < NG; ++p) {
         const int t = group * NG + p, tx = t % TX, ty = t / TX % TY, n = t / TX / TY;
-        tma_load4(sm + OFF_X + (buffer * NG + p) * PATCH, &x_map, slab * 32, tx * 8 - 3, ty * 8 - 3, n, xfull + 8 * buffer);
+        tma_load4(sm + OFF_X + (buffer * NG + p) * HALO_PLACE, &x_map, slab * 32, tx * 8 - 3, ty * 8 - 3, n, xfull + 8 * buffer);
       }
     };
     // the slabs of all groups in a row: loaded two ahead of the convolution
@@ -122,7 +122,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         uint32_t from[4], entry = near + slab * 16 * (7 * ENTRIES * ENTRY);     // by input row: the swizzle turns with it
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          from[i] = sm + OFF_X + buffer * NG * PATCH + pixel * 64 + ((warp ^ ((pixel >> 1) + 7 * i)) & 3) * 16;
+          from[i] = sm + OFF_X + buffer * NG * HALO_PLACE + pixel * 64 + ((warp ^ ((pixel >> 1) + 7 * i)) & 3) * 16;
         float d[8][4] = {};
         mbar_wait(xfull + 8 * buffer, done >> 1 & 1);
 #pragma unroll
@@ -132,7 +132,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           for (int h = 0; h < 2; ++h)
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-              v[h][j] = h < NG && (j < 3 || q < 2) ? lds128(from[(ky + 2 * j) & 3] + h * PATCH + ky * 896 + j * 256) : make_uint4(0, 0, 0, 0);
+              v[h][j] = h < NG && (j < 3 || q < 2) ? lds128(from[(ky + 2 * j) & 3] + h * HALO_PLACE + ky * 896 + j * 256) : make_uint4(0, 0, 0, 0);
 #pragma unroll
           for (int c = 0; c < 4; ++c) {                                          // pairs of channels
             uint32_t even[4], odd[4];
@@ -180,10 +180,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
     Ring rd = {0, 0};
     int it = 0;
-    auto acquire = [&]() {
-      mbar_wait(wfull + 8 * rd.slot, rd.phase);
-      return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0);
-    };
+    auto acquire = [&] { return item<ITEM>(wfull, rd); };
     auto release = [&](int slot) { if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot); };
     const int rounds = (count + NWG - 1) / NWG;
     for (; it < rounds; ++it) {
@@ -240,14 +237,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
           }
         }
 #pragma unroll
-        for (int k = 0; k < HC / 16; ++k) {
-          uint32_t b0, b1;
-          lds64(b0, b1, be + j * (HC * 2) + k * 8);
-          p[k][0] = gelu2(sx[8 * k + 0], sx[8 * k + 1], b0);
-          p[k][1] = gelu2(sx[8 * k + 2], sx[8 * k + 3], b0);
-          p[k][2] = gelu2(sx[8 * k + 4], sx[8 * k + 5], b1);
-          p[k][3] = gelu2(sx[8 * k + 6], sx[8 * k + 7], b1);
-        }
+        for (int k = 0; k < HC / 16; ++k) gelu_block(p[k], sx + 8 * k, be + j * (HC * 2) + k * 8);
         off = acquire();
         pslot = rd.slot;
         rd.next();

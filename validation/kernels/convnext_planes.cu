@@ -360,13 +360,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         float(&s_)[HC / 2] = sx[j & 1];
         uint32_t(&p_)[HC / 16][4] = p[j & 1];
 #pragma unroll
-        for (int k = 0; k < HC / 16; ++k) {
-          const uint32_t b0 = bias[k][0], b1 = bias[k][1];
-          p_[k][0] = gelu2(s_[8 * k + 0], s_[8 * k + 1], b0);
-          p_[k][1] = gelu2(s_[8 * k + 2], s_[8 * k + 3], b0);
-          p_[k][2] = gelu2(s_[8 * k + 4], s_[8 * k + 5], b1);
-          p_[k][3] = gelu2(s_[8 * k + 6], s_[8 * k + 7], b1);
-        }
+        for (int k = 0; k < HC / 16; ++k) gelu_block(p_[k], s_ + 8 * k, bias[k][0], bias[k][1]);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < HC / 16; ++k) Wgmma<C>::rs(o, p_[k], dP + off + k * (2 * C / 8 * 128 >> 4), j + k > 0);

@@ -15,8 +15,7 @@
 namespace cw {
 constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NWG = 2, BM = 128, NS = RING_SLOTS;
 constexpr int NCH = HID / HC;
-constexpr int SLABS = C / 32, PATCH = 12800, LOAD = 14 * 14 * 64;
-constexpr int TABLE = 16 * 7 * 13 * 8, STAGE = 2 * PATCH + (TABLE + 511) / 512 * 512;   // halo tiles and filters of 32 channels
+constexpr int SLABS = C / 32, STAGE = 2 * HALO_PLACE + FILTERS_PLACE;
 constexpr int ROW = 2 * C + 16, SLOT = 64 * ROW;
 constexpr int ITEM = 16384;
 constexpr int KI = ITEM / 2 / HC, IC = C / KI, KB = BATCH, BPI = KI / KB;
@@ -75,9 +74,9 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         for (int slab = 0; slab < SLABS; ++slab, ++n) {                          // to the two warpgroups in turn
           const int b = n & 1;
           mbar_wait(xempty + 8 * b, (n >> 1 & 1) ^ 1);
-          mbar_expect(xfull + 8 * b, warp == 1 ? LOAD + TABLE : LOAD);
-          if (warp == 1) bulk_load(sm + OFF_X + b * STAGE + 2 * PATCH, filters + slab * TABLE, TABLE, xfull + 8 * b);
-          tma_load4(sm + OFF_X + b * STAGE + (warp - 1) * PATCH, &x_map, slab * 32, tx * 8 - 3, ty * 8 - 3, image, xfull + 8 * b);
+          mbar_expect(xfull + 8 * b, warp == 1 ? HALO + FILTERS : HALO);
+          if (warp == 1) bulk_load(sm + OFF_X + b * STAGE + 2 * HALO_PLACE, filters + slab * FILTERS, FILTERS, xfull + 8 * b);
+          tma_load4(sm + OFF_X + b * STAGE + (warp - 1) * HALO_PLACE, &x_map, slab * 32, tx * 8 - 3, ty * 8 - 3, image, xfull + 8 * b);
         }
       }
     }
@@ -91,8 +90,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     const uint64_t dE = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
     const uint32_t row = sm + OFF_SLOT + (wg * 64 + warp * 16 + (lane & 15)) * ROW + (lane >> 4) * 16;   // of this lane for ldmatrix
     Ring rd = {0, 0};
-    // the slot's offset in a descriptor: uniform, yet opaque, or ptxas keeps (spills) the descriptors of all items
-    auto acquire = [&]() { mbar_wait(wfull + 8 * rd.slot, rd.phase); return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0); };
+    auto acquire = [&] { return item<ITEM>(wfull, rd); };
     auto release = [&](int slot) {
       if (const int l = lane_index(); warp == 0 && l < CLUSTER) mbar_arrive_remote(map_rank(wempty + 8 * slot, l));
     };
@@ -106,16 +104,15 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         const int lane = lane_index(), q = lane & 3, g = lane >> 2;
         const int r = row_of(g), pixel = r * 14 + q;                             // of patch 0; matrix row g + 8 is patch 1's
         const uint32_t stage = sm + OFF_X + wg * STAGE;
-        const uint32_t table = stage + 2 * PATCH + warp * 4 * (7 * 13 * 8);
-        const uint32_t near = table + (max(q - g, -5) + 5) * 8, far = table + (min(q - g + 8, 7) + 5) * 8;
+        const uint32_t table = stage + 2 * HALO_PLACE + warp * 4 * (7 * FILTER_BAND);
+        const uint32_t near = table + near_of(q, g), far = table + far_of(q, g);
         const uint32_t to = sm + OFF_SLOT + (r * 8 + 2 * q) * ROW + warp * 16;
 #pragma unroll 1
         for (int slab = wg; slab < SLABS; slab += 2) {
           mbar_wait(xfull + 8 * wg, slab >> 1 & 1);                              // evenly many for each tile
           float d[8][4] = {};
-          uint32_t from[4], entry0 = near, entry1 = far;                         // by input row: the swizzle turns with it
-#pragma unroll
-          for (int i = 0; i < 4; ++i) from[i] = stage + pixel * 64 + ((warp ^ ((pixel >> 1) + 7 * i)) & 3) * 16;
+          uint32_t from[4];
+          halo_rows(from, stage, pixel, warp);
 #pragma unroll
           for (int ky = 0; ky < 7; ++ky) {
             uint4 v[2][4];                                                       // patches; inputs q, q+4, q+8, q+12
@@ -123,7 +120,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
             for (int h = 0; h < 2; ++h)
 #pragma unroll
               for (int j = 0; j < 4; ++j)
-                v[h][j] = j < 3 || q < 2 ? lds128(from[(ky + 2 * j) & 3] + h * PATCH + ky * 896 + j * 256) : make_uint4(0, 0, 0, 0);
+                v[h][j] = j < 3 || q < 2 ? lds128(from[(ky + 2 * j) & 3] + h * HALO_PLACE + ky * 896 + j * 256) : make_uint4(0, 0, 0, 0);
 #pragma unroll
             for (int c = 0; c < 4; ++c) {                                        // pairs of channels
               uint32_t even[4], odd[4], b[4];
@@ -134,8 +131,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
                   even[2 * j + h] = low_halves((&v[h][2 * j].x)[c], (&v[h][2 * j + 1].x)[c]);
                   odd[2 * j + h] = high_halves((&v[h][2 * j].x)[c], (&v[h][2 * j + 1].x)[c]);
                 }
-              lds64(b[0], b[2], entry0 + (c * 7 + ky) * (13 * 8));
-              lds64(b[1], b[3], entry1 + (c * 7 + ky) * (13 * 8));
+              band(b, near, far, c * 7 + ky);
               mma16816(d[2 * c], even, b[0], b[1]);
               mma16816(d[2 * c + 1], odd, b[2], b[3]);
             }
@@ -198,14 +194,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
 #pragma unroll
         for (int i = 0; i < IP; ++i) {
 #pragma unroll
-          for (int k = i * KP / 16; k < (i + 1) * KP / 16; ++k) {
-            uint32_t b0, b1;
-            lds64(b0, b1, be + k * 8);
-            p[k][0] = gelu2(s[8 * k + 0], s[8 * k + 1], b0);
-            p[k][1] = gelu2(s[8 * k + 2], s[8 * k + 3], b0);
-            p[k][2] = gelu2(s[8 * k + 4], s[8 * k + 5], b1);
-            p[k][3] = gelu2(s[8 * k + 6], s[8 * k + 7], b1);
-          }
+          for (int k = i * KP / 16; k < (i + 1) * KP / 16; ++k) gelu_block(p[k], s + 8 * k, be + k * 8);
           off = acquire();
           wgmma_fence();
 #pragma unroll

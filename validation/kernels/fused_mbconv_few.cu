@@ -14,13 +14,10 @@
 // Conditions: C of 64, 128, 256; N*H*W < 2^31. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK (hidden channels at a
 // time), LEAD (rows before the tile: W + 1 rounded up to 8), BOX and BOXES (rows of a bulk copy; together at least LEAD + 64 + W + 1),
 // RING_SLOTS, CLUSTER, SHARED_BYTES.
-#include "hopper.cuh"
-#include "specialisation.h"
+#include "fused_mbconv.cuh"
 
-namespace few {
-constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NWG = WARPGROUPS, BM = 64, NH = C / 64, NS = RING_SLOTS, NC = C / NWG;
-constexpr int MYHID = HID / CLUSTER, NCH = MYHID / HC;
-constexpr int LROWS = BOX * BOXES, ROWS = (LROWS + 8) / 8 * 8, HALF = ROWS * 128, TILE = NH * HALF;  // >= 1 zero row
+namespace fmb {
+constexpr int BM = 64, NC = C / NWG, MYHID = HID / CLUSTER, NCH = MYHID / HC;
 constexpr int ITEM = 64 * HC * 2;
 constexpr int IC = (9 * NH + NWG - 1) / NWG * NWG;           // items of a chunk's convolution, as many for each warpgroup
 constexpr int KP = ITEM / 2 / C, IP = HC / KP;               // projection: hidden channels of an item, items of a chunk
@@ -44,14 +41,12 @@ constexpr int OFF_SUMS = EARLY ? OFF_RING : OFF_TILE;
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(BM * C * 4 <= OFF_BE - OFF_SUMS && C % (8 * CLUSTER) == 0 && NWG == 2, "the partial sums take the place of tile and ring");
 static_assert(KP % 16 == 0 && HC % KP == 0 && MYHID % HC == 0 && HID % CLUSTER == 0 && NS >= NWG, "whole items");
-
-using Ring = Position<NS>;
-}  // namespace few
+}  // namespace fmb
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(128 * WARPGROUPS + 32, 1)
 KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __restrict__ wstream, const uint4* __restrict__ blob,
             const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int N, int H, int W) {
-  using namespace few;
+  using namespace fmb;
   extern __shared__ __align__(1024) unsigned char smem[];
   const uint32_t sm = smem_u32(smem);
   const int tid = thread_index();
@@ -90,38 +85,20 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
     }
     __syncwarp();
-    for (int i = 0; i < 2; ++i) {                                                // the consumers' two barriers, before and after the sums are given
-      cluster_arrive_relaxed();
-      cluster_wait();
-    }
+    Shares::attend();
   } else {
-    for (int i = tid; i < (HID * 2 + C * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BE + i * 16, blob + i, true);
-    for (int i = tid; i < NH * (ROWS - LROWS) * 8; i += 128 * NWG) {             // zero rows of the tile
-      const int r = i / ((ROWS - LROWS) * 8), k = i % ((ROWS - LROWS) * 8);
-      *reinterpret_cast<uint4*>(smem + OFF_TILE + r * HALF + LROWS * 128 + k * 16) = make_uint4(0, 0, 0, 0);
-    }
-    cp_async_commit();
-    cp_async_wait<0>();
-    bar_sync(8, 128 * NWG);
+    fetch_biases<1>(smem + OFF_TILE, sm + OFF_BE, blob, tid);
     const int m = warp * 16 + (lane & 15);                                       // ldmatrix: this lane's pixel
     const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4) + rank * MYHID * 2;
     const uint64_t dC = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING + wg * NC * 16, C / 8 * 128, 128);
-    uint32_t inside = 0;                                                         // taps within the image
-    {
-      const int p = tile * BM + m, yy = p / W % H, xx = p % W;
-#pragma unroll
-      for (int t = 0; t < 9; ++t)
-        inside |= ((unsigned)(yy + t / 3 - 1) < (unsigned)H && (unsigned)(xx + t % 3 - 1) < (unsigned)W) << t;
-    }
+    const uint32_t inside = taps_inside(tile * BM + m, H, W);
     auto fragments = [&](uint32_t (&a)[4][4], int i) {                           // item i: tap, then slab of 64 input channels
       const int t = i / NH, h = i % NH;                                          // beyond the last tap: zeros, with weights of zero
-      const int r = inside >> t & 1 ? LEAD + m + (t / 3 - 1) * W + t % 3 - 1 : LROWS;
-      const uint32_t at = sm + OFF_TILE + h * HALF + r * 128 + (((lane >> 4) ^ r) & 7) * 16;
+      const uint32_t at = tap_address(sm + OFF_TILE + h * HALF, inside, t, m, W, lane);
 #pragma unroll
       for (int k = 0; k < 4; ++k) ldsm4(a[k], at ^ (k * 32));
     };
     Ring rd = {0, 0};                                                            // the first item of the chunk's convolution
-    auto acquire = [&](Ring r) { mbar_wait(wfull + 8 * r.slot, r.phase); return (uint64_t)__shfl_sync(~0u, r.slot * (ITEM >> 4), 0); };
     auto release = [&](int slot, int times) {
       if ((tid & 127) == 0) mbar_arrive(wempty + 8 * slot, times);
     };
@@ -138,7 +115,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         int before = 0;
 #pragma unroll
         for (int i = 0; i < IC / NWG; ++i) {
-          const uint64_t off = acquire(r);
+          const uint64_t off = item<ITEM>(wfull, r);
           wgmma_fence();
 #pragma unroll
           for (int k = 0; k < 4; ++k) Wgmma<HC>::rs(s, f[i & 1][k], dC + off + k * (2 * HC / 8 * 128 >> 4), i + k > 0);
@@ -176,16 +153,12 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
       }
       uint32_t p[HC / 16][4];
 #pragma unroll
-      for (int k = 0; k < HC / 16; ++k) {
-        uint32_t b0, b1;
-        lds64(b0, b1, be + j * (HC * 2) + k * 8);
-        silu_block(p[k], s + 8 * k, b0, b1);
-      }
+      for (int k = 0; k < HC / 16; ++k) silu_block(p[k], s + 8 * k, be + j * (HC * 2) + k * 8);
       // ---- projection into this warpgroup's columns
       uint64_t off[IP];
       Ring r = rd;
 #pragma unroll
-      for (int i = 0; i < IP; ++i, r.next(1)) off[i] = acquire(r);
+      for (int i = 0; i < IP; ++i, r.next(1)) off[i] = item<ITEM>(wfull, r);
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < HC / 16; ++k)
@@ -221,11 +194,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
     for (int turn = 0; turn < Shares::TURNS; ++turn) {
       const int u = turn * 32 + lane, i = u % MINE;
       if (!there[turn]) continue;
-      uint4 yr = sums.halves(lane, u / MINE, i);
-#pragma unroll
-      for (int h = 0; h < 4; ++h)                                                // the bias lies as [h][column]
-        (&yr.x)[h] = add2(add2((&yr.x)[h], lds32(sm + OFF_BP + h * (C / 2) + (sums.first() + i) * 4)), (&xr[turn].x)[h]);
-      *reinterpret_cast<uint4*>(y + at[turn]) = yr;
+      *reinterpret_cast<uint4*>(y + at[turn]) = sums.output(lane, u / MINE, i, sm + OFF_BP, xr[turn]);
     }
   }
 }

@@ -19,13 +19,10 @@
 // Conditions: C of 64, 128, 256; N*H*W < 2^31. Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, CHUNK (hidden channels
 // at a time), BATCH (input channels whose fragments are read at a time), LEAD (rows before the tile: W + 1 rounded up to 8), BOX and BOXES (rows of a bulk copy; together at least LEAD +
 // 64*NWG + W + 1), BUFFERS (tiles in flight), RING_SLOTS, CLUSTER, SPLIT, REGISTERS (of a consumer), SHARED_BYTES.
-#include "hopper.cuh"
-#include "specialisation.h"
+#include "fused_mbconv.cuh"
 
 namespace fmb {
-constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NWG = WARPGROUPS, BM = 64 * NWG, NH = C / 64, NS = RING_SLOTS;
-constexpr int MYHID = SPLIT ? HID / CLUSTER : HID, NCH = MYHID / HC;
-constexpr int LROWS = BOX * BOXES, ROWS = (LROWS + 8) / 8 * 8, HALF = ROWS * 128, TILE = NH * HALF;  // >= 1 zero row
+constexpr int BM = 64 * NWG, MYHID = SPLIT ? HID / CLUSTER : HID, NCH = MYHID / HC;
 constexpr int ITEM = 16384;
 constexpr int KI = ITEM / 2 / HC, IC = 9 * C / KI;           // convolution: input channels of an item, items of a chunk
 constexpr int KB = BATCH, BPI = KI / KB;                     // channels whose fragments are read together, batches of an item
@@ -42,8 +39,6 @@ constexpr bool EARLY = BM * C * 4 <= BUFFERS * TILE + (ITEMS % NS == 0 ? (NS - I
 static_assert(SMEM <= SHARED_BYTES, "the launch reserves what the kernel lays out");
 static_assert(!SPLIT || (BM * C * 4 <= OFF_BE && C / 8 % CLUSTER == 0 && 32 % FINISHED == 0), "the partial sums take the place of tile and ring");
 static_assert(KI % 16 == 0 && KP % 16 == 0 && C % KI == 0 && 64 % KI == 0, "items hold whole k-steps of one slab");
-
-using Ring = Position<NS>;
 }  // namespace fmb
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(128 * (WARPGROUPS + 1), 1)
@@ -95,30 +90,19 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
             tma_load2(sm + OFF_TILE + b * TILE + h * HALF + i * BOX * 128, &x_map, h * 64, tile * BM - LEAD + i * BOX, xfull + 8 * b);
       }
     }
-    if (SPLIT) {                                                                 // the consumers' two barriers, before and after the sums are given
+    if (SPLIT) {
       __syncwarp();
-      cluster_arrive_relaxed();
-      cluster_wait();
-      cluster_arrive_relaxed();
-      cluster_wait();
+      Shares::attend();
     }
   } else {  // --------------------------------------------------------------------------------------- consumers
     more_registers<REGISTERS>();
-    for (int i = tid; i < (HID * 2 + C * 2) / 16; i += 128 * NWG) cp_async16(sm + OFF_BE + i * 16, blob + i, true);
-    for (int i = tid; i < BUFFERS * NH * (ROWS - LROWS) * 8; i += 128 * NWG) {  // zero rows of the tile buffers
-      int r = i / ((ROWS - LROWS) * 8), k = i % ((ROWS - LROWS) * 8);
-      *reinterpret_cast<uint4*>(smem + OFF_TILE + r * HALF + LROWS * 128 + k * 16) = make_uint4(0, 0, 0, 0);
-    }
-    cp_async_commit();
-    cp_async_wait<0>();
-    bar_sync(8, 128 * NWG);
+    fetch_biases<BUFFERS>(smem + OFF_TILE, sm + OFF_BE, blob, tid);
     pdl_wait();                                                                  // y may be the previous grid's input
     const int m = wg * 64 + warp * 16 + (lane & 15);                             // ldmatrix: this lane's pixel
     const uint32_t be = sm + OFF_BE + q * (HC / 8 * 4) + (SPLIT ? rank * MYHID * 2 : 0);
     const uint64_t dC = make_desc(sm + OFF_RING, HC / 8 * 128, 128), dP = make_desc(sm + OFF_RING, C / 8 * 128, 128);
     Ring rd = {0, 0};
-    // the slot's offset in a descriptor: uniform, yet opaque, or ptxas keeps (spills) the descriptors of all items
-    auto acquire = [&]() { mbar_wait(wfull + 8 * rd.slot, rd.phase); return (uint64_t)__shfl_sync(~0u, rd.slot * (ITEM >> 4), 0); };
+    auto acquire = [&] { return item<ITEM>(wfull, rd); };
     auto release = [&](int slot) {
       if (SHARES > 1) {
         if ((tid & 127) < SHARES) mbar_arrive_remote(map_rank(wempty + 8 * slot, tid & 127));
@@ -128,13 +112,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
     for (int tile = first + own; tile - own < tiles; tile += step, ++n) {
       const int b = n % BUFFERS;
       const uint32_t in = sm + OFF_TILE + b * TILE;
-      uint32_t inside = 0;                                                       // taps within the image
-      {
-        const int p = tile * BM + m, yy = p / W % H, xx = p % W;
-#pragma unroll
-        for (int t = 0; t < 9; ++t)
-          inside |= ((unsigned)(yy + t / 3 - 1) < (unsigned)H && (unsigned)(xx + t % 3 - 1) < (unsigned)W) << t;
-      }
+      uint32_t inside = taps_inside(tile * BM + m, H, W);
       mbar_wait(xfull + 8 * b, n / BUFFERS & 1);
       float o[C / 2];
 #pragma unroll 1
@@ -145,8 +123,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
           const int t = i / (C / KB), c = i % (C / KB) * KB;
           if (c == 0) {
             asm volatile("" : "+r"(inside));                                     // else ptxas keeps (spills) every address
-            const int r = inside >> t & 1 ? LEAD + m + (t / 3 - 1) * W + t % 3 - 1 : LROWS;
-            at = in + r * 128 + (((lane >> 4) ^ r) & 7) * 16;
+            at = tap_address(in, inside, t, m, W, lane);
           }
 #pragma unroll
           for (int k = 0; k < KB / 16; ++k) ldsm4(a[k], (at ^ ((c + 16 * k) % 64 * 2)) + (c + 16 * k) / 64 * HALF);
@@ -182,11 +159,7 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #pragma unroll
         for (int i = 0; i < IP; ++i) {
 #pragma unroll
-          for (int k = i * KP / 16; k < (i + 1) * KP / 16; ++k) {
-            uint32_t b0, b1;
-            lds64(b0, b1, be + j * (HC * 2) + k * 8);
-            silu_block(p[k], s + 8 * k, b0, b1);
-          }
+          for (int k = i * KP / 16; k < (i + 1) * KP / 16; ++k) silu_block(p[k], s + 8 * k, be + j * (HC * 2) + k * 8);
           off = acquire();
           wgmma_fence();
 #pragma unroll
@@ -222,11 +195,8 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 #pragma unroll
           for (int h = 0; h < AHEAD; ++h) {
             if (pixel + h * ROWS_OF >= P) continue;
-            uint4 yr = sums.halves(lane, row + h * ROWS_OF, i);
-#pragma unroll
-            for (int k = 0; k < 4; ++k)                                          // the bias lies as [k][column]
-              (&yr.x)[k] = add2(add2((&yr.x)[k], lds32(sm + OFF_BP + k * (C / 2) + (rank * FINISHED + i) * 4)), (&xr[h].x)[k]);
-            *reinterpret_cast<uint4*>(y + ((size_t)(pixel + h * ROWS_OF) * (C / 8) + rank * FINISHED + i) * 16) = yr;
+            *reinterpret_cast<uint4*>(y + ((size_t)(pixel + h * ROWS_OF) * (C / 8) + rank * FINISHED + i) * 16) =
+                sums.output(lane, row + h * ROWS_OF, i, sm + OFF_BP, xr[h]);
           }
         }
         break;                                                                   // one tile for each cluster

@@ -73,6 +73,11 @@ __device__ __forceinline__ void silu_block(uint32_t (&p)[4], const float* s, uin
   p[2] = silu2(s[4], s[5], b1);
   p[3] = silu2(s[6], s[7], b1);
 }
+__device__ __forceinline__ void silu_block(uint32_t (&p)[4], const float* s, uint32_t bias) {                     // where b0, b1 lie
+  uint32_t b0, b1;
+  lds64(b0, b1, bias);
+  silu_block(p, s, b0, b1);
+}
 // a lane's biases of a chunk of 16*KB columns: half2 of each block of eight. Issued before S is waited for.
 template <int KB> __device__ __forceinline__ void load_bias(uint32_t (&b)[2 * KB], uint32_t bias_addr) {
 #pragma unroll
@@ -100,6 +105,12 @@ __device__ __forceinline__ void mbar_arrive(uint32_t b) { asm volatile("mbarrier
 __device__ __forceinline__ void mbar_arrive(uint32_t b, int n) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(b), "r"(n) : "memory"); }
 __device__ __forceinline__ void mbar_wait(uint32_t b, uint32_t parity) {
   asm volatile("{ .reg .pred p;\nL_%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra L_%=; }" ::"r"(b), "r"(parity) : "memory");
+}
+// An item of a ring, once it is there: the offset of its slot in a descriptor. Uniform, yet opaque, or ptxas keeps (spills) the
+// descriptors of all items.
+template <int ITEM, int SLOTS> __device__ __forceinline__ uint64_t item(uint32_t full, const Position<SLOTS>& r) {
+  mbar_wait(full + 8 * r.slot, r.phase);
+  return (uint64_t)__shfl_sync(~0u, r.slot * (ITEM >> 4), 0);
 }
 __device__ __forceinline__ void bulk_load(uint32_t dst, const void* src, int bytes, uint32_t bar) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst), "l"(src), "r"(bytes), "r"(bar) : "memory");
@@ -189,7 +200,14 @@ template <int RANKS, int EACH, int HOLDERS, int SHARING = 1> struct Sums {
   uint32_t place;                                                                    // this thread's, of the first block
   int rank, part;                                                                    // of the cluster; of the warpgroups
 
-  // between two barriers of the cluster: all of this thread's sums
+  // the two barriers, for those of the cluster's threads that have no sums
+  static __device__ __forceinline__ void attend() {
+    for (int i = 0; i < 2; ++i) {
+      cluster_arrive_relaxed();
+      cluster_wait();
+    }
+  }
+  // between them: all of this thread's sums
   __device__ __forceinline__ void give(const float (&v)[4 * TARGETS * EACH]) const {
 #pragma unroll 1
     for (int k = 0; k < TARGETS; ++k) {
@@ -226,6 +244,15 @@ template <int RANKS, int EACH, int HOLDERS, int SHARING = 1> struct Sums {
   }
   // after that, of a row of the warp's sixteen: one of the MINE blocks
   __device__ __forceinline__ uint4 halves(int lane, int r, int block) const { return lds128(row(lane, r, block)); }
+
+  // the same of a column's block, which is the first here or one of the next, with what is added: x, and the bias, which lies as
+  // [h][block of eight columns], two columns each
+  __device__ __forceinline__ uint4 output(int lane, int r, int block, uint32_t bias, const uint4& x) const {
+    uint4 v = halves(lane, r, block);
+#pragma unroll
+    for (int h = 0; h < 4; ++h) (&v.x)[h] = add2(add2((&v.x)[h], lds32(bias + h * (4 * EACH * RANKS) + (first() + block) * 4)), (&x.x)[h]);
+    return v;
+  }
 
  private:
   __device__ __forceinline__ uint32_t row(int lane, int r, int block) const {        // those of eight blocks in different banks
