@@ -108,14 +108,14 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const unsigned char* __rest
         }
     }
     __syncwarp();
-    cluster_arrive_relaxed();                                                       // not to be waited for before weights are no longer loaded
+    cluster_arrive_relaxed();
+    cluster_wait();                                                                // no place comes back before it; racecheck needs it here
     if (loads)
       for (; i < ITEMS; ++i, r.next()) {
         mbar_wait(wempty + 8 * r.slot, r.phase);
         load(r.slot);
       }
     __syncwarp();
-    cluster_wait();
     Shares::attend();
   } else {  // -------------------------------------------------------------------------------------- consumers
     more_registers<REGISTERS>();
