@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -52,13 +53,13 @@ def test_c64(e):
         np.testing.assert_array_equal(expand, rounded(p.expand_w[:, columns] / 2))
         np.testing.assert_array_equal(project, p.project_w[columns])
     for pair in range(4):
-        for tap in range(9):
-            B = by_descriptor(blob, filters_at + (pair * 9 + tap) * 512, 16, 16, 128, 256)
-            expected = np.zeros((16, 16), np.float32)
-            for half in range(2):
+        for kx, top in itertools.product(range(3), range(2)):  # a view's operand: two rows of the filter
+            B = by_descriptor(blob, filters_at + ((pair * 3 + kx) * 6 + top) * 256, 16, 32, 768, 128)
+            expected = np.zeros((16, 2, 16), np.float32)
+            for row, half in itertools.product(range(2), range(2)):
                 group = slice((2 * pair + half) * 8, (2 * pair + half) * 8 + 8)
-                expected[half * 8 : half * 8 + 8, half * 8 : half * 8 + 8] = p.conv_w[group, tap // 3, tap % 3].T
-            np.testing.assert_array_equal(B, expected)
+                expected[half * 8 : half * 8 + 8, row, half * 8 : half * 8 + 8] = p.conv_w[group, top + row, kx].T
+            np.testing.assert_array_equal(B, expected.reshape(16, 32))
     biases = blob[bias_at : bias_at + 128 * e].view(np.float16).reshape(e, 4, 8, 2)  # chunk, lane, block, pair
     np.testing.assert_array_equal(biases.transpose(0, 2, 1, 3).reshape(-1), (p.folded_bias() / 2).astype(np.float16))
     last = blob[bias_at + 128 * e :].view(np.float16)

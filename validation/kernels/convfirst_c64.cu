@@ -19,6 +19,10 @@
 // swizzle. The swizzle is a function of the shared-memory address, so wgmma descriptors may start at any pixel: the A
 // operand of a tap is the tile shifted by (ky*10 + kx) rows, with 8-pixel groups 10 rows apart.
 // The filter is block-diagonal, two groups to a k16: an infinity in one group makes a NaN in its neighbour.
+// A narrow product takes as long as its A operand takes to be read, so a view of the tile serves two rows of the filter at once: the
+// upper view, which begins in the halo row above the patch, the first and the middle row, the lower one, two rows of pixels further
+// down, the middle and the last. Of two patch rows that are neighbours (rows g and g + 8 of a thread's sums) the first takes its middle
+// term from the second's row of the upper view, and the second from the first's row of the lower one; the others are of no use.
 //
 // Conditions: H, W <= 1016 (patch coordinates are 8 bits), N <= 32767. Constants: KERNEL_NAME, EXPANSION, WARPGROUPS,
 // SHARED_BYTES.
@@ -113,22 +117,38 @@ KERNEL_NAME(const __grid_constant__ TensorMap x_map, const __grid_constant__ Ten
 
     // ---- grouped 3x3 conv: result packed straight into the A operand of the expansion
     uint32_t a[4][4];
-    {  // block-diagonal B (two groups per k16): 9 taps x 4 group pairs of m64n16k16; the first tap overwrites
-      float c[4][8];
-      const uint64_t dw = make_desc(sm + OFF_W1, 128, 256);
-      const uint64_t dt = make_desc(in, 16, PW * 128) | (1ull << 62);           // tap = shifted view of the halo tile
-      wgmma_fence();
+    {  // block-diagonal B (two groups per k16): two views x 3 columns of the filter x 4 group pairs of m64n32k16
+      float c[2][2][16];                                  // of two group pairs in turn: of the views, by row of the filter
+      const uint64_t dw = make_desc(sm + OFF_W1, 6 * 128, 128);                 // [group pair][kx][k8][ky][n8]
+      const uint64_t dt = make_desc(in, 16, PW * 128) | (1ull << 62);           // view = the halo tile, shifted
+      auto convolve = [&](int k) {
+        wgmma_fence();
 #pragma unroll
-      for (int tap = 0; tap < 9; ++tap)
+        for (int kx = 0; kx < 3; ++kx)
 #pragma unroll
-        for (int k = 0; k < 4; ++k)                       // four independent accumulators in turn
-          Wgmma<16>::ss(c[k], dt + ((k * 32 + ((tap / 3) * PW + tap % 3) * 128) >> 4), dw + ((k * 9 + tap) * 512 >> 4), tap > 0);
-      wgmma_commit();
-      wgmma_wait<0>();
+          for (int v = 0; v < 2; ++v)                     // upper, lower; the first column overwrites
+            Wgmma<32>::ss(c[k & 1][v], dt + ((k * 32 + (2 * v * PW + kx) * 128) >> 4), dw + (((k * 3 + kx) * 6 + v) * 256 >> 4), kx > 0);
+        wgmma_commit();
+      };
+      auto take = [&](int k) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
+        for (int n = 0; n < 2; ++n) {                     // groups: a block of eight columns for each of the two rows of the filter
+          const float *top = c[k & 1][0] + 4 * n, *low = c[k & 1][1] + 4 * n;
+          a[k][2 * n] = pack2(top[0] + low[8] + top[10], top[1] + low[9] + top[11]);
+          a[k][2 * n + 1] = pack2(top[2] + low[10] + low[0], top[3] + low[11] + low[1]);
+        }
+      };
+      convolve(0);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) a[k][i] = pack2(c[k][2 * i], c[k][2 * i + 1]);
+      for (int k = 0; k < C / 16; ++k) {
+        if (k + 1 < C / 16) {
+          convolve(k + 1);
+          wgmma_wait<1>();
+        } else {
+          wgmma_wait<0>();
+        }
+        take(k);
+      }
     }
     // ---- inverted bottleneck, hidden dimension in chunks of 64
     float o[C / 2];

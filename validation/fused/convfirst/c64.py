@@ -84,12 +84,12 @@ def pack(problem: ConvFirstProblem, config: Config, parameters: ConvFirstParamet
 
 
 def block_diagonal(conv_w: Bits) -> Bits:
-    """[pair of groups][tap][k8][n8][8 n][8 k], zero where a group would meet the other."""
+    """[pair of groups][kx][k8][ky][n8][8 n][8 k], zero where a group would meet the other: two rows of the filter are one operand."""
     C = conv_w.shape[0]
-    w = conv_w.reshape(C // 16, 2, 8, 9, 8)
-    out = np.zeros((C // 16, 9, 2, 2, 8, 8), np.uint16)
+    w = conv_w.reshape(C // 16, 2, 8, 3, 3, 8)
+    out = np.zeros((C // 16, 3, 2, 3, 2, 8, 8), np.uint16)
     for half in range(2):
-        out[:, :, half, half] = w[:, half].transpose(0, 2, 1, 3)
+        out[:, :, half, :, half] = w[:, half].transpose(0, 3, 2, 1, 4)
     return out
 
 
