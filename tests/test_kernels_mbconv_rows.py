@@ -105,6 +105,14 @@ def steps_of(problem, config: Config, grid: int):
                 ]
                 found.append((h, y))
             continue
+        if d["ORDER"] == rows.STRIPS:
+            assert H % 4 == 0
+            for start in range(block * groups * H, min((block + 1) * groups * H, total), H):
+                steps = list(
+                    range(start, start + H)
+                )  # whole steps of h, each of the rows of y above it; the last row of y comes behind them
+                found.append((steps, [s - 1 for s in steps if s > start] + [start + H - 1]))
+            continue
         first = block * config.tile_rows
         last = min(first + config.tile_rows, total)
         above = int(first % H != 0)
@@ -190,6 +198,24 @@ def test_refuses(form, why):
     _, config = configured(**form)
     assert isinstance(config, str)
     assert why in config
+
+
+@pytest.mark.parametrize(
+    ("N", "H", "W", "order"),
+    [
+        (128, 56, 56, rows.STRIPS),
+        (171, 8, 42, rows.STRIPS),  # the last block has one strip
+        (128, 55, 56, rows.RESIDENT),  # a strip is no whole steps
+        (64, 56, 56, rows.RESIDENT),  # half of the blocks would idle
+        (133, 56, 56, rows.RESIDENT),  # more strips than warpgroups
+    ],
+)
+def test_a_strip_to_a_warpgroup_where_that_is_fewer_steps(N, H, W, order):
+    problem, config = configured(N=N, H=H, W=W)
+    assert config.defines["ORDER"] == order
+    (launch,) = rows.KERNEL.launches(problem, config, H200)
+    assert launch.grid[0] <= H200.multiprocessors
+    check_walks(problem, steps_of(problem, config, launch.grid[0]))
 
 
 def test_small_batches_are_split_among_clusters():

@@ -261,14 +261,16 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
     if layout.order == rows.TILED:
         between = 0.0  # blocks side by side read each other's columns
     else:
-        own = config.tile_rows / layout.warpgroups if layout.order == rows.RESIDENT else config.tile_rows
-        steps = (own + 2) / (4 if layout.order == rows.RESIDENT else layout.rows)  # in the last some warps have no row
+        own = config.tile_rows / layout.warpgroups if layout.resident else config.tile_rows
+        steps = (own + 2) / (4 if layout.resident else layout.rows)  # in the last some warps have no row
+        if layout.order == rows.STRIPS:
+            steps = own / 4 + rows.LAST_ROWS
         between = _walks_between(problem, config, min(blocks, device.multiprocessors))
     processors = resident_blocks(device.multiprocessors, split)
     return warpgroups.WarpgroupForm(
         kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", split=split, steps=steps,
         turns=blocks * layout.warpgroups * steps * split, together=layout.warpgroups * steps,
-        processors=processors, waves=-(-blocks * split // processors), resident=layout.order == rows.RESIDENT,
+        processors=processors, waves=-(-blocks * split // processors), resident=layout.resident,
         loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
         lookups=ROW_LOOKUPS * problem.C if config.defines["X_SHARED"] else 0.0,
         again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),

@@ -10,34 +10,40 @@
 //
 // The warpgroups of a block walk down one range of rows, each below the one before; a producer warp streams the weights, chunk by chunk.
 // Two chunks of hidden channels are in flight: between a chunk's barrier and its convolution, while the neighbours' rows come from shared memory, a
-// warp activates the next chunk and hands it on; the expansion of the chunk after that runs under the gathering, or under the next barrier.
-// With two warpgroups the registers hold the convolution of all four groups of a chunk, with three of two of them.
+// warp activates the next chunk (with two warpgroups its last group behind the convolution) and hands it on; the expansion of the chunk after that
+// runs under the gathering, or under the next barrier. With two warpgroups the registers hold the convolution of all four groups of a chunk, the first
+// two of which are gathered under that of the others, with three of two of them; with two, x of the next step comes through shared memory, each
+// lane's own, asked for half a step early.
 //
-// Conditions: C a multiple of 32, 8 to 16 chunks of 32 hidden channels, an even number of them; N*H*W < 2^31.
-// Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, SLOTS (of the ring of weights), SHARED_BYTES.
+// All rings come round with the chunks of a step, or with the segments of a step's (FAR), so that their slots and phases are known to the compiler.
+// Of the ring of weights an item is We of chunk n + 2 and the rest of chunk n: what is expanded under the gathering of chunk n lies beside what that
+// chunk is convolved and projected with, comes with it and is left with it.
+//
+// Conditions: C a multiple of 32, 8, 12 or 16 chunks of 32 hidden channels; N*H*W < 2^31.
+// Constants: KERNEL_NAME, CHANNELS, EXPANSION, WARPGROUPS, X_SHARED (x of the next step through shared memory), SHARED_BYTES.
 #include "hopper.cuh"
 #include "mbconv_strips.cuh"
 #include "specialisation.h"
 
 namespace chain {
-constexpr int C = CHANNELS, HID = EXPANSION * C, HC = 32, NCH = HID / HC, NP = HC / 16, GROUPS = HC / 8, NWG = WARPGROUPS, NS = SLOTS;
+constexpr int C = CHANNELS, HID = EXPANSION * C, HC = 32, NCH = HID / HC, NP = HC / 16, GROUPS = HC / 8, NWG = WARPGROUPS, NS = 4;
 constexpr int CONSUMERS = 128 * NWG, STEP = 4 * NWG;                                 // rows of h at once
 constexpr int WEB = C * HC * 2, PAIR = 2688, BIAS = HC * 32, MID = BIAS + NP * PAIR;
 constexpr int ITEM = 2 * WEB + MID;                                                  // one chunk's We | bias as 16 more rows of We | filters | Wp
 constexpr int ROW = HC * 32;                                                         // bytes of one row's chunk of h
-// rows handed on: two within the step (double-buffered), two per chunk that the rows below read at once or a step later
-constexpr int NEAR = NS + 1, FAR = NCH + NS + 1, EXCHANGE = NWG * 4 * ROW + ((NWG - 1) * NEAR + FAR) * 2 * ROW;
-constexpr int OFF_RING = 0, OFF_EX = OFF_RING + NS * ITEM, OFF_ZERO = OFF_EX + EXCHANGE, OFF_B1 = OFF_ZERO + ROW;
+// entries of two rows: within a warpgroup, and to the one below, NEAR chunks; from the last to the first, a step later, FAR
+constexpr int NEAR = NCH % 8 == 0 ? 8 : 6, FAR = NCH + NEAR, SEGMENTS = NCH / NEAR, EXCHANGE = ((2 * NWG - 1) * NEAR + FAR) * 2 * ROW;
+constexpr int OFF_RING = 0, OFF_EX = OFF_RING + NS * ITEM, OFF_ZERO = OFF_EX + EXCHANGE, OFF_X = OFF_ZERO + ROW, OFF_B1 = OFF_X + (X_SHARED ? CONSUMERS * C : 0);
 constexpr int OFF_BP = OFF_B1 + HID * 2, OFF_BAR = OFF_BP + C * 2;
 constexpr int BIASES = OFF_BAR - OFF_B1;
-constexpr int SMEM = OFF_BAR + 8 * (2 * NS + NWG * NEAR);
+constexpr int SMEM = OFF_BAR + 8 * (2 * NS + (NWG - 1) * NEAR);
 static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays out");
-static_assert(HID % HC == 0 && C % 32 == 0 && ITEM % 16 == 0 && NCH % 2 == 0 && NCH >= NWG + 4 && NS >= 6, "whole chunks, two in flight");
-static_assert((NWG - 1) * C * 64 <= NWG * 4 * ROW, "where sums of the last row pass");
+static_assert(HID % HC == 0 && C % 32 == 0 && ITEM % 16 == 0 && NCH % 4 == 0 && NCH % NEAR == 0 && NCH >= NWG + 4, "whole chunks, two in flight");
+static_assert((NWG - 1) * C * 64 <= NWG * NEAR * 2 * ROW, "where sums of the last row pass");
 constexpr int AT_ONCE = NWG == 2 ? GROUPS : 2;                                       // groups whose convolutions the registers hold
 constexpr bool TOGETHER = AT_ONCE == GROUPS;
+constexpr int BEFORE = TOGETHER ? 3 : GROUPS;                                        // groups of the next chunk that are activated before a chunk's convolution
 
-using Ring = Position<NS>;
 __device__ __forceinline__ void zero_if(bool which, uint32_t (&v)[4], uint32_t zeros) {        // by a load: an instruction to skip, not four
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %5, 0;\n@p ld.shared.v4.b32 {%0,%1,%2,%3}, [%4]; }"
                : "+r"(v[0]), "+r"(v[1]), "+r"(v[2]), "+r"(v[3]) : "r"(zeros), "r"((int)which) : "memory");
@@ -76,14 +82,21 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   if (wg == NWG) {  // --------------------------------------------------------------------------- producer
     fewer_registers<24>();
     if (warp == 0 && lane == 0) {
-      Ring r = {0, 1};
-      int j = 0;
-      for (int n = steps * NCH + (tail ? NCH : 2); n > 0; --n, r.next()) {
-        const uint32_t bar = full + 8 * r.slot;
-        mbar_wait(empty + 8 * r.slot, r.phase);
-        mbar_expect(bar, ITEM);
-        bulk_load(sm + OFF_RING + r.slot * ITEM, stream + j * ITEM, ITEM, bar);
-        if (++j == NCH) j = 0;
+      const int whole = steps * NCH;
+      int j = 0, ahead = 0;                                                          // chunks
+      for (int n = -2; n < whole + (tail ? NCH : 0); ++n) {                          // We of chunk n + 2, the rest of chunk n
+        const int slot = n & 3;
+        const uint32_t bar = full + 8 * slot, use = (n >> 2) + (slot >= 2);
+        mbar_wait(empty + 8 * slot, use & 1 ^ 1);
+        mbar_expect(bar, (n < whole ? WEB + BIAS : 0) + (n >= 0 ? ITEM - WEB - BIAS : 0));
+        if (n < whole) {
+          bulk_load(sm + OFF_RING + slot * ITEM, stream + ahead * ITEM, WEB + BIAS, bar);
+          if (++ahead == NCH) ahead = 0;
+        }
+        if (n >= 0) {
+          bulk_load(sm + OFF_RING + slot * ITEM + WEB + BIAS, stream + j * ITEM + WEB + BIAS, ITEM - WEB - BIAS, bar);
+          if (++j == NCH) j = 0;
+        }
       }
     }
   } else {  // -------------------------------------------------------------------------------------------- consumers
@@ -108,31 +121,26 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
 
     // ---- where rows are handed on
     const uint32_t ex = sm + OFF_EX;
-    const uint32_t pairs = ex + wg * 4 * ROW;                                        // rows 0, 1 of the warpgroup, two buffers
-    const uint32_t kept = ex + NWG * 4 * ROW;                                        // rows 2, 3 of every warpgroup, a ring each
-    const int depth = wg < NWG - 1 ? NEAR : FAR, up_wg = wg == 0 ? NWG - 1 : wg - 1;
-    const int up_depth = up_wg < NWG - 1 ? NEAR : FAR;
+    const uint32_t kept = ex + NWG * NEAR * 2 * ROW, far = kept + (NWG - 1) * NEAR * 2 * ROW;
     const bool later = wg == 0;                                                      // the rows above are those of the step before
-    const uint32_t own_base = kept + wg * NEAR * 2 * ROW, up_base = kept + up_wg * NEAR * 2 * ROW;
-    int own = 0, upper = later ? up_depth - NCH : 0;                                 // slots in the two rings
-    uint32_t up_phase = 0;
-
     uint64_t de, dw, dp;
-    auto address = [&] {                                                             // anew for each chunk, or the compiler keeps all that follow from them
-      const uint32_t ring = __shfl_sync(~0u, sm + OFF_RING >> 4, 0);
-      de = (uint64_t)ring | make_desc(0, HC / 8 * 128, 128);
-      dw = (uint64_t)(ring + (WEB + BIAS >> 4)) | make_desc(0, 384, 128);
-      dp = (uint64_t)(ring + (WEB + MID >> 4)) | make_desc(0, C / 8 * 128, 128);
+    uint32_t nothing = 0;                                                            // unknown to the compiler: descriptors stay sums of 64 bits, an instruction each
+    auto address = [&](int slot) {                                                   // of an item
+      const uint64_t off = (long long)(int)(slot * (ITEM >> 4) + nothing);
+      de = (uint64_t)(sm + OFF_RING >> 4) + make_desc(0, HC / 8 * 128, 128) + off;
+      dw = (uint64_t)(sm + OFF_RING + WEB + BIAS >> 4) + make_desc(0, 384, 128) + off;
+      dp = (uint64_t)(sm + OFF_RING + WEB + MID >> 4) + make_desc(0, C / 8 * 128, 128) + off;
+      nothing += N >> 31;
     };
     const uint32_t b1 = sm + OFF_B1 + q * (HC / 8 * 4);
     uint32_t xf[C / 16][4];
     uint32_t one[4] = {0, 0, 0, 0};                                                  // A operand of the bias: 1 for pixels in the image
-    auto arrange_x = [&](Raw& raw) {                                                 // as loaded -> A operands
-      const Inside inside(here, ok, W, lx);
+    auto arrange_x = [&](Raw& raw, bool copied) {                                    // as loaded -> A operands; copied: with zeros outside of the image
+      Inside inside(here, ok, W, lx);
       inside.ones(one, q);
+      if (copied) inside.first = inside.second = ~0u;
       inside.arrange(xf, raw);
     };
-    auto offset = [&](int slot) { return (uint64_t)(slot * (ITEM >> 4)); };
     using Residual = Identity<C, C / 32>;
     auto identity = [&](Residual& to, int back) {                                    // of the row of y so many rows above this warp's row of h
       Row r = here;
@@ -149,28 +157,56 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         id.put(y, o, m0, sm + OFF_BP + q * 16);
       }
     };
+    const uint32_t xs = sm + OFF_X + (4 * wg + warp) * (C * 32) + lane * 16;         // X_SHARED: what this lane copies is what it reads
+    auto copy_x = [&] {                                                              // of the next step
+      const bool in0 = ok && (unsigned)(here.left + lx) < (unsigned)W, in1 = ok && (unsigned)(here.left + lx + 1) < (unsigned)W;
+      const unsigned char* p0 = (in0 ? x + (long)(here.pixel + lx) * (C * 2) : x) + q * 16;
+      const unsigned char* p1 = (in1 ? x + (long)(here.pixel + lx + 1) * (C * 2) : x) + q * 16;
+#pragma unroll
+      for (int m = 0; m < C / 32; ++m) {
+        cp_async16(xs + 2 * m * 512, p0 + m * 64, in0);
+        cp_async16(xs + (2 * m + 1) * 512, p1 + m * 64, in1);
+      }
+      cp_async_commit();
+    };
+    auto fetch_x = [&](Raw& raw) {
+      if (!X_SHARED) return load_x(raw);
+      cp_async_wait<0>();
+#pragma unroll
+      for (int m = 0; m < C / 16; ++m) raw[m] = lds128(xs + m * 512);
+    };
     // Two chunks in flight: while the tensor cores convolve chunk n, the warps activate chunk n + 1, whose expansion ran under the gathering of
     // chunk n - 1; the rows of h are in shared memory long before the barrier that the next convolution waits for.
     uint32_t h[2][NP][4];
     float s[HC / 2];
-    Ring ahead = {0, 0};                                                             // of the chunk that is expanded
-    int now = 0, behind = NS - 2;                                                    // slots of this chunk, of the one before the last
     bool cut;                                                                        // row of h below the output row is outside
     // where this warp's row goes, and where the rows above it are: lanes' own addresses, or the compiler branches
     const int w = tid >> 5 & 3;                                                      // `warp`, but not known to be uniform
-    const uint32_t to = (w < 2 ? pairs + w * ROW : own_base + (w - 2) * ROW) + lane * 8;
-    const uint32_t from0 = (w < 2 ? up_base + w * ROW : pairs + (w - 2) * ROW) + lane * 8;
-    const uint32_t from1 = (w == 0 ? up_base + ROW : w < 3 ? pairs + (w - 1) * ROW : own_base) + lane * 8;
-    auto activate = [&](uint32_t (&h)[NP][4], int parity) {                          // to its neighbours, and as A operand
-      const uint32_t st = to + (w < 2 ? parity : own) * 2 * ROW;
+    constexpr uint32_t STRIDE = 2 * ROW, SEGMENT = NEAR * STRIDE;
+    int turn = 0;                                                                    // steps, modulo the FAR ring's SEGMENTS + 1
+    const bool far_to = w >= 2 && wg == NWG - 1, far0 = w < 2 && later, far1 = w == 0 ? later : w == 3 && wg == NWG - 1;
+    uint32_t to[SEGMENTS], from0[SEGMENTS], from1[SEGMENTS];
+    {
+      const uint32_t pairs = ex + wg * NEAR * STRIDE + lane * 8, own = (wg == NWG - 1 ? far : kept + wg * NEAR * STRIDE) + lane * 8;
+      const uint32_t up = (later ? far : kept + (wg - 1) * NEAR * STRIDE) + lane * 8;
 #pragma unroll
-      for (int g = 0; g < GROUPS; ++g) {
+      for (int k = 0; k < SEGMENTS; ++k) {
+        to[k] = (w < 2 ? pairs + w * ROW : own + (w - 2) * ROW) + (far_to ? k * SEGMENT : 0);
+        from0[k] = (w < 2 ? up + w * ROW : pairs + (w - 2) * ROW) + (far0 ? (k + 1) * SEGMENT : 0);
+        from1[k] = (w == 0 ? up + ROW : w < 3 ? pairs + (w - 1) * ROW : own) + (far1 ? (w == 0 ? k + 1 : k) * SEGMENT : 0);
+      }
+    }
+    auto activate = [&](uint32_t (&h)[NP][4], int chunk, int from, int until) {     // groups of it, to its neighbours and as A operand
+      const uint32_t st = to[chunk / NEAR] + chunk % NEAR * STRIDE;
+#pragma unroll
+      for (int g = from; g < until; ++g) {
         const uint32_t lo = silu_packed(pack2(s[4 * g], s[4 * g + 1])), hi = silu_packed(pack2(s[4 * g + 2], s[4 * g + 3]));
         h[g >> 1][(g & 1) * 2] = lo;
         h[g >> 1][(g & 1) * 2 + 1] = hi;
         sts64(st + g * 256, lo, hi);
       }
-      if (warp >= 2 && wg < NWG - 1) mbar_arrive(handed + 8 * (wg * NEAR + own));    // every lane for what it wrote
+      if (until < GROUPS) return;
+      if (warp >= 2 && wg < NWG - 1) mbar_arrive(handed + 8 * (wg * NEAR + chunk % NEAR));    // every lane for what it wrote
 #pragma unroll
       for (int p = 0; p < NP; ++p) zero_if(cut, h[p], sm + OFF_ZERO + lane * 16);
     };
@@ -181,25 +217,24 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       Wgmma<HC>::rs(s, one, d + (WEB >> 4), 1);
       wgmma_commit();
     };
-    auto expand_ahead = [&] {
-      mbar_wait(full + 8 * ahead.slot, ahead.phase);
-      expand(de + offset(ahead.slot));
-      ahead.next();
-    };
     if (steps > 0) {                                                                 // always; without it the compiler reads the thread's index again and again
       Raw raw;
       load_x(raw);
       cp_async_wait<0>();
       bar_sync(8, CONSUMERS);                                                        // biases and zeros are there
-      arrange_x(raw);
+      arrange_x(raw, false);
       cut = here.y == 0;
-      address();
-      expand_ahead();
+      address(2);
+      mbar_wait(full + 8 * 2, 0);
+      expand(de);
       wgmma_wait<0>();
-      activate(h[0], 0);
-      expand_ahead();
+      activate(h[0], 0, 0, GROUPS);
+      mbar_wait(full + 8 * 3, 0);
+      address(3);
+      expand(de);
       wgmma_wait<0>();
     }
+    if (!TOGETHER) mbar_wait(full, 0);
     for (int t = 0; t < steps; ++t) {
       const bool top = H == 1 || here.y == 1;                                        // row of h above the output row is outside
       float o[C / 2];
@@ -208,15 +243,19 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       for (int j = 0; j < NCH; ++j) {
         const int odd = j & 1;
         const bool load = j == NCH - 2, end = j == NCH - 1;
-        address();
-        if (NCH % NS == 0) { now = j % NS; ahead.slot = (j + 2) % NS; behind = (j + NS - 2) % NS; }  // known to the compiler
-        const uint32_t f0 = top ? sm + OFF_ZERO + lane * 8 : from0 + (w < 2 ? upper : odd) * 2 * ROW;
-        const uint32_t f1 = from1 + (w == 0 ? upper : w < 3 ? odd : own) * 2 * ROW;
+        const int slot = j & 3;
+        address(slot);
+        const uint32_t f0 = top ? sm + OFF_ZERO + lane * 8 : from0[j / NEAR] + j % NEAR * STRIDE;
+        const uint32_t f1 = from1[j / NEAR] + j % NEAR * STRIDE;
         bar_sync(1 + wg, 128);
-        if (!later && warp < 2) mbar_wait(handed + 8 * (up_wg * NEAR + upper), up_phase);
-        if ((tid & 127) == 0 && (j > 1 || t > 0)) mbar_arrive(empty + 8 * behind);    // what all four warps have left
-        if (++own == depth) own = 0;
-        if (++upper == up_depth) { upper = 0; up_phase ^= 1; }
+        if (!later && warp < 2) mbar_wait(handed + 8 * ((wg - 1) * NEAR + j % NEAR), (j / NEAR + (SEGMENTS % 2 ? t : 0)) & 1);
+        if ((tid & 127) == 0) mbar_arrive(empty + 8 * (slot ^ 2));                   // what all four warps have left: of two chunks before
+        auto await = [&](int next, int step) {                                       // the item of this chunk, or of the next one
+          constexpr bool BY_STEP = NCH / NS % 2;
+          const int slot = next & 3;
+          mbar_wait(full + 8 * slot, (next % NCH / NS + (slot >= 2) + (BY_STEP ? step : 0)) & 1);
+        };
+        if (TOGETHER) await(j, t);
         // ---- the next chunk's h, while the operands of this chunk's convolution come
         Partial e[AT_ONCE];
         uint32_t f[AT_ONCE][4], g[NP][4], b[GROUPS];
@@ -226,7 +265,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         };
         auto fetch_bias = [&](int p) { lds64(b[2 * p], b[2 * p + 1], b1 + j * (HC * 2) + p * 8); };
         auto product = [&](int i) {
-          const uint64_t d = dw + offset(now) + (i >> 1) * (PAIR >> 4);
+          const uint64_t d = dw + (i >> 1) * (PAIR >> 4);
           Wgmma<24>::rs(e[i % AT_ONCE], f[i % AT_ONCE], d + ((i & 1) * 768 >> 4), 0);
           Wgmma<24>::rs(e[i % AT_ONCE], h[odd][i >> 1], d + (1536 + (i & 1) * 384 >> 4), 1);
         };
@@ -235,11 +274,14 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           product(i);
           wgmma_commit();
         };
-        auto project = [&](int p) { Wgmma<C>::rs(o, g[p], dp + offset(now) + p * (C * 32 >> 4), (j > 0) | (p > 0)); };
+        auto project = [&](int p) { Wgmma<C>::rs(o, g[p], dp + p * (C * 32 >> 4), (j > 0) | (p > 0)); };
         auto walk_on = [&] {
           if (j == NCH / 2) {
             advance();
-            if (t + 1 < steps) prefetch_row<C>(x, here, ok, W, lx, q);
+            if (t + 1 < steps) {
+              if (X_SHARED) copy_x();
+              else prefetch_row<C>(x, here, ok, W, lx, q);
+            }
           }
         };
         Raw raw;
@@ -248,23 +290,44 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         if (end) cut = here.y == 0;                                                  // of the chunk that is activated now
         if (TOGETHER) wgmma_wait<1>();                                               // its expansion is complete
         else wgmma_wait<0>();
-        if (TOGETHER && load) load_x(raw);                                           // of the next step, into registers that the expansion has left
-        activate(h[!odd], !odd);
+        if (TOGETHER && load) fetch_x(raw);                                          // of the next step, into registers that the expansion has left
+        if (end) {
+          // the segment before, or the last one: of what is written; of what is read of the step before, what was written now
+#pragma unroll
+          for (int k = 0; k < SEGMENTS; ++k) {
+            const int now = (k - turn + SEGMENTS + 1) % (SEGMENTS + 1);
+            const uint32_t back = now > 0 ? 0u - SEGMENT : SEGMENTS * SEGMENT;       // to the next step's
+            const int before = (now + 1) % (SEGMENTS + 1);                           // of the step before
+            const uint32_t read = before > 0 ? 0u - SEGMENT : SEGMENTS * SEGMENT;
+            to[k] += far_to ? back : 0;
+            from0[k] += far0 ? read : 0;
+            from1[k] += far1 ? (w == 0 ? read : back) : 0;
+          }
+          turn = turn == SEGMENTS ? 0 : turn + 1;
+        }
+        activate(h[!odd], (j + 1) % NCH, 0, BEFORE);
         // ---- convolution, gathering and projection; the expansion of the chunk after the next
         if (TOGETHER) {
           wgmma_fence();
 #pragma unroll
-          for (int i = 0; i < GROUPS; ++i) product(i);
-          wgmma_commit();
+          for (int i = 0; i < GROUPS; ++i) {
+            product(i);
+            if (i & 1) wgmma_commit();
+          }
           walk_on();
+          if (BEFORE < GROUPS) activate(h[!odd], (j + 1) % NCH, BEFORE, GROUPS);
           fetch_bias(0);
           fetch_bias(1);
+          auto gather = [&](int i) { combine(g[i >> 1][2 * (i & 1)], g[i >> 1][2 * (i & 1) + 1], e[i], b[i], silu_packed); };
+          wgmma_wait<1>();
+          gather(0);
+          gather(1);
           wgmma_wait<0>();
-          if (load) arrange_x(raw);
+          if (load) arrange_x(raw, X_SHARED);
           if (end) identity(id, STEP + 1);
-          expand_ahead();                                                            // from here on the compiler mixes the gathering into it
-#pragma unroll
-          for (int i = 0; i < GROUPS; ++i) combine(g[i >> 1][2 * (i & 1)], g[i >> 1][2 * (i & 1) + 1], e[i], b[i], silu_packed);
+          expand(de);                                                                // from here on the compiler mixes the gathering into it
+          gather(2);
+          gather(3);
           wgmma_fence();
 #pragma unroll
           for (int p = 0; p < NP; ++p) project(p);
@@ -274,8 +337,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           begin(0);
           begin(1);
           walk_on();
-          if (load) load_x(raw);
+          if (load) fetch_x(raw);
           fetch_bias(0);
+          if (j < NCH - 1 || t + 1 < steps || tail) await(j + 1, j == NCH - 1 ? t + 1 : t);
           wgmma_wait<1>();
           fetch(2);
           c[0].take(e[0], b[0]);
@@ -300,57 +364,52 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           wgmma_fence();
           project(1);
           wgmma_commit();
-          if (load) arrange_x(raw);
-          expand_ahead();
+          if (load) arrange_x(raw, X_SHARED);
+          expand(de);
         }
-        now = now + 1 == NS ? 0 : now + 1;
-        behind = behind + 1 == NS ? 0 : behind + 1;
       }
       put(o, id);
     }
     // ---- the last row of a strip: two rows of h that are there, and none below. The warpgroups take the chunks in turn and add up their sums
     if (tail) {
       float o[C / 2];
-      const uint32_t above_end = kept + (NWG - 1) * NEAR * 2 * ROW;
-      int at = (steps - 1) * NCH % FAR;                                              // where the last step's rows are
+      const int last_turn = (steps - 1) % (SEGMENTS + 1);
       uint32_t f[GROUPS][4];
       auto fetch = [&](int j) {
-        const int slot = at + j >= FAR ? at + j - FAR : at + j;
-        const uint32_t f1 = above_end + (slot * 2 + 1) * ROW + lane * 8, f0 = H == 1 ? sm + OFF_ZERO + lane * 8 : f1 - ROW;
+        const int segment = (j / NEAR - last_turn + SEGMENTS + 1) % (SEGMENTS + 1);
+        const uint32_t f1 = far + segment * SEGMENT + (j % NEAR * 2 + 1) * ROW + lane_index() * 8;
+        const uint32_t f0 = H == 1 ? sm + OFF_ZERO + lane_index() * 8 : f1 - ROW;
 #pragma unroll
         for (int i = 0; i < GROUPS; ++i) {
           lds64(f[i][0], f[i][1], f0 + i * 256);
           lds64(f[i][2], f[i][3], f1 + i * 256);
         }
       };
-      Ring r = {now, ahead.slot < now ? ahead.phase ^ 1 : ahead.phase};               // of chunk j
+      auto parity = [&](int j) { return ((j >> 2) + ((j & 3) >= 2) + (NCH / 4 % 2 ? steps : 0)) & 1; };
       // chunk j's weights come after every warpgroup has handed on chunk NCH + j - 4 of the last step: its chunk j + NWG may be read by then
       bar_sync(1 + wg, 128);
       if ((tid & 127) == 0) {                                                        // the slots of the last step's last two chunks
-        mbar_arrive(empty + 8 * behind);
-        mbar_arrive(empty + 8 * (now == 0 ? NS - 1 : now - 1));
+        mbar_arrive(empty + 8 * 2);
+        mbar_arrive(empty + 8 * 3);
       }
       fetch(wg);
       int left = 0;                                                                  // chunks whose slots this warpgroup has left
-      Ring leaving = r;
       auto leave_before = [&](int j) {
         if ((tid & 127) == 0)
-          for (; left < j; ++left, leaving.next()) {
-            mbar_wait(full + 8 * leaving.slot, leaving.phase);
-            mbar_arrive(empty + 8 * leaving.slot);
+          for (; left < j; ++left) {
+            mbar_wait(full + 8 * (left & 3), parity(left));
+            mbar_arrive(empty + 8 * (left & 3));
           }
       };
-      r.next(wg);
 #pragma unroll 1
       for (int j = wg; j < NCH; j += NWG) {
-        address();
-        mbar_wait(full + 8 * r.slot, r.phase);
-        const uint64_t slot = offset(r.slot);
+        address(j & 3);
+        mbar_wait(full + 8 * (j & 3), parity(j));
         uint32_t g[2][4];
         Partial e[GROUPS];
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < GROUPS; ++i) Wgmma<24>::rs(e[i], f[i], dw + slot + ((i >> 1) * PAIR + (i & 1) * 768 >> 4), 0);
+        for (int i = 0; i < GROUPS; ++i) Wgmma<24>::rs(e[i], f[i], dw + ((i >> 1) * PAIR + (i & 1) * 768 >> 4), 0);
         wgmma_commit();
         const uint4 v = lds128(b1 + j * (HC * 2));
         const uint32_t b[4] = {v.x, v.y, v.z, v.w};
@@ -362,13 +421,12 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         for (int i = 0; i < GROUPS; ++i) combine(g[i >> 1][2 * (i & 1)], g[i >> 1][2 * (i & 1) + 1], e[i], b[i], silu_packed);
         wgmma_fence();
 #pragma unroll
-        for (int p = 0; p < NP; ++p) Wgmma<C>::rs(o, g[p], dp + slot + p * (C * 32 >> 4), (j >= NWG) | (p > 0));
+        for (int p = 0; p < NP; ++p) Wgmma<C>::rs(o, g[p], dp + p * (C * 32 >> 4), (j >= NWG) | (p > 0));
         wgmma_commit();
-        r.next(NWG);
       }
       wgmma_wait<0>();
       leave_before(NCH - NS);                                                        // the producer waits for no more
-      const uint32_t sums = ex + lane * 16;
+      const uint32_t sums = ex + lane_index() * 16;
       if (wg > 0 && warp == 0)
 #pragma unroll
         for (int i = 0; i < C / 8; ++i) sts128(sums + ((wg - 1) * (C / 8) + i) * 512, o + 4 * i);

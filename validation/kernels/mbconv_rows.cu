@@ -25,6 +25,8 @@
 //   ORDER 1  weights streamed chunk by chunk by a producer warp; the warpgroups walk one range, each below the one before
 //   ORDER 2  weights streamed; tiles of 4*WARPGROUPS rows whose first and last only serve their neighbours (no rows are kept,
 //            x lies in shared memory: for channel counts where the other orders do not fit)
+//   ORDER 3  weights resident; every warpgroup walks down a strip of its own, whose rows are a multiple of 4. The last row, which has
+//            no row of h below it, needs no step: the block's warpgroups convolve and project those of their strips together in the end
 // SPLIT > 1, for small batches: a cluster of so many blocks shares the rows, each with a part of the hidden channels, and adds up
 // the partial sums through distributed shared memory.
 //
@@ -40,10 +42,12 @@ constexpr int C = CHANNELS, HID = EXPANSION * C, HC = CHUNK, NCH = HID / HC / SP
 // OVERLAP within a warpgroup
 constexpr bool PAIR_AHEAD = OVERLAP == 1;                                            // a pair of groups is convolved under the gathering of the pair before
 constexpr bool PAIRS_TOGETHER = OVERLAP == 2;                                        // a chunk's two pairs are convolved at once
-constexpr bool GROUP_AHEAD = OVERLAP == 3;                                           // as PAIR_AHEAD, by group; the next step's first expansion under bias and residual
+// as PAIR_AHEAD, by group; two groups' rows are handed on before the other two are activated; the next step's first expansion under bias and residual
+constexpr bool GROUP_AHEAD = OVERLAP == 3;
 constexpr bool LATER = X_SHARED && !GROUP_AHEAD;                                           // x is waited for at the beginning of its step
 constexpr int AHEAD = PAIR_AHEAD || PAIRS_TOGETHER, XB = C >= 256 ? 4 : C / 16, DEEP = C / 16 > XB ? 2 : 1;
-constexpr bool ALONE = ORDER == 0, TILED = ORDER == 2, STREAMED = ORDER != 0;
+constexpr bool STRIPS = ORDER == 3, ALONE = ORDER == 0 || STRIPS, TILED = ORDER == 2, STREAMED = !ALONE;
+constexpr bool UNROLLED = ALONE && UNROLL == HID / CHUNK / SPLIT;                      // entries of the rings of rows are known a step ahead
 constexpr int CONSUMERS = 128 * NWG, RT = 4 * NWG;
 constexpr int WEB = C * HC * 2, PAIR = 2688, BIAS = HC * 32, MID = BIAS + NP * PAIR;
 constexpr int ITEM = 2 * WEB + MID;                                                  // one chunk's We | bias as 16 more rows of We | filters | Wp
@@ -62,6 +66,9 @@ static_assert(SMEM == SHARED_BYTES, "the launch reserves what the kernel lays ou
 static_assert(NS == NCH || STREAMED, "resident weights have a slot each");
 static_assert(!(PAIRS_TOGETHER || GROUP_AHEAD) || (NP == 2 && !QUARTERS), "a chunk of two pairs of groups");
 static_assert(!GROUP_AHEAD || SPLIT == 1, "the sums of a cluster pass through where the weights are");
+static_assert(!STRIPS || (GROUP_AHEAD && NWG == 4 && NCH % NWG == 0), "a warp for each strip's last row, the chunks shared by the warpgroups");
+static_assert((NWG - 1) * C * 256 <= EXCHANGE || !STRIPS, "where sums of last rows pass");
+static_assert(SPLIT == 1 || C * CONSUMERS * 2 <= OFF_B1, "where the sums of a cluster pass");
 static_assert(HID % (HC * SPLIT) == 0 && (C / 32) % SPLIT == 0 && C % 32 == 0 && ITEM % 16 == 0, "whole chunks");
 
 using Ring = Position<NS>;
@@ -101,7 +108,7 @@ extern "C" __global__ void
 #if SPLIT > 1
 __cluster_dims__(SPLIT, 1, 1)
 #endif
-__launch_bounds__(ORDER == 0 ? 128 * WARPGROUPS : 128 * WARPGROUPS + 128, 1)
+__launch_bounds__(ORDER == 0 || ORDER == 3 ? 128 * WARPGROUPS : 128 * WARPGROUPS + 128, 1)
 KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, const unsigned char* __restrict__ stream,
             const uint4* __restrict__ biases, int N, int H, int W, int block_rows, int total, uint32_t reciprocal_rows, uint32_t reciprocal_strips) {
   using namespace rows;
@@ -120,7 +127,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
   const int first = block * block_rows, last = min(first + block_rows, total);
   const int above = first % H != 0;
   constexpr int STEP = ALONE ? 4 : RT;
-  const int steps = TILED ? (N * strips * down - block + blocks - 1) / blocks
+  const int steps = STRIPS ? H / 4 : TILED ? (N * strips * down - block + blocks - 1) / blocks
                     : ALONE && SPLIT > 1 ? NWG                                       // one each: all of them meet in reduce
                           : (last - first + above + 1 + (ALONE ? 2 * (NWG - 1) : 0) + STEP - 1) / STEP;
 
@@ -158,7 +165,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       }
     }
   } else {  // -------------------------------------------------------------------------------------------- consumers
-#if ORDER != 0
+#if ORDER != 0 && ORDER != 3
     more_registers<WARPGROUPS == 3 ? 160 : 240>();
 #endif
     if (!STREAMED && tid == 0)
@@ -173,7 +180,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     // ---- this warpgroup's steps and first row (ALONE: a part of the block's range)
     int s0, mine = steps;
     int out_first = first, out_last = last;
-    if (ALONE) {
+    if (STRIPS) {
+      s0 = (block * NWG + wg) * H;
+    } else if (ALONE) {
       const int each = steps / NWG, more = steps % NWG;
       mine = each + (wg < more);
       s0 = first - above + 4 * (wg * each + min(wg, more)) - 2 * wg;
@@ -199,6 +208,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
     };
     auto advance = [&](int t) {                                                      // to step t, from the one before
       if (TILED) return enter(t);
+      if (STRIPS) {                                                                  // never into another strip; `ok` stays
+        here.y += STEP;
+        here.pixel += STEP * W;
+        return;
+      }
       here.advance(STEP, H, W);
       row += STEP;
       ok = row < total;
@@ -292,9 +306,9 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       Row r = here;
       bool put = out;
       if (!TILED) {
-        put = row - back >= out_first && row - back < out_last;
+        put = STRIPS ? ok && (unsigned)(here.y - back) < (unsigned)H : row - back >= out_first && row - back < out_last;
         r.pixel -= back * W;
-        if (put && r.y < back) r = locate(row - back, by_strips, by_rows, W);          // in another strip
+        if (!STRIPS && put && r.y < back) r = locate(row - back, by_strips, by_rows, W);          // in another strip
       }
       to.of(x, r, put, W, lx, q, rank * OUT);
     };
@@ -329,9 +343,19 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       Raw raw;
       bool cut, top;                                                                 // row of h below the output row, or above it, is outside
       if (TILED) enter(t);
-      cut = TILED ? here.y == H - 1 : here.y == 0;                                   // TILED: of the third row, F[1]
+      cut = TILED ? here.y == H - 1 : !STRIPS && here.y == 0;                        // TILED: of the third row, F[1]
       top = TILED ? here.y == 0 : (H == 1 || here.y == 1);                           // output row 0
       if (LATER) arrange_x(raw);
+      uint32_t entry[NCH + 2];                                                       // UNROLLED: of the ring, from this step's first on
+      if (UNROLLED) {
+        int at = own;
+#pragma unroll
+        for (int i = 0; i < NCH + 2; ++i) {
+          entry[i] = own_base + at * 2 * ROW;
+          if (++at == NEAR) at = 0;
+        }
+        own = own + NCH >= NEAR ? own + NCH - NEAR : own + NCH;
+      }
       float o[C / 2], s_anew[HC / 2];
       float (&s)[HC / 2] = GROUP_AHEAD ? s_kept : s_anew;
 #pragma unroll 1
@@ -363,15 +387,35 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         // ---- h: to its neighbours, and as A operand
         uint32_t st;
         if (TILED) st = ex + (odd * RT + 4 * wg + warp) * ROW;
-        else st = warp < 2 ? pairs + (odd * 2 + warp) * ROW : own_base + (own * 2 + warp - 2) * ROW;
+        else st = warp < 2 ? pairs + (odd * 2 + warp) * ROW : (UNROLLED ? entry[j] : own_base + own * 2 * ROW) + (warp - 2) * ROW;
         st += lane * 8;
+        auto activate = [&](int from, int until) {
 #pragma unroll
-        for (int g = 0; g < HC / 8; ++g) {
-          const uint32_t lo = silu_packed(pack2(s[4 * g], s[4 * g + 1])), hi = silu_packed(pack2(s[4 * g + 2], s[4 * g + 3]));
-          h[g >> 1][(g & 1) * 2] = lo;
-          h[g >> 1][(g & 1) * 2 + 1] = hi;
-          sts64(st + g * 256, lo, hi);
-        }
+          for (int g = from; g < until; ++g) {
+            const uint32_t lo = silu_packed(pack2(s[4 * g], s[4 * g + 1])), hi = silu_packed(pack2(s[4 * g + 2], s[4 * g + 3]));
+            h[g >> 1][(g & 1) * 2] = lo;
+            h[g >> 1][(g & 1) * 2 + 1] = hi;
+            sts64(st + g * 256, lo, hi);
+          }
+        };
+        auto zero = [&](int from, int until) {                                       // by loads: an instruction to skip, not four
+          if (cut)
+#pragma unroll
+            for (int p = from; p < until; ++p) {
+              const uint4 v = lds128(sm + OFF_ZERO + lane * 16);
+              h[p][0] = v.x; h[p][1] = v.y; h[p][2] = v.z; h[p][3] = v.w;
+            }
+        };
+        activate(0, GROUP_AHEAD ? 2 : HC / 8);                                       // GROUP_AHEAD: the others while the first two's rows come
+        uint32_t b[HC / 8];
+        auto fetch_biases = [&] {
+#pragma unroll
+          for (int i = 0; i < HC / 32; ++i) {
+            const uint4 v = lds128(b1 + j * (HC * 2) + 16 * i);
+            b[4 * i] = v.x; b[4 * i + 1] = v.y; b[4 * i + 2] = v.z; b[4 * i + 3] = v.w;
+          }
+        };
+        if (GROUP_AHEAD) fetch_biases();                                             // so that the rows are the first to be read behind the barrier
         // ---- the two other rows
         uint32_t f0, f1;
         if (TILED) {
@@ -380,17 +424,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           f1 = cut || w == RT - 1 ? sm + OFF_ZERO : ex + (odd * RT + w + 1) * ROW;
           bar_sync(8, CONSUMERS);
         } else {
-          const uint32_t a0 = up_base + upper * 2 * ROW, a1 = pairs + odd * 2 * ROW;
+          const uint32_t a0 = UNROLLED ? entry[j + 2] : up_base + upper * 2 * ROW, a1 = pairs + odd * 2 * ROW;
           f0 = warp < 2 ? a0 + warp * ROW : a1 + (warp - 2) * ROW;
-          f1 = warp == 0 ? a0 + ROW : warp < 3 ? a1 + (warp - 1) * ROW : own_base + own * 2 * ROW;
+          f1 = warp == 0 ? a0 + ROW : warp < 3 ? a1 + (warp - 1) * ROW : UNROLLED ? entry[j] : own_base + own * 2 * ROW;
           if (top) f0 = sm + OFF_ZERO;
-          if (cut) {                                                                 // by loads: two instructions to skip, not eight
-#pragma unroll
-            for (int p = 0; p < NP; ++p) {
-              const uint4 v = lds128(sm + OFF_ZERO + lane * 16);
-              h[p][0] = v.x; h[p][1] = v.y; h[p][2] = v.z; h[p][3] = v.w;
-            }
-          }
+          if (!GROUP_AHEAD) zero(0, NP);
           if (!ALONE && warp >= 2 && wg < NWG - 1) mbar_arrive(handed + 8 * (wg * NEAR + own));  // every lane for what it wrote
           bar_sync(1 + wg, 128);
           if (!later && warp < 2) mbar_wait(handed + 8 * (up_wg * NEAR + upper), up_phase);
@@ -406,12 +444,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
             mbar_arrive(empty + 8 * prev);
           }
         }
-        uint32_t b[HC / 8];
-#pragma unroll
-        for (int i = 0; i < HC / 32; ++i) {
-          const uint4 v = lds128(b1 + j * (HC * 2) + 16 * i);
-          b[4 * i] = v.x; b[4 * i + 1] = v.y; b[4 * i + 2] = v.z; b[4 * i + 3] = v.w;
-        }
+        if (!GROUP_AHEAD) fetch_biases();
         // ---- convolution and projection, two groups at a time
         Partial e[1 + AHEAD][2];
         constexpr int FETCHED = GROUP_AHEAD ? 1 : !PAIR_AHEAD ? NP : 1 + AHEAD;
@@ -467,8 +500,11 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
           };
           fetch(0);
           fetch(1);
+          activate(2, 4);
+          zero(0, NP);
           begin(0);
           begin(1);
+          bar_sync(1 + wg, 128);                                                     // the other two groups' rows
           wgmma_wait<1>();
           fetch(2);
           finish(0);
@@ -504,7 +540,7 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
         prev = QUARTERS ? fourth.slot : now.slot;
         now = after;
         odd ^= 1;
-        if (!TILED) {
+        if (!TILED && !UNROLLED) {
           if (++own == depth) own = 0;
           if (++upper == up_depth) { upper = 0; up_phase ^= 1; }
         }
@@ -527,6 +563,59 @@ KERNEL_NAME(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, 
       put(o, id);
       if (GROUP_AHEAD) wgmma_wait<0>();
       else if (!LATER) arrange_x(raw);
+    }
+    if (STRIPS) {  // the last rows of the strips: a warp each, two rows of h that are there, none below. The warpgroups take the chunks in turn
+      const int strip = block * NWG + (tid >> 5 & 3);                                // this warp's
+      float o[C / 2];
+      Residual id;
+      id.of(x, locate(strip * H + H - 1, by_strips, by_rows, W), wg == 0 && strip * H < total, W, lx, q, 0);
+      const uint32_t last_step = kept + (tid >> 5 & 3) * NEAR * 2 * ROW + lane * 8;
+      bar_sync(8, CONSUMERS);                                                        // every warpgroup has handed on its last step's rows
+#pragma unroll 1
+      for (int j = wg; j < NCH; j += NWG) {
+        address();
+        const uint32_t at = last_step + ((steps - 1) * NCH + j) % NEAR * 2 * ROW;
+        uint32_t f[HC / 8][4], g[NP][4];
+        Partial e[2];
+#pragma unroll
+        for (int i = 0; i < HC / 8; ++i) {
+          lds64(f[i][0], f[i][1], at + i * 256);
+          lds64(f[i][2], f[i][3], at + ROW + i * 256);
+        }
+        const uint4 v = lds128(b1 + j * (HC * 2));
+        const uint32_t b[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int p = 0; p < NP; ++p) {
+          wgmma_fence();
+#pragma unroll
+          for (int i = 0; i < 2; ++i) Wgmma<24>::rs(e[i], f[2 * p + i], dw + offset(j) + (p * PAIR + i * 768 >> 4), 0);
+          wgmma_commit();
+          wgmma_wait<0>();
+#pragma unroll
+          for (int i = 0; i < 2; ++i) gather(g[p][2 * i], g[p][2 * i + 1], e[i], b[2 * p + i]);
+        }
+        wgmma_fence();
+#pragma unroll
+        for (int p = 0; p < NP; ++p) Wgmma<C>::rs(o, g[p], dp + offset(j) + p * (C * 32 >> 4), (j >= NWG) | (p > 0));
+        wgmma_commit();
+        wgmma_wait<0>();
+      }
+      bar_sync(8, CONSUMERS);                                                        // the rows are read: their sums may lie there
+      const uint32_t sums = ex + (tid & 127) * 16;
+      if (wg > 0)
+#pragma unroll
+        for (int i = 0; i < C / 8; ++i) sts128(sums + ((wg - 1) * (C / 8) + i) * 2048, o + 4 * i);
+      bar_sync(8, CONSUMERS);
+      if (wg == 0) {
+        for (int other = 0; other < NWG - 1; ++other)
+#pragma unroll
+          for (int i = 0; i < C / 8; ++i) {
+            const uint4 v = lds128(sums + (other * (C / 8) + i) * 2048);
+            o[4 * i] += __uint_as_float(v.x); o[4 * i + 1] += __uint_as_float(v.y);
+            o[4 * i + 2] += __uint_as_float(v.z); o[4 * i + 3] += __uint_as_float(v.w);
+          }
+        id.put(y, o, 0, sm + OFF_BP + q * 16);
+      }
     }
     if (SPLIT > 1) cluster_sync();                                                   // nobody leaves while others read its sums
   }

@@ -17,20 +17,25 @@ WARPGROUPS: Final = {96: 3, 128: 2}
 """By channels: as many as find registers for two chunks each."""
 CHUNK: Final = 32
 """Hidden channels at a time."""
-SLOTS: Final = 6
-"""Of the ring of weights: those of four chunks are in use, from the last projection to the expansion after the next."""
-CHUNKS: Final = range(8, 17, 2)
-"""That the source serves, in pairs: with fewer three warpgroups spill, of more the instructions of a step do not fit into their cache."""
+SLOTS: Final = 4
+"""Of the ring of weights: a chunk's filters and projection, with the expansion of the chunk after the next."""
+CHUNKS: Final = (8, 12, 16)
+"""That the source serves, whole turns of the ring: with fewer three warpgroups spill, of more the instructions of a step do not fit into
+their cache."""
+X_SHARED: Final = frozenset({128})
+"""By channels: where x of the next step comes through shared memory. Three warpgroups have no registers for its copying."""
 LAST_ROW: Final = 0.4
 """Of a step, about: without the expansion, and without other rows to share the time."""
 
 
 def shared_bytes(C: int, hidden: int) -> int:
-    """Ring, rows handed on, a row of zeros, biases, barriers, as the source lays them out."""
-    warpgroups, row, near = WARPGROUPS[C], CHUNK * 32, SLOTS + 1
+    """Ring, rows handed on, a row of zeros, x, biases, barriers, as the source lays them out."""
+    warpgroups, row, chunks = WARPGROUPS[C], CHUNK * 32, hidden // CHUNK
+    near = 8 if chunks % 8 == 0 else 6  # a step's chunks are whole turns of what is handed on
     ring = SLOTS * (2 * C * CHUNK * ELEMENT_BYTES + rows.filter_bytes(CHUNK))
-    handed = warpgroups * 4 + 2 * ((warpgroups - 1) * near + hidden // CHUNK + near)
-    return ring + (handed + 1) * row + ELEMENT_BYTES * (hidden + C) + 8 * (2 * SLOTS + warpgroups * near)
+    handed = 2 * ((2 * warpgroups - 1) * near + chunks + near)
+    x = 4 * warpgroups * rows.WARP_ROWS * C * ELEMENT_BYTES if C in X_SHARED else 0
+    return ring + (handed + 1) * row + x + ELEMENT_BYTES * (hidden + C) + 8 * (2 * SLOTS + (warpgroups - 1) * near)
 
 
 def range_rows(problem: MBConvProblem, blocks: int) -> int:
@@ -55,7 +60,7 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
     if problem.C not in WARPGROUPS:
         return f"it has {' or '.join(map(str, WARPGROUPS))} channels, not {problem.C}"
     if (chunks := problem.hidden // CHUNK) not in CHUNKS:
-        return f"it keeps two chunks in flight, of an even number from {CHUNKS[0]} to {CHUNKS[-1]}, not {chunks}"
+        return f"it keeps two chunks in flight, of {' or '.join(map(str, CHUNKS))}, not {chunks}"
     if (needed := shared_bytes(problem.C, problem.hidden)) > device.shared_bytes_per_block:
         return f"its weights and rows need {needed} of {device.shared_bytes_per_block} B of shared memory"
     own = offer(problem, device, needed)
@@ -79,7 +84,7 @@ def offer(problem: MBConvProblem, device: DeviceLimits, needed: int) -> Offer:
             ("CHANNELS", problem.C),
             ("EXPANSION", problem.expansion),
             ("WARPGROUPS", warpgroups),
-            ("SLOTS", SLOTS),
+            ("X_SHARED", int(problem.C in X_SHARED)),
             ("SHARED_BYTES", needed),
         ),
     )

@@ -87,6 +87,8 @@ def odd_cases() -> tuple[tuple[MBConvProblem, str | None], ...]:
         for expansion in range(1, 9):  # few blocks, which clusters share, and many
             for N, name in ((1, rows.NAME), (30, tiles.NAME if C == tiles.CHANNELS else rows.NAME)):
                 chosen.append((MBConvProblem(N=N, H=15, W=29, C=C, expansion=expansion), name))
+    for N, H, W, expansion in ((171, 8, 42, 4), (513, 4, 13, 4), (128, 12, 50, 2)):  # a strip to a warpgroup
+        chosen.append((MBConvProblem(N=N, H=H, W=W, C=64, expansion=expansion), rows.NAME))
     for C in chain.WARPGROUPS:
         for N, H, W in ((70, 15, 29), (60, 20, 35), (200, 3, 5), (120, 2, 29), (44, 24, 29)):  # the last: whole strips
             chosen.append((MBConvProblem(N=N, H=H, W=W, C=C, expansion=4), chain.NAME))

@@ -20,8 +20,11 @@ NAME: Final = "mbconv_rows"
 STRIP: Final = 14
 """Output columns of a strip: the 16 rows that a matrix instruction gives to a warp, less one column of halo on either side."""
 WARP_ROWS: Final = 16
-RESIDENT, STREAMED, TILED = 0, 1, 2
-"""ORDER of the source: warpgroups on their own with all weights, a chain of warpgroups, tiles with rows for their neighbours."""
+RESIDENT, STREAMED, TILED, STRIPS = range(4)
+"""ORDER of the source: warpgroups on their own with all weights, a chain of warpgroups, tiles with rows for their neighbours; as the
+first, each warpgroup down a strip of its own."""
+LAST_ROWS: Final = 0.2
+"""Of a step, about: the last rows of a block's strips, without expansion, their chunks shared by its warpgroups."""
 BY_PAIR, PAIR_AHEAD, PAIRS_TOGETHER, GROUP_AHEAD = range(4)
 """OVERLAP of the source: pairs of groups one after the other; a pair's convolution under the gathering of the pair before; a chunk's two
 pairs at once; as the second, but group by group."""
@@ -45,6 +48,11 @@ class Layout:
     """OVERLAP of the source: what of a warpgroup's work runs under other of it."""
 
     @property
+    def resident(self) -> bool:
+        """Whether all weights lie in shared memory, and every warpgroup walks on its own."""
+        return self.order in (RESIDENT, STRIPS)
+
+    @property
     def rows(self) -> int:
         """Of the hidden tensor, done at once."""
         return 4 * self.warpgroups
@@ -52,6 +60,7 @@ class Layout:
 
 LAYOUTS: Final[dict[int, tuple[Layout, ...]]] = {
     64: (
+        Layout(order=STRIPS, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=GROUP_AHEAD),
         Layout(order=RESIDENT, warpgroups=4, chunk=32, slots=0, unroll=0, x_shared=False, overlap=GROUP_AHEAD),
         Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=4, x_shared=False, overlap=BY_PAIR),
         Layout(order=STREAMED, warpgroups=3, chunk=32, slots=4, unroll=2, x_shared=False, overlap=BY_PAIR),
@@ -90,24 +99,33 @@ def shared_bytes(C: int, hidden: int, layout: Layout, split: int) -> int:
     """Ring, rows handed on, a row of zeros, x, biases, barriers, as the source lays them out."""
     chunks, row = hidden // layout.chunk // split, layout.chunk * 32
     half = C * layout.chunk * ELEMENT_BYTES
-    slots = chunks if layout.order == RESIDENT else layout.slots
-    near = chunks + 2 if layout.order == RESIDENT else slots + 1
+    slots = chunks if layout.resident else layout.slots
+    near = chunks + 2 if layout.resident else slots + 1
     far = chunks + slots + 1
     if layout.order == TILED:
         ring, handed = slots * half // 2 + 2 * filter_bytes(layout.chunk), 2 * layout.rows * row
     else:
-        rings = layout.warpgroups * near if layout.order == RESIDENT else (layout.warpgroups - 1) * near + far
+        rings = layout.warpgroups * near if layout.resident else (layout.warpgroups - 1) * near + far
         ring, handed = slots * (2 * half + filter_bytes(layout.chunk)), (layout.warpgroups * 4 + 2 * rings) * row
     x = layout.rows * (C // 16) * 512 if layout.x_shared else 0
     return ring + handed + row + x + ELEMENT_BYTES * (hidden + C) + 8 * (2 * slots + layout.warpgroups * near)
+
+
+def sums_place(C: int, hidden: int, layout: Layout, split: int) -> int:
+    """Bytes before the biases, where the sums of a cluster pass: all but biases and barriers."""
+    slots = hidden // layout.chunk // split if layout.resident else layout.slots
+    near = slots + (2 if layout.resident else 1)
+    return shared_bytes(C, hidden, layout, split) - ELEMENT_BYTES * (hidden + C) - 8 * (2 * slots + layout.warpgroups * near)
 
 
 def range_rows(problem: MBConvProblem, layout: Layout, blocks: int, one_step: bool) -> int:
     """Output rows of a block: of the sequence of all strips' rows, or (TILED) of a tile."""
     if layout.order == TILED:
         return layout.rows - 2
+    if layout.order == STRIPS:
+        return layout.warpgroups * problem.H
     if one_step:  # the row below the last, the row above the first; RESIDENT: for each warpgroup
-        return layout.rows - (2 * layout.warpgroups if layout.order == RESIDENT else 2)
+        return layout.rows - (2 * layout.warpgroups if layout.resident else 2)
     return -(-sequence(problem) // blocks)
 
 
@@ -119,6 +137,22 @@ def sequence(problem: MBConvProblem) -> int:
 def down(problem: MBConvProblem, layout: Layout) -> int:
     """TILED: tiles of a strip."""
     return -(-max(problem.H - 2, 1) // (layout.rows - 2))
+
+
+def whole_strips(problem: MBConvProblem, layout: Layout, blocks: int) -> str | None:
+    """What keeps warpgroups from a strip each; None: nothing."""
+    chunks, strips, at_once = problem.hidden // layout.chunk, sequence(problem) // problem.H, blocks * layout.warpgroups
+    if chunks % layout.warpgroups:
+        return f"{chunks} chunks of hidden channels are not shared evenly by {layout.warpgroups} warpgroups"
+    if problem.H % 4:
+        return f"a strip of {problem.H} rows is not walked in whole steps of 4"
+    if strips > at_once:
+        return f"{strips} strips are more than {blocks} blocks of {layout.warpgroups} warpgroups"
+    shared = -(-sequence(problem) // blocks) + 2 * layout.warpgroups  # with the neighbours' rows
+    steps = -(-shared // layout.rows)
+    if steps < problem.H // 4 + LAST_ROWS:
+        return f"rows that all blocks share take {steps} steps, a strip {problem.H // 4} and its last row"
+    return None
 
 
 def tiles(problem: MBConvProblem, layout: Layout, rows: int) -> int:
@@ -173,18 +207,24 @@ def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split:
     if chunks % unroll:
         return f"{chunks} chunks of {chunk} hidden channels are no multiple of {unroll}"
     needed = shared_bytes(C, hidden, layout, split)
+    if split > 1 and (sums := 2 * C * 128 * layout.warpgroups) > (place := sums_place(C, hidden, layout, split)):
+        return (
+            f"the sums of its {layout.warpgroups} warpgroups need {sums} of {place} B of shared memory that lie before the biases"
+        )
     if needed > device.shared_bytes_per_block:
         return f"its weights and rows need {needed} of {device.shared_bytes_per_block} B of shared memory"
     rows = range_rows(problem, layout, device.multiprocessors, split > 1)
     count = tiles(problem, layout, rows)
     if split > 1 and count * split > device.multiprocessors:
         return f"{count} times {split} blocks are more than the multiprocessors"
-    slots = chunks if layout.order == RESIDENT else layout.slots
+    if layout.order == STRIPS and (why := whole_strips(problem, layout, device.multiprocessors)):
+        return why
+    slots = chunks if layout.resident else layout.slots
     config = Config(
         kernel=NAME,
         tile_rows=rows,
         tile_columns=STRIP,
-        threads=128 * (layout.warpgroups + (layout.order != RESIDENT)),
+        threads=128 * (layout.warpgroups + (not layout.resident)),
         shared_bytes=needed,
         blocks_per_multiprocessor=1,
         constants=(
