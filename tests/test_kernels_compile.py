@@ -49,6 +49,7 @@ def hopper_cases():
     others = [(64, 56, e) for e in (1, 6, 8)] + [(128, 28, 1), (128, 31, 4), (96, 56, 6)]
     asked = [ConvFirstProblem(N=8, H=size, W=size, C=C, expansion=e) for C, size, e in others]
     asked += [MBConvProblem(N=128, H=28, W=28, C=C, expansion=e) for C, e in ((96, 2), (128, 2), (128, 3))]
+    asked += [MBConvProblem(N=105, H=56, W=56, C=64, expansion=e) for e in (2, 4)]  # a strip to a warpgroup
     asked += [problem for family in FAMILIES.values() for problem in family.cases()]
     asked += [problem for family in FAMILIES.values() for more in family.selections.values() for problem in more()]
     found = {}
