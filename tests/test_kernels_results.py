@@ -498,7 +498,7 @@ def test_what_is_timed_can_be_narrowed(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "time_fused", lambda p, modes: timed.append("fused") or ())
     monkeypatch.setattr(measure, "time_baseline", lambda p, what, modes: timed.append(what) or ())
     monkeypatch.setattr(measure, "torch_or_none", lambda: True)
-    monkeypatch.setattr(measure, "_release", lambda: None)
+    monkeypatch.setattr(measure, "release", lambda: None)
     recorder = Recorder(tmp_path / "convfirst.jsonl", {"kind": "run", "run": "now", "device": "NVIDIA H200"})
     measure.run(recorder, [problem], stages=("time",), again=False, timed=("fused",))
     assert timed == ["fused"]
@@ -518,7 +518,7 @@ def test_only_what_exceeds_the_cache_is_counted():
 def measuring(monkeypatch):
     """The parts that need a GPU taken away."""
     monkeypatch.setattr(measure, "this_device", lambda: H200)
-    monkeypatch.setattr(measure, "_release", lambda: None)
+    monkeypatch.setattr(measure, "release", lambda: None)
     monkeypatch.setattr(measure, "_checked", lambda chosen, every: [(problem, None) for problem in chosen])
     return monkeypatch
 

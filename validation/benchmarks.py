@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from perfmodel.errors import shown
@@ -12,30 +12,25 @@ from perfmodel.validation.checks import random_inputs
 from perfmodel.validation.compile import compiler_version
 from perfmodel.validation.fused.catalog import family_of
 from perfmodel.validation.fused.count import count
-from perfmodel.validation.fused.problem import GpuError, Problem
+from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, in_memory, this_device
 from perfmodel.validation.launch import FusedBlock
 from perfmodel.validation.machine_file import device_named
 from perfmodel.validation.timing import BURST_LAUNCHES, Mode, buffer_sets, replays
+
+Pairs = list[tuple[Any, Any]]
+"""Inputs and outputs on the GPU."""
 
 
 def time_fused(problem: Problem, modes: Iterable[Mode]) -> Iterator[dict[str, Any]]:
     """The fused kernel over rotated buffers, one line for each mode."""
     cupy = cupy_with_gpu()
     block = FusedBlock(problem, family_of(problem).draw(problem, 0))
-    sets = buffer_sets(problem.input_bytes + problem.output_bytes, block.device.l2_bytes)
-    inputs = [half for half, _ in itertools.islice(random_inputs(problem, 0), sets)]
-    with in_memory(f"{problem.name}: the outputs"):
-        pairs = [(x, cupy.empty(problem.output_shape, x.dtype)) for x in inputs]
-    launches = -(-BURST_LAUNCHES // sets) * sets
+    pairs = rotated(problem, block.device)
     stream = cupy.cuda.Stream(non_blocking=True)
-    cupy.cuda.Device().synchronize()
     placed = count(problem, block.config, device_named(block.device.name))
     with stream:
-        for x, y in pairs[:4]:
-            block(x, y)
-        stream.synchronize()
-        graph = _graph([lambda x=x, y=y: block(x, y) for _ in range(launches // sets) for x, y in pairs], stream)  # type: ignore[misc]
+        graph, launches = captured(block, pairs, stream)
         for mode in modes:
             timing = replays(lambda: graph.launch(stream), launches, mode, stream)
             yield {
@@ -47,7 +42,7 @@ def time_fused(problem: Problem, modes: Iterable[Mode]) -> Iterator[dict[str, An
                 "registers": [code.registers for code in block.compiled],
                 "spilled_bytes": [code.spilled_bytes for code in block.compiled],
                 "serialised": any(code.serialised for code in block.compiled),
-                "buffer_sets": sets,
+                "buffer_sets": len(pairs),
                 "floor_s": placed.floor_s,
                 "waterline_s": placed.waterline_s,
                 **timing.record(),
@@ -91,9 +86,25 @@ def torch_input(problem: Problem) -> Any:
     return torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
 
 
-def _graph(launches: Iterable[Callable[[], Any]], stream: Any) -> Any:
-    """A CUDA graph of the launches."""
+def rotated(problem: Problem, device: DeviceLimits) -> Pairs:
+    """So many buffers that no launch finds its input in the L2 cache, filled, on whatever stream they are used."""
+    cupy = cupy_with_gpu()
+    sets = buffer_sets(problem.input_bytes + problem.output_bytes, device.l2_bytes)
+    inputs = [half for half, _ in itertools.islice(random_inputs(problem, 0), sets)]
+    with in_memory(f"{problem.name}: the outputs"):
+        pairs = [(x, cupy.empty(problem.output_shape, x.dtype)) for x in inputs]
+    cupy.cuda.Device().synchronize()
+    return pairs
+
+
+def captured(block: FusedBlock, pairs: Pairs, stream: Any) -> tuple[Any, int]:
+    """A CUDA graph of calls over the buffers, after a few that warm up, and how many calls it has; `stream` is the current one."""
+    for x, y in pairs[:4]:
+        block(x, y)
+    stream.synchronize()
+    rounds = -(-BURST_LAUNCHES // len(pairs))
     stream.begin_capture()
-    for launch in launches:
-        launch()
-    return stream.end_capture()
+    for _ in range(rounds):
+        for x, y in pairs:
+            block(x, y)
+    return stream.end_capture(), rounds * len(pairs)

@@ -62,7 +62,7 @@ def count_dram(problems: Sequence[Problem]) -> Iterator[dict[str, Any]]:
         if not worth_counting(problem, block.device.l2_bytes):
             least = si(CACHES * block.device.l2_bytes, "B")
             raise GpuError(f"{problem.name}: {PROFILED_CALLS} calls touch less than {least}, too near the L2 cache for a count")
-    asked = json.dumps([{"family": problem.family, **asdict(problem)} for problem in problems])
+    asked = json.dumps([record_of(problem) for problem in problems])
     ours = {code.unit.name for block in blocks for code in block.compiled}
     pattern = "|".join((*sorted({name.split("_")[0] for name in ours}), COPY_KERNEL))
     launched = counted([sys.executable, "-m", "perfmodel.validation.measure", "--profile", asked], pattern)
@@ -100,8 +100,13 @@ def _line(problem: Problem, block: FusedBlock, launched: Sequence[Counted], over
     }
 
 
+def record_of(problem: Problem) -> dict[str, Any]:
+    """A problem as an object of JSON: its family and its sizes."""
+    return {"family": problem.family, **asdict(problem)}
+
+
 def problem_of(record: dict[str, Any]) -> Problem:
-    """Back from `asdict` with the family's name."""
+    """Back from its record."""
     fields = dict(record)
     family = FAMILIES[fields.pop("family")]
     made: Problem = family.problem(**fields)

@@ -25,19 +25,17 @@ from perfmodel.layers.graph import Graph
 from perfmodel.network import Network
 from perfmodel.prediction import predict
 from perfmodel.validation.comparison import Skipped
-from perfmodel.validation.dram import problem_of
 from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.catalog import FAMILIES, problem_named
 from perfmodel.validation.fused.choice import graph_of
 from perfmodel.validation.fused.family import Family
-from perfmodel.validation.fused.forms import expected_kernel, layout_kernel, work_of
-from perfmodel.validation.fused.generic.layout import Layout
+from perfmodel.validation.fused.forms import expected_kernel, layout_kernel
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
+from perfmodel.validation.layouts import LAYOUTS, layouts_of
 from perfmodel.validation.machine_file import is_device
 from perfmodel.validation.recorder import REFUSED, read_lines
 from perfmodel.validation.statistics import Summary
 
-LAYOUTS = "generic-layouts.jsonl"
 OTHER_CONFIGURATION = "recorded with another configuration than the kernels have now"
 LEAST_CONFIGURATIONS = 2
 """Of a class, so that one can be left out."""
@@ -291,14 +289,7 @@ def _of_layouts(
         l2_bytes=int(figures.l2_bytes),
     )
     found = []
-    for line in lines:
-        if line["kind"] != "layout" or REFUSED in line:
-            continue
-        try:
-            problem = problem_of(line["problem"])
-            layout = Layout(work=work_of(problem), **line["layout"])
-        except (TypeError, KeyError, GpuError) as error:
-            raise MeasurementFileError(f"{path}: the layout {json.dumps(line['layout'])} is of no problem: {error}") from None
+    for (problem, layout), line in layouts_of(path, lines).items():
         kernel = layout_kernel(problem, layout, limits, figures)
         name = json.dumps(line["layout"])
         row = _row(problem, kernel, name, "burst", float(line["median_s"]), figures)

@@ -19,12 +19,18 @@ class FusedBlock:
     """One residual block on the GPU: `block(x)` is what its family's `reference` says, in one launch; around a global mean in three.
 
     `x` is N×H×W×C, a CuPy array or a torch tensor; what comes back is of the same kind, on the caller's current stream. `only` names a
-    kernel instead of choosing it. The weights are packed once. Calls of one block share its scratch: on several streams make a block for
-    each. Raises GpuError for whatever cannot run, before anything is launched.
+    kernel instead of choosing it, `config` gives a configuration of one. The weights are packed once. Calls of one block share its scratch:
+    on several streams make a block for each. Raises GpuError for whatever cannot run, before anything is launched.
     """
 
     def __init__(
-        self, problem: Problem, parameters: Parameters, *, only: str | None = None, device: DeviceLimits | None = None
+        self,
+        problem: Problem,
+        parameters: Parameters,
+        *,
+        only: str | None = None,
+        config: Config | None = None,
+        device: DeviceLimits | None = None,
     ) -> None:
         cupy, family = cupy_with_gpu(), family_of(problem)
         if not isinstance(parameters, family.parameters):
@@ -32,7 +38,7 @@ class FusedBlock:
         parameters.check(problem)
         self.problem = problem
         self.device = device or this_device()
-        self.config: Config = family.choose(problem, self.device, only=only)
+        self.config: Config = config or family.choose(problem, self.device, only=only)
         kernel = family.by_name[self.config.kernel]
         self.launches: tuple[Launch, ...] = kernel.launches(problem, self.config, self.device)
         units = [unit_of(self.config, self.device.architecture, launch.constants) for launch in self.launches]

@@ -72,7 +72,7 @@ def run(
             for key in left:
                 recorder.add({**key, REFUSED: str(error)})
             refused += len(left)
-        _release()
+        release()
 
     for problem, only in _checked(chosen, every) if "check" in stages else ():
         key = {"kind": "check", "case": problem.name, "what": _kernel_name(problem, only)}
@@ -116,6 +116,14 @@ class Outcome:
     def exit_code(self) -> int:
         """1 where a check failed, 5 where something could not be measured."""
         return 1 if self.failed else GpuError.exit_code if self.refused else 0
+
+    def ended(self, folder: Path) -> int:
+        """The exit code, after a sentence on stderr about what could not be measured."""
+        if self.refused:
+            sys.stderr.write(
+                f"perfmodel: {self.refused} could not be measured; {folder} has the reasons, the next run tries again\n"
+            )
+        return self.exit_code
 
 
 def only_check(families: Iterable[Family[Any, Any]], every: int) -> Outcome:
@@ -210,7 +218,8 @@ def _kernel_name(problem: Problem, only: str | None) -> str:
         return only or ""
 
 
-def _release() -> None:
+def release() -> None:
+    """Give the GPU's memory back that neither CuPy nor torch uses now."""
     cupy = cupy_with_gpu()
     cupy.get_default_memory_pool().free_all_blocks()
     if torch := torch_or_none():
@@ -260,14 +269,9 @@ def main(argv: list[str] | None = None) -> int:
     families = tuple(FAMILIES[name] for name in names)
     stages = tuple(options.stage or STAGES)
     one_compiler_each()
-    began = time.perf_counter()
+    tell = teller()
 
-    def tell(what: str) -> None:
-        """What takes time, and when it began: torch takes ten seconds and more to compile even what is in its cache."""
-        sys.stderr.write(f"{time.perf_counter() - began:6.1f} s {what}\n")
-        sys.stderr.flush()
-
-    try:
+    def measured() -> int:
         if options.profile:
             profiled([problem_of(record) for record in json.loads(options.profile)])
             return 0
@@ -298,11 +302,26 @@ def main(argv: list[str] | None = None) -> int:
                 timed=timed,
                 tell=tell,
             )
-        if outcome.refused:
-            sys.stderr.write(
-                f"perfmodel: {outcome.refused} could not be measured; {folder} has the reasons, the next run tries again\n"
-            )
-        return outcome.exit_code
+        return outcome.ended(folder)
+
+    return answered(measured)
+
+
+def teller() -> Callable[[str], None]:
+    """Says on stderr what takes time, and when it began: torch takes ten seconds and more to compile even what is in its cache."""
+    began = time.perf_counter()
+
+    def tell(what: str) -> None:
+        sys.stderr.write(f"{time.perf_counter() - began:6.1f} s {what}\n")
+        sys.stderr.flush()
+
+    return tell
+
+
+def answered(command: Callable[[], int]) -> int:
+    """The exit code of a command, after a sentence on stderr about what stopped it."""
+    try:
+        return command()
     except PerfmodelError as error:
         sys.stderr.write(f"perfmodel: {error}\n")
         return error.exit_code

@@ -48,14 +48,35 @@ def prepare_kernels(
 
 def _compile_kernel(job: tuple[Problem, str | None, DeviceLimits]) -> Config | None:
     problem, only, device = job
-    family = family_of(problem)
     try:
-        config = family.choose(problem, device, only=only)
-        for launch in family.by_name[config.kernel].launches(problem, config, device):
-            compile_unit(unit_of(config, device.architecture, launch.constants))
+        config = family_of(problem).choose(problem, device, only=only)
     except GpuError:
         return None
-    return config
+    return config if _compile_config((problem, config, device)) else None
+
+
+def prepare_configs(
+    asked: Iterable[tuple[Problem, Config]], device: DeviceLimits, tell: Callable[[str], None] = lambda _: None
+) -> int:
+    """Compile configurations that nobody has to choose; how many there are now. One that is refused is left for whoever measures it."""
+    jobs = [(problem, config, device) for problem, config in asked]
+    compiled = 0
+    with _pool(min(LARGEST_POOL, os.cpu_count() or 1)) as pool:
+        for done, there in enumerate(pool.map(_compile_config, jobs), 1):
+            if done % SAID_EVERY == 0:
+                tell(f"kernels of {done} configurations: there")
+            compiled += there
+    return compiled
+
+
+def _compile_config(job: tuple[Problem, Config, DeviceLimits]) -> bool:
+    problem, config, device = job
+    try:
+        for launch in family_of(problem).by_name[config.kernel].launches(problem, config, device):
+            compile_unit(unit_of(config, device.architecture, launch.constants))
+    except GpuError:
+        return False
+    return True
 
 
 def prepare_baselines(problems: Iterable[Problem], tell: Callable[[str], None] = lambda _: None) -> int:

@@ -22,7 +22,7 @@ from perfmodel.validation.revision import git_revision
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 LONG_FIELDS: Final = ("times_s", "device", "run", "before", "launched")
-FIELDS: Final = ("kind", "device", "case", "what", "mode")
+FIELDS: Final = ("kind", "device", "case", "what", "mode", "layout")
 """That tell measurements of fused kernels apart."""
 REFUSED: Final = "refused"
 """The field of a measurement that could not be made: the reason."""
@@ -67,10 +67,13 @@ class Results:
             raise PerfmodelError(
                 f"cannot write {shown(str(path), 200)}: {error.strerror}; choose another place with --output"
             ) from None
+        running: object = ""
         for line in read_lines(path, needed) if exists else ():
-            self._note(line)
+            if line.get("kind") == "run":  # what does not say its device was measured on that of its run
+                running = line.get("device", running)
+            self._note({"device": running, **line})
 
-    def has(self, **key: str) -> bool:
+    def has(self, **key: Any) -> bool:
         """Whether a result with these fields is recorded for this device."""
         return self._key({**key, "device": self._device}) in self._known
 

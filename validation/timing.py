@@ -97,10 +97,10 @@ def buffer_sets(set_bytes: int, l2_bytes: int) -> int:
     return max(4, min(MOST_BUFFERS, -(-CACHES * l2_bytes // set_bytes)))
 
 
-def replays(replay: Callable[[], None], launches: int, mode: Mode, stream: Any) -> Timing:
+def replays(replay: Callable[[], None], launches: int, mode: Mode, stream: Any, *, bursts: int = BURST_REPLAYS) -> Timing:
     """Time the graph that `replay` puts onto `stream`, after three replays that warm up.
 
-    burst: one replay at a time, after a pause. sustained: back to back for SUSTAINED_S, and the first half is left out.
+    burst: so many `bursts`, each one replay, after a pause. sustained: back to back for SUSTAINED_S, and the first half is left out.
     """
     cupy = cupy_with_gpu()
     for _ in range(3):
@@ -121,7 +121,7 @@ def replays(replay: Callable[[], None], launches: int, mode: Mode, stream: Any) 
     before = state()
     times: list[float] = []
     if mode == "burst":
-        for _ in range(BURST_REPLAYS):
+        for _ in range(bursts):
             time.sleep(PAUSE_S)
             events = pair()
             timed(events)
