@@ -265,21 +265,26 @@ def test_chains_of_compiled_code_are_taken_apart_into_what_they_were_made_of() -
 def test_compiled_code_is_taken_at_the_speed_of_its_own_moments() -> None:
     """Eager chains became twice as slow beside the case, compiled ones three times; a moment's one pass takes longer than a look's many."""
     look = {**LOOK, "host_compiled_pair_s": 40e-6, "host_compiled_kernel_s": 10e-6}
-    host = {"looks": [look, look], "blocks_s": [2 * LOOK["host_block_s"]], "pairs_s": [50e-6, 150e-6, 150e-6, 160e-6, 50e-6]}
-    line = {"host": host, "date": "2026-11-30", "driver": "1"}
+    host = {"looks": [look, look], "blocks_s": 9 * [2 * LOOK["host_block_s"]], "pairs_s": [50e-6, *7 * [150e-6], 50e-6]}
+    line = {"host": host, "date": "2026-11-30", "driver": "1", "times_s": 36 * [1e-3]}
     found = {entry.quantity: entry.value for entry in with_host(load("h200"), line).measured}
     assert found["host_compiled_kernel_s"] == pytest.approx(30e-6)
     assert found["host_norm_s"] == pytest.approx(2 * LOOK["host_norm_s"])
-    host["hot_pairs_s"] = [44e-6, 100e-6, 100e-6]
+    host["hot_pairs_s"] = [44e-6, *8 * [100e-6]]
     found = {entry.quantity: entry.value for entry in with_host(load("h200"), line).measured}
     assert found["host_compiled_kernel_s"] == pytest.approx(25e-6), "a pass after the first is what a look's many are"
     assert found["host_norm_s"] == pytest.approx(2 * LOOK["host_norm_s"])
 
 
 def test_the_host_beside_a_case_replaces_that_of_the_file() -> None:
-    """A host that became twice as slow between its looks and the case is taken as it was beside the case."""
+    """A host that became twice as slow between its looks and the case is taken as it was beside the case, at each step as between looks."""
     slow = {kind: 3 * value for kind, value in LOOK.items()}
-    line = {"host": {"looks": [LOOK, slow], "blocks_s": [140e-6, 1.0, 130e-6]}, "date": "2026-11-30", "driver": "1"}
+    line = {
+        "host": {"looks": [LOOK, slow], "blocks_s": [100e-6, 180e-6, 100e-6]},
+        "date": "2026-11-30",
+        "driver": "1",
+        "times_s": 12 * [1e-3],
+    }
     found = {entry.quantity: entry.value for entry in with_host(load("h200"), line).measured}
     for kind, value in LOOK.items():
         assert found[kind] == pytest.approx(2 * value)

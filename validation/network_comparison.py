@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from perfmodel.units import percent, si, signed_percent
 from perfmodel.validation.comparison import Skipped, diagnosed
 from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.machine_file import is_device
-from perfmodel.validation.network_run import IN_STREAM, read_results
+from perfmodel.validation.network_run import IN_STREAM, STEPS_BETWEEN, read_results
 from perfmodel.validation.statistics import Errors, Summary
 
 SCHEDULE_OF = {"eager": "eager", "graph": "eager", "compile": "pointwise", "compile-graph": "pointwise"}
@@ -73,27 +73,25 @@ class NetworkComparison(Errors):
 def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
     """The device with the host that was looked at beside a case; where none was, the device as its file has it.
 
-    Before and after the case every kind of call was looked at, between its steps the chain of blocks alone: a kind's seconds are the
-    median of these blocks, times what the kind took of a block in the two looks. A moment's block is one pass of its chain after a step of
-    the network, which finds the host's caches as an eager network does, that calls much code. Compiled code calls little, and finds it at
-    hand, as the repeated passes of a look do, and a moment's pass after its first. Of lines that have no such second pass the change of the
-    first ones is taken, from those beside the looks on: where the host's speed changed just there, it is misjudged.
+    Before and after the case every kind of call was looked at, between its steps the chain of blocks alone: a kind's seconds are those of
+    a block, in the median of the steps, times what the kind took of a block in the two looks. A moment's block is one pass of its chain
+    after a step of the network, which finds the host's caches as an eager network does, that calls much code. Compiled code calls little,
+    and finds it at hand, as the repeated passes of a look do, and a moment's pass after its first. Of lines that have no such second pass
+    the change of the first ones is taken, from those beside the looks on: where the host's speed changed just there, it is misjudged.
     """
     if not line.get("host"):
         return device
     looks, blocks, pairs = line["host"]["looks"], line["host"]["blocks_s"], line["host"].get("pairs_s")
-    hot_pairs = line["host"].get("hot_pairs_s")
+    hot_pairs, steps = line["host"].get("hot_pairs_s"), len(line["times_s"])
 
     def seconds(kind: str) -> float:
         if hot_pairs and kind.startswith("host_compiled_"):
-            return float(statistics.median(hot_pairs)) * statistics.fmean(
-                look[kind] / look["host_compiled_pair_s"] for look in looks
-            )
+            return _at_steps(hot_pairs, steps) * statistics.fmean(look[kind] / look["host_compiled_pair_s"] for look in looks)
         if pairs and kind.startswith("host_compiled_"):
-            return float(statistics.median(pairs)) * statistics.fmean(
+            return _at_steps(pairs, steps) * statistics.fmean(
                 look[kind] / beside for look, beside in zip((looks[0], looks[-1]), (pairs[0], pairs[-1]), strict=True)
             )
-        return float(statistics.median(blocks)) * statistics.fmean(look[kind] / look["host_block_s"] for look in looks)
+        return _at_steps(blocks, steps) * statistics.fmean(look[kind] / look["host_block_s"] for look in looks)
 
     found = {kind: seconds(kind) for kind in looks[0]}
     rest = tuple(entry for entry in device.measured if not entry.quantity.startswith("host_"))
@@ -109,6 +107,20 @@ def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
         for quantity, value in found.items()
     )
     return device.model_copy(update={"measured": (*rest, *own)})
+
+
+def _at_steps(moments: Sequence[float], steps: int) -> float:
+    """Of moments between which a case's steps ran: what was there at a step, in the median of the steps.
+
+    At a step it is the mean of the moments around it; after the last moment nobody looked. Where a host is fast and slow by turns, a median
+    of the moments may be of the one, and the steps' median of the other.
+
+    >>> _at_steps([1.0, 1.0, 3.0], 12), _at_steps([1.0, 3.0, 3.0], 3)
+    (2.0, 3.0)
+    """
+    every = 1 if len(moments) == steps else STEPS_BETWEEN
+    places = (min(step // every, len(moments) - 1) for step in range(steps))
+    return statistics.median(statistics.fmean(moments[place : place + 2]) for place in places)
 
 
 def _named(model: str) -> str:
