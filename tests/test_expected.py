@@ -655,12 +655,25 @@ def test_a_compiled_chain_takes_as_long_as_it_has_norms() -> None:
     one, two = (g.add(BatchNorm(channels=256), g.conv(x, 256, name=name), name=f"{name}.bn") for name in ("a", "b"))
     g.activation(g.add(Add(), one, two, name="sum"), "relu")
     f = Features.of(kernels(g.graph(), HALF, "pointwise"))
-    (own,) = np.flatnonzero((f.path == Path.POINTWISE) & (f.groups == 2))
+    (own,) = np.flatnonzero((f.path == Path.POINTWISE) & (f.norms == 2))
     m = measured_machine(chains=(("chain", 1e11),), near_chain=1e10)
     share = min(PRIORS.l2_share * m.l2_bytes / f.dram_bytes[own], 0.9)
     expected = 2 * f.elements[own] * (share / 1e10 + (1 - share) / 1e11)
     assert kernel_seconds(f, m, PRIORS, compiled=True).rate_s[own] == pytest.approx(expected)
-    assert kernel_seconds(replace(f, groups=0 * f.groups), m, PRIORS, compiled=True).rate_s[own] < 1e-9
+    assert kernel_seconds(replace(f, norms=0 * f.norms), m, PRIORS, compiled=True).rate_s[own] < 1e-9
+
+
+def test_a_compiled_concatenation_has_the_norms_behind_it_and_no_more() -> None:
+    """A chain that begins with a concatenation of three tensors, and has one norm, takes the time of one."""
+    g = GraphBuilder()
+    x = g.input(Shape(64, 64, 28, 28))
+    parts = [g.conv(x, 64, name=name) for name in "abc"]
+    g.activation(g.add(BatchNorm(channels=192), g.add(Concat(inputs=3), *parts, name="joined"), name="norm"), "relu")
+    f = Features.of(kernels(g.graph(), HALF, "pointwise"))
+    (own,) = np.flatnonzero(f.norms == 1)
+    assert f.groups[own] == 3
+    m = measured_machine(chains=(("chain", 1e11),), near_chain=1e11)
+    assert kernel_seconds(f, m, PRIORS, compiled=True).rate_s[own] == pytest.approx(f.elements[own] / 1e11)
 
 
 def test_a_stream_has_longer_gaps_than_a_graph() -> None:

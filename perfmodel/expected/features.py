@@ -72,9 +72,11 @@ class Features:
     k: Floats
     """Depth of one group: input channels per group × kernel taps."""
     groups: Floats
-    """Of a product; of a concatenation the tensors that it joins, of a chain of pointwise steps the norms in it."""
+    """Of a product; of a concatenation, or of a chain that begins with one, the tensors that it joins."""
     taps: Floats
     """Kernel taps, R·S; of a pooling window likewise."""
+    norms: Floats
+    """How many of its steps are norms."""
     dram_bytes: Floats
     activation_bytes: Floats
     """Of the above, what is read of tensors that earlier kernels wrote."""
@@ -146,8 +148,8 @@ class Features:
 
 
 _COLUMNS = (
-    "path", "host", "weights", "ops", "m", "n", "k", "groups", "taps", "dram_bytes", "activation_bytes", "recent_bytes", "written_bytes",
-    "across_bytes", "elements", "rate", "rows", "norm_threads", "vector_ops", "special_ops", "extra", "huge",
+    "path", "host", "weights", "ops", "m", "n", "k", "groups", "taps", "norms", "dram_bytes", "activation_bytes", "recent_bytes",
+    "written_bytes", "across_bytes", "elements", "rate", "rows", "norm_threads", "vector_ops", "special_ops", "extra", "huge",
 )  # fmt: skip
 
 
@@ -178,8 +180,7 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
         m, n = lead.shape.N * lead.shape.H * lead.shape.W, lead.shape.C
         taps = lead.layer.kernel[0] * lead.layer.kernel[1]
     threads = 0
-    if lead is not None and lead.role != "matrix":
-        groups = sum(operation.role == "norm" for operation in kernel.operations)
+    norms = sum(operation.role == "norm" for operation in kernel.operations)
     if lead is not None and lead.kind == "concat":
         groups, n = len(lead.reads), max(int(access.elements) for access in lead.reads)
     for operation in kernel.operations:
@@ -196,7 +197,7 @@ def _row(kernel: Kernel, before: Kernel | None) -> tuple[float, ...]:
     rate = RATES.index(_rate(kernel))
     huge = largest >= LARGE_TENSOR_ELEMENTS
     return (
-        path, host, weights, cost.ops, m, n, k, groups, taps, cost.dram_bytes,
+        path, host, weights, cost.ops, m, n, k, groups, taps, norms, cost.dram_bytes,
         cost.read_activation_bytes + cost.read_halo_bytes, from_before, cost.dram_bytes_written, across, largest, rate, rows,
         threads, cost.vector_ops, cost.special_ops, extra, huge,
     )  # fmt: skip

@@ -383,7 +383,7 @@ def _chain_s(f: Features, path: Integers, share: Floats, machine: Machine) -> Fl
     rates = dict(machine.chains)
     far = rates.get("chain", np.inf)
     ours = np.isin(path, (Path.POINTWISE, Path.BROADCAST, Path.MOVE))
-    norms = f.groups * f.elements * (share / machine.near_chain + (1 - share) / far)
+    norms = f.norms * f.elements * (share / machine.near_chain + (1 - share) / far)
     # measured with a norm and SiLU; a norm itself evaluates one root for each channel, a chain of special functions one or more per element
     each = max(0.0, 1 / rates.get("chain_special", np.inf) - 1 / far)
     special = np.where(2 * f.special_ops > f.elements, f.special_ops * each, 0.0)
