@@ -45,6 +45,8 @@ class NetworkRow(BaseModel):
     """Whether it was looked at before every step, as it was at first: each step then found the host's caches full of the look's."""
     stack_seen: bool
     """Whether steps had room on Python's stack (`python_stack`), as they have since page faults are counted beside them."""
+    looked_twice: bool
+    """Whether a moment's look had a second pass, by which compiled code is read."""
     measured_latency_s: float
     predicted_latency_s: float
     latency_low_s: float | None
@@ -198,6 +200,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 host_seen=bool(line.get("host")),
                 host_disturbed=bool(line.get("host")) and len(line["host"]["blocks_s"]) == len(line["times_s"]),
                 stack_seen=line.get("page_faults") is not None,
+                looked_twice=bool(line.get("host")) and bool(line["host"].get("hot_blocks_s")),
                 measured_latency_s=line["median_s"],
                 predicted_latency_s=prediction.latency_s + (0.0 if line["run"] in IN_STREAM else replay_s),
                 latency_low_s=prediction.latency_low_s,
@@ -228,7 +231,11 @@ def _of_its_host(row: NetworkRow) -> str:
         return ""
     if not row.host_seen:
         return ", host unseen"
-    return ", looked at in each step" if row.host_disturbed else "" if row.stack_seen else ", stack unseen"
+    if row.host_disturbed:
+        return ", looked at in each step"
+    if not row.stack_seen:
+        return ", stack unseen"
+    return "" if row.looked_twice or row.run == "eager" else ", looks of one pass"
 
 
 def size_class(batch: int) -> str:
