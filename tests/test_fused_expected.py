@@ -287,6 +287,12 @@ def test_a_bias_that_is_no_step_of_the_expansion_is_added_to_each_value() -> Non
     assert added == pytest.approx(64 * 56 / 128 * columns.BIAS_INSTRUCTIONS)
 
 
+def test_gates_are_a_product_for_two_values() -> None:
+    gated, free = (columns.kernel_of(replace(OWNED, squeeze=squeeze), a_column_form(), figures()) for squeeze in (16, 0))
+    more = named(gated, "second activation").demand.issue - named(free, "second activation").demand.issue
+    assert more == pytest.approx(64 * 56 / 2 / 128)
+
+
 def test_the_launch_that_adds_up_projects_nothing() -> None:
     f = figures()
     gated = columns.kernel_of(replace(OWNED, squeeze=16), a_column_form(), f)
