@@ -25,6 +25,8 @@ from perfmodel.prediction import predict
 from perfmodel.validation.comparison import Skipped
 from perfmodel.validation.fused.catalog import FAMILIES
 from perfmodel.validation.fused.forms import expected_kernel, work_of
+from perfmodel.validation.fused.mbconv import chain, rows
+from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import Problem
 from perfmodel.validation.fused_protocol import OTHER_CONFIGURATION, ablated, run_fused
 from perfmodel.validation.fused_tables import decisions_table, fused_blocks, recorded_fused, wrong_decisions
@@ -285,6 +287,12 @@ def test_a_bias_that_is_no_step_of_the_expansion_is_added_to_each_value() -> Non
     assert added == pytest.approx(64 * 56 / 128 * columns.BIAS_INSTRUCTIONS)
 
 
+def test_gates_are_a_product_for_two_values() -> None:
+    gated, free = (columns.kernel_of(replace(OWNED, squeeze=squeeze), a_column_form(), figures()) for squeeze in (16, 0))
+    more = named(gated, "second activation").demand.issue - named(free, "second activation").demand.issue
+    assert more == pytest.approx(64 * 56 / 2 / 128)
+
+
 def test_the_launch_that_adds_up_projects_nothing() -> None:
     f = figures()
     gated = columns.kernel_of(replace(OWNED, squeeze=16), a_column_form(), f)
@@ -422,17 +430,91 @@ def test_a_block_has_whole_turns() -> None:
     assert fused_time(kernel, figures()).clocks_together == 1
 
 
-def test_the_last_step_of_rows_takes_as_long_as_it_has_rows() -> None:
-    """Three warpgroups, each with four rows, walk down 218 and the two around: of the nineteenth step one warpgroup's are left."""
-    (problem,) = [case for case in FAMILIES["mbconv"].cases() if case.name == "mbconv_e4_fp16_n128_c96_h56_w56_k3_g8"]
+def case_of(C: int, H: int, N: int) -> MBConvProblem:
+    (problem,) = [case for case in FAMILIES["mbconv"].cases() if case.name == f"mbconv_e4_fp16_n{N}_c{C}_h{H}_w{H}_k3_g8"]
+    assert isinstance(problem, MBConvProblem)
+    return problem
+
+
+@pytest.mark.parametrize(("C", "H", "N"), [(96, 56, 128), (96, 56, 16), (128, 28, 128)])
+def test_warpgroups_of_a_chain_take_every_step_of_their_block(C: int, H: int, N: int) -> None:
+    """Counted as the source counts a block's steps; 218 rows and the two around, twelve at once: nineteen steps of all three warpgroups."""
+    problem = case_of(C, H, N)
     config = FAMILIES["mbconv"].choose(problem, H200)
     kernel = expected_kernel(problem, config, H200, figures())
-    rows_of_step = 12
-    assert kernel.steps == pytest.approx((config.tile_rows + 2) / rows_of_step)
-    assert kernel.together == pytest.approx(3 * kernel.steps)
-    blocks = math.ceil(kernel.turns / kernel.together - 1e-9)
-    assert kernel.rounds() == math.ceil(blocks / 132) * math.ceil(kernel.steps)
-    assert kernel.most_turns() == math.ceil(math.ceil(blocks / 132) * kernel.together - 1e-9)
+    actors, total = config.defines["WARPGROUPS"], rows.sequence(problem)
+    counted = []
+    for first in range(0, total, config.tile_rows):
+        last, above = min(first + config.tile_rows, total), first % H != 0
+        tail = last % H == 0 and (last - first + above) % (4 * actors) == 0
+        counted.append((math.ceil((last - first + above + (not tail)) / (4 * actors)), tail))
+    assert max(counted)[0] == kernel.steps
+    assert bool(kernel.end_phases) == max(counted)[1]
+    assert kernel.most_turns() == actors * kernel.steps
+    assert kernel.rounds() == kernel.steps
+
+
+def test_warpgroups_on_their_own_share_the_steps_of_a_block() -> None:
+    """28 rows of outputs and two for each of four warpgroups: nine steps of four rows."""
+    problem = case_of(64, 56, 16)
+    kernel = expected_kernel(problem, FAMILIES["mbconv"].choose(problem, H200), H200, figures())
+    assert kernel.most_turns() == 9
+    assert not kernel.end_phases
+
+
+STRIPS_WORK = FusedWork(N=128, H=56, W=56, C=96, hidden=384, outputs=96, kernel=3, stride=1, front="hidden", group_width=8)
+STRIPS_FORM = warpgroups.WarpgroupForm(
+    kind="k", actors=3, chunk=32, convolution="rows", turns=396, processors=132, loaded_bytes=12288, flight=2
+)
+
+
+def test_products_that_are_waited_for_at_once_are_not_in_flight() -> None:
+    """Only what is handed on is, and the rows of the neighbours."""
+    one, ahead, behind = (
+        warpgroups.kernel_of(STRIPS_WORK, replace(STRIPS_FORM, **asked), figures())
+        for asked in ({"flight": 1}, {}, {"products_ahead": False})
+    )
+    for whole, halved, found in zip(one.phases, ahead.phases, behind.phases, strict=True):
+        assert found == (halved if found.name in ("activation", "rows handed on") else whole)
+
+
+def test_three_warpgroups_of_a_chain_wait_for_their_products() -> None:
+    """As the source has it: with the convolution of all groups in registers the expansion runs under their gathering."""
+    source = (Path(chain.__file__).parents[2] / "kernels" / "mbconv_chain.cu").read_text(encoding="utf-8")
+    assert f"AT_ONCE = NWG == {chain.TOGETHER} ? GROUPS : 2;" in source
+    found = {}
+    for C, H in ((96, 56), (128, 28)):
+        problem = case_of(C, H, 128)
+        kernel = expected_kernel(problem, FAMILIES["mbconv"].choose(problem, H200), H200, figures())
+        found[C] = named(kernel, "products").waited, named(kernel, "convolution").waited
+    assert found == {96: (1.0, 1.0), 128: (0.5, 0.5)}
+
+
+def test_the_bias_of_rows_that_are_handed_on_is_a_step_of_the_expansion() -> None:
+    f = figures()
+    handed = named(warpgroups.kernel_of(STRIPS_WORK, STRIPS_FORM, f), "products")
+    alone = named(warpgroups.kernel_of(STRIPS_WORK, replace(STRIPS_FORM, convolution="threads"), f), "products")
+    assert handed.demand.matrix - alone.demand.matrix == pytest.approx(
+        max(f.narrow_product_clocks, 64 * 16 * 32 / f.matrix_macs_per_clock)
+    )
+    assert handed.demand.shared - alone.demand.shared == pytest.approx(16 * 32 * 2 / 128)
+
+
+def test_the_last_row_of_a_strip_is_convolved_and_projected_by_all_warpgroups() -> None:
+    """Each has a third of the chunks, two of three rows of the filter, no expansion, one function for each value."""
+    f = figures()
+    without, kernel = (
+        warpgroups.kernel_of(STRIPS_WORK, replace(STRIPS_FORM, last_row=last_row), f) for last_row in (False, True)
+    )
+    assert kernel.phases == without.phases
+    assert {phase.times for phase in kernel.end_phases} == {12 / 3, 1.0}
+    assert sum(phase.demand.special * phase.times for phase in kernel.end_phases) == pytest.approx(f.special(64 * 32) * 12 / 3)
+    matrix = sum(phase.demand.matrix * phase.times for phase in kernel.end_phases)
+    assert matrix == pytest.approx(12 / 3 * (4 * f.narrow_product_clocks + 2 * 64 * 16 * 96 / f.matrix_macs_per_clock))
+    added = fused_time(kernel, f).turns_s - fused_time(without, f).turns_s
+    assert 0 < added < fused_time(without, f).turns_s / 2
+    twice = [replace(one, turns=2 * one.turns) for one in (without, kernel)]
+    assert fused_time(twice[1], f).turns_s - fused_time(twice[0], f).turns_s == pytest.approx(2 * added)
 
 
 def test_kernels_of_their_own_kind_have_forms_of_their_own() -> None:

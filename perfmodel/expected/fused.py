@@ -283,6 +283,8 @@ class FusedKernel:
     phases: tuple[Phase, ...]
     sums_phases: tuple[Phase, ...] | None = None
     """The same in the launches before the last, which only add up; None: they do what the last does."""
+    end_phases: tuple[Phase, ...] = ()
+    """What all actors of a block do once, side by side, after their last turns."""
     actors: int
     """That a multiprocessor can hold at the same time."""
     classed_by: Literal["rounds", "sharing"] = "rounds"
@@ -334,8 +336,11 @@ class FusedKernel:
 
     def most_turns(self) -> float:
         """Of one multiprocessor: whole blocks, as evenly as they divide, each with all of its turns."""
-        blocks = math.ceil(self.turns / self.together - 1e-9)
-        return min(math.ceil(math.ceil(blocks / self.processors) * self.together - 1e-9), math.ceil(self.turns))
+        return min(math.ceil(self.blocks_of_one() * self.together - 1e-9), math.ceil(self.turns))
+
+    def blocks_of_one(self) -> int:
+        """Blocks that the multiprocessor with the most of them has, one after the other."""
+        return math.ceil(math.ceil(self.turns / self.together - 1e-9) / self.processors)
 
     def busy(self) -> float:
         """Share of the multiprocessors that have a block."""
@@ -350,7 +355,7 @@ class FusedKernel:
 
     def rounds(self) -> int:
         """Tiles that a block takes one after the other."""
-        return math.ceil(math.ceil(self.turns / self.together - 1e-9) / self.processors) * math.ceil(self.steps - 1e-9)
+        return self.blocks_of_one() * math.ceil(self.steps - 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,6 +407,8 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     clocks = clocks_of(kernel.phases)
     before = clocks if kernel.sums_phases is None or SUMS in figures.switched_off else clocks_of(kernel.sums_phases)
     together = whole(clocks) + (kernel.launches - 1) * whole(before)
+    if kernel.end_phases:
+        together += kernel.launches * kernel.blocks_of_one() * clocks_of(kernel.end_phases)[present - 1]
     sums_macs = kernel.matrix_macs if kernel.sums_matrix_macs is None else kernel.sums_matrix_macs
     burst = regime == "burst"
     allowed = figures.burst_ops_per_s if burst else figures.sustained_ops_per_s

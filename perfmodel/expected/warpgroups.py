@@ -44,6 +44,8 @@ NORM_AT_ONCE: Final = 64
 """Channels in place that are asked for together, and waited for."""
 GATHER_INSTRUCTIONS: Final = 5.0
 """Of a thread for one value that a convolution of the hidden tensor adds up from three columns: shuffle, two sums, conversion."""
+HANDED_ON: Final = frozenset({"activation", "rows handed on"})
+"""Phases whose results another chunk's products come before, wherever two chunks are in flight."""
 BAND_PRODUCTS: Final = 7 / 128
 """m16n8k16 per output and channel of a depthwise 7×7 by banded matrices: 7 rows of the filter for 128 outputs."""
 BAND_SHARED_BYTES: Final = 46.0
@@ -93,6 +95,12 @@ class WarpgroupForm:
     """Of a turn's convolution by banded matrices, done by itself: the blocks of its cluster and its other warpgroups do the rest."""
     flight: int = 1
     """Chunks that a warpgroup has in flight: while it waits for one it works on another."""
+    products_ahead: bool = True
+    """Of several chunks in flight: whether products of one run under functions of another. Else they are waited for behind the barrier that
+    follows them, and only what is handed on is in flight."""
+    last_row: bool = False
+    """Whether a block ends with a row of outputs below which the hidden tensor has none: it is convolved and projected after the last
+    turn, its chunks shared by the warpgroups."""
     resident: bool = False
     """Whether all weights stay in shared memory."""
     multicast: int = 1
@@ -147,7 +155,7 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
     if form.flight > 1:
         phases = [
             replace(one, latency=one.latency / form.flight, waited=1 / form.flight if one.at_once else 1.0)
-            if one.times == chunks
+            if one.times == chunks and (form.products_ahead or one.name in HANDED_ON)
             else one
             for one in phases
         ]
@@ -162,6 +170,7 @@ def kernel_of(work: FusedWork, form: WarpgroupForm, figures: Figures) -> FusedKe
     return FusedKernel(
         kind=form.kind,
         phases=tuple(phases),
+        end_phases=tuple(_last_row(work, form, figures, chunks)) if form.last_row else (),
         actors=apart,
         turns=form.turns,
         together=form.together or form.actors,
@@ -204,8 +213,11 @@ def _wide(figures: Figures, n: float, count: float) -> Demand:
 
 
 def _products(work: FusedWork, form: WarpgroupForm, figures: Figures) -> tuple[Demand, Demand]:
-    """Expansion and projection of a chunk."""
-    steps = -(-work.depth // STEP // form.sharing)
+    """Expansion and projection of a chunk.
+
+    Where the hidden tensor is handed on in rows, zero outside of the image, the bias is 16 more rows of the expansion's weights.
+    """
+    steps = -(-work.depth // STEP // form.sharing) + int(form.convolution == "rows")
     expand = _wide(figures, form.chunk, steps)
     if form.taps_from_shared:
         gathered = figures.shared(steps * ROWS * STEP * ELEMENT_BYTES)
@@ -374,6 +386,42 @@ def _rows(form: WarpgroupForm, figures: Figures) -> list[Phase]:
             demand=Demand(shared=figures.shared(values * 4), issue=figures.issue(values * GATHER_INSTRUCTIONS)),
             latency=figures.shared_latency,
         ),
+    ]
+
+
+def _last_row(work: FusedWork, form: WarpgroupForm, figures: Figures, chunks: float) -> list[Phase]:
+    """Of a block, after its turns: two rows of the filter, no expansion, and the sums of all warpgroups added up by one of them."""
+    values, groups, share = ROWS * form.chunk, form.chunk / GROUP, chunks / form.actors
+    convolve = _sum(
+        _wide(figures, 24, groups), Demand(shared=figures.shared(values * 2 * ELEMENT_BYTES), issue=figures.issue(values / 2))
+    )
+    _, _, columns = _rows(form, figures)
+    result, _ = _result(work, form, figures)
+    sums = Demand(shared=figures.shared(2 * 4 * ROWS * work.outputs))
+    return [
+        Phase(
+            name="convolution",
+            demand=convolve,
+            latency=figures.phase_latency + figures.barrier_latency,
+            times=share,
+            at_once=True,
+        ),
+        replace(columns, times=share),
+        Phase(
+            name="second activation",
+            demand=_activation(work, form.chunk, figures),
+            latency=_activation_latency(figures) + figures.phase_latency,
+            times=share,
+        ),
+        Phase(
+            name="projection",
+            demand=_wide(figures, work.outputs, form.chunk / STEP),
+            latency=figures.phase_latency,
+            times=share,
+            at_once=True,
+        ),
+        Phase(name="sums", demand=sums, latency=2 * (figures.barrier_latency + figures.shared_latency)),
+        replace(result, demand=result.demand * (1 / form.actors)),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, cast
 
 from perfmodel.expected import columns, warpgroups, warps
@@ -262,15 +263,16 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
         between = 0.0  # blocks side by side read each other's columns
     else:
         own = config.tile_rows / layout.warpgroups if layout.resident else config.tile_rows
-        steps = (own + 2) / (4 if layout.resident else layout.rows)  # in the last some warps have no row
+        # warpgroups on their own share the block's steps; in a chain all of them take every step, whether they have rows in the last or not
+        steps = (own + 2) / 4 if layout.resident else math.ceil((own + 2) / layout.rows)
         if layout.order == rows.STRIPS:
-            steps = own / 4 + rows.LAST_ROWS
+            steps = own / 4
         between = _walks_between(problem, config, min(blocks, device.multiprocessors))
     processors = resident_blocks(device.multiprocessors, split)
     return warpgroups.WarpgroupForm(
         kind=kind, actors=layout.warpgroups, chunk=layout.chunk, convolution="rows", split=split, steps=steps,
         turns=blocks * layout.warpgroups * steps * split, together=layout.warpgroups * steps,
-        processors=processors, waves=-(-blocks * split // processors), resident=layout.resident,
+        processors=processors, waves=-(-blocks * split // processors), resident=layout.resident, last_row=layout.order == rows.STRIPS,
         loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS,
         lookups=ROW_LOOKUPS * problem.C if config.defines["X_SHARED"] else 0.0,
         again_bytes=halo, again_between_bytes=between, blocks=min(device.multiprocessors, blocks * split),
@@ -280,10 +282,11 @@ def _rows_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kin
 def _chain_form(problem: MBConvProblem, config: Config, device: DeviceLimits, kind: str, halo: float) -> warpgroups.WarpgroupForm:
     """As `_rows_form`, all warpgroups down one range, with two chunks in flight."""
     actors, blocks = config.defines["WARPGROUPS"], chain.blocks(problem, config)
-    steps = (config.tile_rows + 2) / (4 * actors)  # in the last some warps have no row
+    steps, last_row = chain.walk(problem, config.tile_rows)
     return warpgroups.WarpgroupForm(
         kind=kind, actors=actors, chunk=chain.CHUNK, convolution="rows", steps=steps, turns=blocks * actors * steps,
         together=actors * steps, processors=device.multiprocessors, waves=-(-blocks // device.multiprocessors), flight=2,
+        products_ahead=actors == chain.TOGETHER, last_row=last_row,
         loaded_bytes=64 * ELEMENT_BYTES * problem.C, stored_share=rows.STRIP / rows.WARP_ROWS, again_bytes=halo,
         again_between_bytes=_walks_between(problem, config, blocks), blocks=blocks,
     )  # fmt: skip

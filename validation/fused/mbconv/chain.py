@@ -15,6 +15,9 @@ from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits
 NAME: Final = "mbconv_chain"
 WARPGROUPS: Final = {96: 3, 128: 2}
 """By channels: as many as find registers for two chunks each."""
+TOGETHER: Final = 2
+"""Warpgroups whose registers hold the convolution of all groups of a chunk, under whose gathering the next expansion runs. With more of
+them it is issued last, and waited for behind the next barrier."""
 CHUNK: Final = 32
 """Hidden channels at a time."""
 SLOTS: Final = 4
@@ -46,11 +49,20 @@ def range_rows(problem: MBConvProblem, blocks: int) -> int:
 
 
 def steps(problem: MBConvProblem, found: int) -> float:
-    """Of a walk down so many output rows. After whole steps to the end of a strip, one row's convolution and projection are left."""
+    """Of a walk down so many output rows."""
+    whole, last_row = walk(problem, found)
+    return whole + LAST_ROW * last_row
+
+
+def walk(problem: MBConvProblem, found: int) -> tuple[int, bool]:
+    """Whole steps down so many output rows; whether one row's convolution and projection are left after them, at the end of a strip.
+
+    Every warpgroup takes part in every step, whether it has rows in it or not.
+    """
     at_once = 4 * WARPGROUPS[problem.C]
     if found % problem.H:
-        return -(-(found + 2) // at_once)
-    return found // at_once + LAST_ROW if found % at_once == 0 else -(-(found + 1) // at_once)
+        return -(-(found + 2) // at_once), False
+    return (found // at_once, True) if found % at_once == 0 else (-(-(found + 1) // at_once), False)
 
 
 def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
