@@ -47,6 +47,16 @@ def percent(fraction: float) -> str:
     return f"{value:.0f} %" if abs(value) >= 99.95 else f"{value:.1f} %"
 
 
+def signed_percent(fraction: float) -> str:
+    """A difference as a percentage with its sign, which nothing has none of.
+
+    >>> signed_percent(0.074), signed_percent(-0.0004)
+    ('+7.4 %', '0.0 %')
+    """
+    text = f"{100 * fraction:+z.1f} %"
+    return "0.0 %" if text == "+0.0 %" else text
+
+
 _SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 _DURATION: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([a-zµμ]+)\s*")
 

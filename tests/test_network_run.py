@@ -21,7 +21,7 @@ from perfmodel.prediction import predict
 from perfmodel.validation import network_run
 from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
-from perfmodel.validation.host_times import CHAIN, LEAST_S, _compiled, _less
+from perfmodel.validation.host_times import CHAIN, LEAST_S, _compiled, _less, drowned
 from perfmodel.validation.layer_comparison import compare_layers
 from perfmodel.validation.microbenchmarks import MachineRun, SkippedPart
 from perfmodel.validation.microbenchmarks import run as microbenchmarks_run
@@ -31,6 +31,7 @@ from perfmodel.validation.network_run import (
     NetworkCase,
     _Gate,
     _NotNow,
+    _of_its_looks,
     cases,
     measure_all,
     measure_compiled,
@@ -198,6 +199,20 @@ def test_compiled_code_asks_for_its_turn_once() -> None:
 
 def test_a_difference_of_noisy_times_is_never_nothing() -> None:
     assert _less((3.0, 1.0, 5.0), (2.0, 2.0, 4.0)) == (1.0, LEAST_S, 1.0)
+    assert _less((3.0, 1.0), (2.0, 2.0), 4) == (0.25, LEAST_S)
+
+
+def test_a_difference_that_drowned_in_noise_is_said() -> None:
+    found = dict.fromkeys(("compiled call", "compiled convolutions", "compiled plain", "compiled pairs"), (1e-3, 1e-3))
+    samples = {
+        one.quantity: one for one in _compiled({**found, "compiled plain": (2e-3, 0.5e-3), "compiled pairs": (3e-3, 3e-3)})
+    }
+    assert samples["host_compiled_kernel_s"].detail == "nothing or less in 1 of 2 repeats, taken for 0.1 µs"
+    assert samples["host_compiled_pair_s"].detail is None
+    assert drowned({"host_block_s": 5e-5, "host_inner_s": LEAST_S}) == ("host_inner_s",)
+    line = {"host": {"looks": [{"host_block_s": 5e-5, "host_inner_s": LEAST_S}, {"host_block_s": 5e-5, "host_inner_s": 6e-6}]}}
+    assert _of_its_looks(line) == "; in noise, and taken for 0.1 µs: host_inner_s"
+    assert _of_its_looks({}) == ""
 
 
 def test_chains_of_compiled_code_are_taken_apart_into_what_they_were_made_of() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from perfmodel.expected.fused_calibration import FusedCalibration, fused_calibration
 from perfmodel.expected.fused_terms import FUSED_TERMS
-from perfmodel.units import percent, si
+from perfmodel.units import percent, si, signed_percent
 from perfmodel.validation.agreement_plot import Case, agreement_plot
 from perfmodel.validation.fused_protocol import FusedProtocol, FusedRow, ablated, run_fused, summary_of
 from perfmodel.validation.protocol_report import HEADER, RESULTS, Block, markdown_table, summary_cells
@@ -129,7 +129,7 @@ def bytes_table(protocol: FusedProtocol) -> Table:
                 row.case,
                 f"{1e-6 * measured:.1f}",
                 f"{1e-6 * expected:.1f}",
-                f"{100 * (expected / measured - 1):+.1f} %",
+                signed_percent(expected / measured - 1),
                 "yes" if row.above_l2 else "no",
             ]
         )

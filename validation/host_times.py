@@ -93,10 +93,10 @@ class HostProbe:
         )
         yield Sample(quantity="host_operator_s", kernel=f"torch, {CHAIN} sums x + y in a row", values=each["operator"])
         # what a call launches beside its own kernel costs no call of Python
-        yield Sample(
-            quantity="host_inner_s",
-            kernel=f"torch, {CHAIN} convolutions with bias less {CHAIN} without",
-            values=_less(each["biased"], each["convolution"]),
+        yield _difference(
+            "host_inner_s",
+            f"torch, {CHAIN} convolutions with bias less {CHAIN} without",
+            _less(each["biased"], each["convolution"]),
         )
         if "compiled call" in found:
             yield from _compiled(found)
@@ -145,22 +145,30 @@ def _compiled(found: Mapping[str, tuple[float, ...]]) -> Iterator[Sample]:
 
     Calls of chains differ by CHAIN of one part each; the call of one kernel has the rest.
     """
-    kernel = _each(_less(found["compiled plain"], found["compiled convolutions"]))
-    given = tuple(seconds / NORM_INPUTS for seconds in _each(_less(found["compiled pairs"], found["compiled plain"])))
+    kernel = _less(found["compiled plain"], found["compiled convolutions"], CHAIN)
+    given = _less(found["compiled pairs"], found["compiled plain"], NORM_INPUTS * CHAIN)
     call = _less(found["compiled call"], kernel)
-    convolution = _each(_less(found["compiled convolutions"], call))
+    convolution = _less(found["compiled convolutions"], call, CHAIN)
     for part, said, values in (
         ("kernel", f"{CHAIN} pointwise kernels without parameters between convolutions", kernel),
         ("input", f"{NORM_INPUTS * CHAIN} parameters of norms between convolutions", given),
         ("call", "a call of one kernel, without it", call),
         ("convolution", f"{CHAIN} convolutions in a chain, without their weights", _less(convolution, given)),
-        ("pair", f"{CHAIN} times convolution, norm and relu in a chain", _each(found["compiled pairs"])),
+        ("pair", f"{CHAIN} times convolution, norm and relu in a chain", tuple(one / CHAIN for one in found["compiled pairs"])),
     ):
-        yield Sample(quantity=f"host_compiled_{part}_s", kernel=f"torch.compile, {said}", values=values)
+        yield _difference(f"host_compiled_{part}_s", f"torch.compile, {said}", values)
 
 
-def _each(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(seconds / CHAIN for seconds in values)
+def drowned(look: Mapping[str, float]) -> tuple[str, ...]:
+    """Quantities of a look that are differences and came out as nothing or less: they have the least that is taken."""
+    return tuple(quantity for quantity, seconds in look.items() if seconds <= LEAST_S)
+
+
+def _difference(quantity: str, kernel: str, values: tuple[float, ...]) -> Sample:
+    """A sample, which says in how many repeats the difference drowned in noise."""
+    count = sum(seconds <= LEAST_S for seconds in values)
+    detail = f"nothing or less in {count} of {len(values)} repeats, taken for {1e6 * LEAST_S:g} µs" if count else None
+    return Sample(quantity=quantity, kernel=kernel, values=values, detail=detail)
 
 
 def _width(index: int) -> int:
@@ -181,6 +189,6 @@ LEAST_S: Final = 1e-7
 """What a difference of two noisy times is taken for at least: no call is free."""
 
 
-def _less(long: tuple[float, ...], short: tuple[float, ...]) -> tuple[float, ...]:
-    """Each of the long times without the short one of the same repeat."""
-    return tuple(max(one - other, LEAST_S) for one, other in zip(long, short, strict=True))
+def _less(long: tuple[float, ...], short: tuple[float, ...], parts: int = 1) -> tuple[float, ...]:
+    """Of each part, the long times without the short ones of the same repeats, at least LEAST_S."""
+    return tuple(max((one - other) / parts, LEAST_S) for one, other in zip(long, short, strict=True))

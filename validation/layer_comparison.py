@@ -12,7 +12,7 @@ from perfmodel.hardware.catalog import load
 from perfmodel.networks.catalog import find
 from perfmodel.prediction import Prediction, predict
 from perfmodel.report.table import Column, Table
-from perfmodel.units import percent, si
+from perfmodel.units import percent, si, signed_percent
 from perfmodel.validation.comparison import Skipped
 from perfmodel.validation.network_comparison import MOST_SAID, of_another, too_few
 from perfmodel.validation.network_run import read_results
@@ -142,7 +142,7 @@ def layers_table(comparison: LayerComparison) -> Table:
             Column(key="path", heading="path", right=False),
             Column(key="measured_latency_s", heading="measured", show=lambda s: si(s, "s")),
             Column(key="predicted_latency_s", heading="expected", show=lambda s: si(s, "s")),
-            Column(key="error", heading="error", show=lambda e: f"{100 * e:+.1f} %"),
+            Column(key="error", heading="error", show=signed_percent),
         ),
         rows=[
             (row.network, row.node, row.batch, row.path, row.measured_latency_s, row.predicted_latency_s, row.error)

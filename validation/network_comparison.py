@@ -17,7 +17,7 @@ from perfmodel.importers.program import MissingExtraError
 from perfmodel.networks.catalog import find
 from perfmodel.prediction import predict
 from perfmodel.report.table import Column, Table
-from perfmodel.units import percent, si
+from perfmodel.units import percent, si, signed_percent
 from perfmodel.validation.comparison import Skipped, diagnosed
 from perfmodel.validation.files import MeasurementFileError
 from perfmodel.validation.machine_file import is_device
@@ -231,7 +231,7 @@ def networks_table(comparison: NetworkComparison) -> Table:
             Column(key="run", heading="run", right=False),
             Column(key="measured_latency_s", heading="measured", show=lambda s: si(s, "s")),
             Column(key="predicted_latency_s", heading="expected", show=lambda s: si(s, "s")),
-            Column(key="error", heading="error", show=lambda e: f"{100 * e:+.1f} %"),
+            Column(key="error", heading="error", show=signed_percent),
         ),
         rows=[
             (row.model, row.batch, row.precision, row.run, row.measured_latency_s, row.predicted_latency_s, row.error)

@@ -28,7 +28,7 @@ from perfmodel.hardware.spec import Date
 from perfmodel.validation.files import LineCheck, MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
-from perfmodel.validation.host_times import HostProbe
+from perfmodel.validation.host_times import LEAST_S, HostProbe, drowned
 from perfmodel.validation.recorder import Needed, Results, read_lines
 from perfmodel.validation.revision import git_revision
 
@@ -252,8 +252,14 @@ def measure_all(
             continue
         results.add(case, line)
         count += 1
-        say(f"{time.perf_counter() - began:6.1f} s {case.key}: {line['median_s'] * 1e3:.3f} ms")
+        say(f"{time.perf_counter() - began:6.1f} s {case.key}: {line['median_s'] * 1e3:.3f} ms{_of_its_looks(line)}")
     return Counts(count, failed)
+
+
+def _of_its_looks(line: Mapping[str, Any]) -> str:
+    """What the looks beside a case could not tell, if there is something."""
+    names = sorted({name for look in line.get("host", {}).get("looks", ()) for name in drowned(look)})
+    return f"; in noise, and taken for {1e6 * LEAST_S:g} µs: {', '.join(names)}" if names else ""
 
 
 def sentence(error: Exception) -> str:
@@ -328,7 +334,7 @@ def measure_compiled(
                         results.add(case, line)
                         count += 1
                         failed -= 1
-                        said = f"{line['median_s'] * 1e3:.3f} ms, compiled in {line['prepared_s']:.0f} s"
+                        said = f"{line['median_s'] * 1e3:.3f} ms, compiled in {line['prepared_s']:.0f} s{_of_its_looks(line)}"
                         say(f"{time.perf_counter() - began:6.1f} s {case.key}: {said}")
                 worker.end()
         finally:  # one that still waited for its turn would keep this process from ending

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from perfmodel.units import percent
+from perfmodel.units import percent, signed_percent
 from perfmodel.validation.agreement_plot import Case, agreement_plot
 from perfmodel.validation.network_comparison import NetworkComparison, compare_networks, size_class
 from perfmodel.validation.network_run import read_results
@@ -40,7 +40,7 @@ def cases_table(comparison: NetworkComparison) -> Table:
             row.run,
             f"{1e3 * row.measured_latency_s:.2f}",
             f"{1e3 * row.predicted_latency_s:.2f}",
-            f"{100 * row.error:+.1f} %",
+            signed_percent(row.error),
         ]
         for row in comparison.rows
         if row.run != "eager" or row.batch >= 64
@@ -68,7 +68,7 @@ def foreseen_tables() -> tuple[Table, Table]:
                 line["run"],
                 f"{1e3 * seconds:.2f}",
                 f"{1e3 * expected:.2f}",
-                f"{100 * (expected / seconds - 1):+.1f} %",
+                signed_percent(expected / seconds - 1),
                 "yes" if inside else "no",
             ]
         )

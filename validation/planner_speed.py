@@ -171,7 +171,7 @@ def plans_table() -> str:
 
 def family_table() -> str:
     """The recorded family."""
-    from perfmodel.units import percent, si
+    from perfmodel.units import percent, si, signed_percent
 
     rows = []
     for row in recorded()["family"]:
@@ -183,7 +183,7 @@ def family_table() -> str:
                 si(row["budget_macs"], "").rstrip(),
                 ", ".join(map(str, row["widths"])),
                 ", ".join(map(str, row["depths"])),
-                f"{100 * (row['macs'] / row['budget_macs'] - 1):+.1f} %",
+                signed_percent(row["macs"] / row["budget_macs"] - 1),
                 si(row["latency_s"], "s"),
                 percent(row["efficiency"]),
                 f"{row['within_budget']} of {row['space']}",

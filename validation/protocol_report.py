@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import PerfmodelError
 from perfmodel.expected.terms import TERMS
-from perfmodel.units import percent, si
+from perfmodel.units import percent, si, signed_percent
 from perfmodel.validation.agreement_plot import Case, agreement_plot
 from perfmodel.validation.protocol import EXPECTED, FileProtocol, Protocol, ProtocolRow
 from perfmodel.validation.statistics import Summary, rank_text
@@ -44,7 +44,7 @@ def summary_cells(found: Summary) -> list[str]:
         percent(found.median_ape),
         percent(found.p90_ape),
         percent(found.max_ape),
-        f"{100 * found.bias:+.1f} %",
+        signed_percent(found.bias),
         rank_text(found.spearman),
         percent(found.within_10),
     ]
@@ -108,7 +108,7 @@ def worst_table(rows: Sequence[ProtocolRow]) -> tuple[Sequence[str], list[list[s
             si(row.measured_latency_s, "s"),
             si(row.expected_latency_s, "s"),
             f"{si(row.latency_low_s, 's')} – {si(row.latency_high_s, 's')}",
-            f"{100 * row.error:+.1f} %",
+            signed_percent(row.error),
             row.diagnosis or "no rule names a cause",
         ]
         for row in rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from perfmodel.units import signed_percent
 from perfmodel.validation.comparison import Comparison
 from perfmodel.validation.network_tables import Table
 from perfmodel.validation.protocol_report import HEADER, RESULTS, summary_cells
@@ -41,7 +42,7 @@ def datasheet_tables() -> tuple[Table, Table]:
                 str(row.batch),
                 f"{1e3 * row.measured_latency_s:.1f}",
                 f"{1e3 * row.predicted_latency_s:.1f}",
-                f"{100 * row.error:+.1f} %",
+                signed_percent(row.error),
             ]
             for row in rows
         ]

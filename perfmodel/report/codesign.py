@@ -9,7 +9,7 @@ from typing import Any
 from perfmodel.design.codesign import Answer, Design, Relaxation
 from perfmodel.networks.convfirstnet import SPECS
 from perfmodel.report.table import Column, Table, count, duration
-from perfmodel.units import percent
+from perfmodel.units import percent, signed_percent
 
 _SHOWN = 6
 
@@ -121,7 +121,7 @@ def family_table(answers: dict[str, Answer]) -> Table:
             Column(key="budget_macs", heading="budget", show=count),
             Column(key="widths", heading="widths", show=_joined, right=False),
             Column(key="depths", heading="depths", show=_joined, right=False),
-            Column(key="difference", heading="MACs", show=lambda value: f"{100 * value:+.1f} %"),
+            Column(key="difference", heading="MACs", show=signed_percent),
             Column(key="latency_s", heading="latency", show=duration),
             Column(key="efficiency", heading="efficiency", show=percent),
             Column(key="within_budget", heading="in budget"),
