@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +38,7 @@ from perfmodel.validation.network_run import (
     read_results,
 )
 from perfmodel.validation.network_tables import foreseen_tables
+from perfmodel.validation.python_stack import page_faults, with_room
 from perfmodel.validation.samples import Sample
 from perfmodel.validation.torch_timing import settled
 from tests.gpus import H200
@@ -200,6 +201,31 @@ def test_compiled_code_asks_for_its_turn_once() -> None:
 def test_a_difference_of_noisy_times_is_never_nothing() -> None:
     assert _less((3.0, 1.0, 5.0), (2.0, 2.0, 4.0)) == (1.0, LEAST_S, 1.0)
     assert _less((3.0, 1.0), (2.0, 2.0), 4) == (0.25, LEAST_S)
+
+
+def test_calls_with_room_meet_the_end_of_no_chunk_of_the_stack() -> None:
+    """Wherever the caller stands: at some places a call of nothing at all has Python map a chunk of its stack each time."""
+
+    def nothing() -> None:
+        return
+
+    def faults(calls: int = 50) -> int:
+        before = page_faults()
+        for _ in range(calls):
+            nothing()
+        after = page_faults()
+        return 0 if before is None or after is None else after - before
+
+    def caller(work: Callable[[], int]) -> int:
+        return work()
+
+    def most(work: Callable[[], int]) -> int:
+        frames = (caller.__code__.replace(co_stacksize=words) for words in range(8, 2100, 4))
+        return max(FunctionType(frame, {})(work) for frame in frames)
+
+    if most(faults) < 50:
+        pytest.skip("this Python keeps its frames otherwise, or nobody counts page faults")
+    assert most(lambda: with_room(faults)) < 50, "a chunk's end costs one a call"
 
 
 def test_a_difference_that_drowned_in_noise_is_said() -> None:

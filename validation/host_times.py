@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from perfmodel.validation.python_stack import with_room
 from perfmodel.validation.samples import Sample
 
 CHAIN: Final = 32
@@ -83,7 +84,7 @@ class HostProbe:
         Every repeat takes all chains, and differences are those of one repeat: a host's speed changes within tenths of a second.
         """
         with self._torch.inference_mode():
-            found = self._seconds(repeats, rounds)
+            found = with_room(lambda: self._seconds(repeats, rounds))
         each = {name: tuple(seconds / CHAIN for seconds in values) for name, values in found.items()}
         for name in ("convolution", "matrix", "norm", "other"):
             said = f"torch, {CHAIN} different modules of {name} in a chain"

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
@@ -29,6 +30,7 @@ from perfmodel.validation.files import LineCheck, MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import driver_version, state
 from perfmodel.validation.host_times import LEAST_S, HostProbe, drowned
+from perfmodel.validation.python_stack import page_faults, with_room
 from perfmodel.validation.recorder import Needed, Results, read_lines
 from perfmodel.validation.revision import git_revision
 
@@ -244,7 +246,7 @@ def measure_all(
                 module, built = _module(torch, timm, case), (case.model, case.dtype, case.layout)
             if probe is None and case.run in IN_STREAM:
                 probe = HostProbe(torch)
-            line = _measured(torch, module, case, probe=probe, profile=profile, traces=traces)
+            line = with_room(partial(_measured, torch, module, case, probe=probe, profile=profile, traces=traces))
         except Exception as error:  # of CUDA, of torch, or whatever a model of timm raises: this case only
             say(f"{case.key}: {sentence(error)}")
             failed += 1
@@ -436,7 +438,7 @@ def _compiled(cases_: Sequence[NetworkCase], pipe: Any, timed: bool, profile: bo
         backend = importlib.import_module("torch._dynamo").lookup_backend("inductor")
         call = torch.compile(module, backend=_Gate(backend, turn), dynamic=False)
         for case in cases_:
-            pipe.send(_measured(torch, module, case, call=call, probe=probe, profile=profile, traces=traces))
+            pipe.send(with_room(partial(_measured, torch, module, case, call=call, probe=probe, profile=profile, traces=traces)))
     except _NotNow:
         return
     except Exception as error:  # of CUDA, of torch, of its compilers, or whatever a model of timm raises
@@ -511,10 +513,10 @@ def _measured(
                 for name, values in moments.items():
                     values.append(float(f"{probe.block_s() if name == 'blocks_s' else probe.pair_s():.4g}"))
 
-            times = _times(torch, repeated, look)
+            times, faults = _times(torch, repeated, look)
             host = {"host": {"looks": [*looks, probe.medians()], **moments}}
         else:
-            times = _times(torch, repeated)
+            times, faults = _times(torch, repeated)
         after = state()
         asked = (profile or traces is not None) and case.run in IN_STREAM
         kernels = _kernels(torch, repeated, case.trace(traces)) if asked else None
@@ -527,6 +529,7 @@ def _measured(
         "params": sum(parameter.numel() for parameter in module.parameters()),
         "median_s": statistics.median(times),
         "times_s": [float(f"{value:.5g}") for value in times],
+        "page_faults": faults,
         "prepared_s": round(prepared_s, 2),
         "before": asdict(before) if before else None,
         "after": asdict(after) if after else None,
@@ -546,8 +549,8 @@ def _captured(torch: Any, step: Callable[[], Any]) -> Any:
     return graph
 
 
-def _times(torch: Any, step: Callable[[], Any], between: Callable[[], Any] | None = None) -> list[float]:
-    """Seconds of each step on the host's clock, with one synchronisation per step, as timm's benchmark does it.
+def _times(torch: Any, step: Callable[[], Any], between: Callable[[], Any] | None = None) -> tuple[list[float], int | None]:
+    """Seconds of each step on the host's clock, with one synchronisation per step, as timm's benchmark does it; page faults of them all.
 
     `between` runs after every few steps, outside their time: a host's speed changes from one tenth of a second to the next. The step
     after it is not timed, either: it finds the host's caches full of another's code and data.
@@ -558,17 +561,21 @@ def _times(torch: Any, step: Callable[[], Any], between: Callable[[], Any] | Non
     step()
     torch.cuda.synchronize()
     steps = max(FEWEST, min(MOST, round(SECONDS_PER_CASE / (time.perf_counter() - start))))
-    found = []
+    found: list[float] = []
+    faults: list[int] = []
     for index in range(steps):
         if between is not None and index % STEPS_BETWEEN == 0:
             between()
             step()
             torch.cuda.synchronize()
+        before = page_faults()
         start = time.perf_counter()
         step()
         torch.cuda.synchronize()
         found.append(time.perf_counter() - start)
-    return found
+        after = page_faults()
+        faults += [] if before is None or after is None else [after - before]
+    return found, sum(faults) if faults else None
 
 
 def _kernels(torch: Any, step: Callable[[], Any], trace: Path | None) -> list[tuple[str, float]]:

@@ -16,7 +16,7 @@ Table = tuple[Sequence[str], list[list[str]]]
 NETWORKS = "networks.jsonl"
 BLIND = "networks-blind.jsonl"
 PREDICTED = "networks-blind-predicted.jsonl"
-"""What was predicted of cases in BLIND before they were measured, with the revision that predicted it."""
+"""What was predicted of cases before they were measured, with the revision that predicted it; of several predictions the last counts."""
 RECORDED = {NETWORKS: "Whole networks", BLIND: "Networks that nobody had looked at when the model was made"}
 
 
@@ -53,7 +53,7 @@ def foreseen_tables() -> tuple[Table, Table]:
     predicted = {
         line["key"]: line for line in map(json.loads, (RESULTS / "h200" / PREDICTED).read_text(encoding="utf-8").splitlines())
     }
-    measured = [line for line in read_results(RESULTS / "h200" / BLIND) if line["key"] in predicted]
+    measured = [line for file in (BLIND, NETWORKS) for line in read_results(RESULTS / "h200" / file) if line["key"] in predicted]
     groups: dict[str, list[tuple[float, float, float]]] = {}
     rows = []
     for line in measured:
