@@ -283,6 +283,33 @@ def test_the_host_beside_a_case_replaces_that_of_the_file() -> None:
     assert with_host(load("h200"), {}) == load("h200")
 
 
+def test_rows_in_a_stream_stand_apart_by_what_was_seen_of_their_host(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    host = {"looks": [LOOK, LOOK], "blocks_s": [LOOK["host_block_s"]]}
+    each = {**host, "blocks_s": 2 * host["blocks_s"]}
+    lines = []
+    for more in ({}, {"host": each}, {"host": host}, {"host": host, "page_faults": 0}, {"host": host, "page_faults": 9}):
+        case = cases(("resnet18",), (1,), runs=("eager",))[0]
+        fields = {field: getattr(case, field) for field in ("model", "batch", "resolution", "dtype", "autocast", "layout", "run")}
+        line = {
+            "key": case.key,
+            "device": "NVIDIA H200",
+            **fields,
+            "date": "2026-11-30",
+            "times_s": [1e-3, 1e-3],
+            "median_s": 1e-3,
+            **more,
+        }
+        lines.append(json.dumps(line))
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert {name: one.n for name, one in compare_networks(path, "h200").by_run.items()} == {
+        "eager, batch ≤ 16, host unseen": 1,
+        "eager, batch ≤ 16, looked at in each step": 1,
+        "eager, batch ≤ 16, stack unseen": 1,
+        "eager, batch ≤ 16": 2,
+    }
+
+
 def test_eager_rows_wait_for_their_own_host(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     lines = []

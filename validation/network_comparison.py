@@ -43,6 +43,8 @@ class NetworkRow(BaseModel):
     """Whether the host was looked at beside the case; where it was not, it is predicted at the speed that the device's file has."""
     host_disturbed: bool
     """Whether it was looked at before every step, as it was at first: each step then found the host's caches full of the look's."""
+    stack_seen: bool
+    """Whether steps had room on Python's stack (`python_stack`), as they have since page faults are counted beside them."""
     measured_latency_s: float
     predicted_latency_s: float
     latency_low_s: float | None
@@ -177,6 +179,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 run=line["run"],
                 host_seen=bool(line.get("host")),
                 host_disturbed=bool(line.get("host")) and len(line["host"]["blocks_s"]) == len(line["times_s"]),
+                stack_seen=line.get("page_faults") is not None,
                 measured_latency_s=line["median_s"],
                 predicted_latency_s=prediction.latency_s + (0.0 if line["run"] in IN_STREAM else replay_s),
                 latency_low_s=prediction.latency_low_s,
@@ -203,9 +206,11 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
 
 
 def _of_its_host(row: NetworkRow) -> str:
-    if row.run not in IN_STREAM or (row.host_seen and not row.host_disturbed):
+    if row.run not in IN_STREAM:
         return ""
-    return ", looked at in each step" if row.host_seen else ", host unseen"
+    if not row.host_seen:
+        return ", host unseen"
+    return ", looked at in each step" if row.host_disturbed else "" if row.stack_seen else ", stack unseen"
 
 
 def size_class(batch: int) -> str:

@@ -156,6 +156,7 @@ class _Line(BaseModel):
     median_s: PositiveFloat
     times_s: list[PositiveFloat] = Field(min_length=1)
     date: Date | None = None
+    page_faults: int | None = Field(default=None, ge=0)
     host: _Host | None = None
 
     @model_validator(mode="after")
