@@ -76,13 +76,19 @@ def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
     Before and after the case every kind of call was looked at, between its steps the chain of blocks alone: a kind's seconds are the
     median of these blocks, times what the kind took of a block in the two looks. A moment's block is one pass of its chain after a step of
     the network, which finds the host's caches as an eager network does, that calls much code. Compiled code calls little, and finds it at
-    hand, as the repeated passes of a look do: of it only the change of the moments' chains is taken, from those beside the looks on.
+    hand, as the repeated passes of a look do, and a moment's pass after its first. Of lines that have no such second pass the change of the
+    first ones is taken, from those beside the looks on: where the host's speed changed just there, it is misjudged.
     """
     if not line.get("host"):
         return device
     looks, blocks, pairs = line["host"]["looks"], line["host"]["blocks_s"], line["host"].get("pairs_s")
+    hot_pairs = line["host"].get("hot_pairs_s")
 
     def seconds(kind: str) -> float:
+        if hot_pairs and kind.startswith("host_compiled_"):
+            return float(statistics.median(hot_pairs)) * statistics.fmean(
+                look[kind] / look["host_compiled_pair_s"] for look in looks
+            )
         if pairs and kind.startswith("host_compiled_"):
             return float(statistics.median(pairs)) * statistics.fmean(
                 look[kind] / beside for look, beside in zip((looks[0], looks[-1]), (pairs[0], pairs[-1]), strict=True)

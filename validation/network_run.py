@@ -129,13 +129,15 @@ class _Host(BaseModel):
     looks: list[dict[_Quantity, _Seconds]] = Field(min_length=1)
     blocks_s: list[_Seconds] = Field(min_length=1)
     pairs_s: list[_Seconds] | None = Field(default=None, min_length=1)
+    hot_blocks_s: list[_Seconds] | None = Field(default=None, min_length=1)
+    hot_pairs_s: list[_Seconds] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _looks_agree(self) -> Self:
         if any(look.keys() != self.looks[0].keys() or "host_block_s" not in look for look in self.looks):
             raise ValueError("every look must have host_block_s and the same quantities as the others")
-        if self.pairs_s is not None and "host_compiled_pair_s" not in self.looks[0]:
-            raise ValueError("pairs_s needs looks that have host_compiled_pair_s")
+        if (self.pairs_s or self.hot_pairs_s) and "host_compiled_pair_s" not in self.looks[0]:
+            raise ValueError("pairs_s and hot_pairs_s need looks that have host_compiled_pair_s")
         return self
 
 
@@ -508,11 +510,11 @@ def _measured(
         before = state()
         if probe is not None and case.run in IN_STREAM:
             looks = [probe.medians()]
-            moments: dict[str, list[float]] = {"blocks_s": []} if case.run == "eager" else {"blocks_s": [], "pairs_s": []}
+            moments: dict[str, list[float]] = {}
 
             def look() -> None:
-                for name, values in moments.items():
-                    values.append(float(f"{probe.block_s() if name == 'blocks_s' else probe.pair_s():.4g}"))
+                for name, seconds in probe.moment().items():
+                    moments.setdefault(name, []).append(float(f"{seconds:.4g}"))
 
             times, faults = _times(torch, repeated, look)
             host = {"host": {"looks": [*looks, probe.medians()], **moments}}
