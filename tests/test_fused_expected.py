@@ -233,7 +233,7 @@ OWNED = FusedWork(N=1, H=56, W=56, C=64, hidden=256, outputs=64, kernel=3, strid
 def a_column_form(**other: Any) -> columns.ColumnForm:
     form = columns.ColumnForm(
         kind="k", actors=4, split=1, width=56, places=56, rows=56, completed=1, blocks=100, processors=132, folded=False,
-        first_asked=4, again_bytes=0, again_between_bytes=0,
+        rotates=False, first_asked=4, again_bytes=0, again_between_bytes=0,
     )  # fmt: skip
     return replace(form, **other)
 
@@ -250,14 +250,39 @@ def test_depthwise_on_threads_is_a_multiply_add_for_each_tap() -> None:
     three, five = of(work), of(replace(work, kernel=5))
     assert three.matrix_macs == 100 * 56 * 56 * 256 * 128
     assert three.rounds() == 1
-    # 64 channels of 56 pixels, 128 lanes
-    assert convolution(five).issue - convolution(three).issue == pytest.approx((25 - 9) * 64 * 56 / 128 * figures().issue_full)
+    # 64 channels of 56 pixels, 128 lanes, of which each loads a filter's taps, and four values more of its neighbours
+    more = (25 - 9) * (64 * 56 / 128 * figures().issue_full + 1) + 4 * columns.NEIGHBOUR_INSTRUCTIONS
+    assert convolution(five).issue - convolution(three).issue == pytest.approx(more)
+    assert convolution(five).shared - convolution(three).shared == pytest.approx(4 * (25 - 9 + 4))
     # two evaluations for each hidden value
     assert sum(phase.demand.special for phase in three.phases) == 2 * 64 * 56 / 16
     gated = of(replace(work, squeeze=16))
     assert gated.launches == 2
     assert gated.between_clocks > 0
     assert fused_time(gated, figures()).start_s > 2 * fused_time(three, figures()).start_s
+
+
+def test_rows_that_nobody_wants_are_activated_only_where_sums_change_places() -> None:
+    """Else the compiler leaves them out, with the last row of the filter: of half of the rows a sixth of the multiply-adds."""
+    f = figures()
+
+    def of(work: FusedWork = OWNED, **form: Any) -> tuple[float, float]:
+        kernel = columns.kernel_of(work, a_column_form(**form), f)
+        return named(kernel, "second activation").demand.special, named(kernel, "convolution").demand.issue
+
+    wanted, rotated, left_out = of(), of(completed=0.5, rotates=True), of(completed=0.5)
+    assert rotated == pytest.approx(wanted)
+    assert left_out[0] == pytest.approx(wanted[0] / 2)
+    assert wanted[1] - left_out[1] == pytest.approx(9 / 6 * (64 * 56 / 128 * f.issue_full + 1))
+    # every other row of sums at stride 2, and with gates they do not change places
+    assert of(replace(OWNED, stride=2), completed=0.5)[0] == pytest.approx(wanted[0] / 4)
+    assert of(replace(OWNED, squeeze=16), completed=0.5, rotates=True) == pytest.approx(left_out)
+
+
+def test_a_bias_that_is_no_step_of_the_expansion_is_added_to_each_value() -> None:
+    apart, folded = (columns.kernel_of(OWNED, a_column_form(folded=folded), figures()) for folded in (False, True))
+    added = named(apart, "activation").demand.issue - named(folded, "activation").demand.issue
+    assert added == pytest.approx(64 * 56 / 128 * columns.BIAS_INSTRUCTIONS)
 
 
 def test_the_launch_that_adds_up_projects_nothing() -> None:
@@ -270,6 +295,8 @@ def test_the_launch_that_adds_up_projects_nothing() -> None:
     both, alike = (fused_time(gated, one).turns_s for one in (f, FUSED_TERMS["sums"].without(f)))
     once = fused_time(replace(gated, launches=1), f).turns_s
     assert once < both < alike == pytest.approx(2 * once)
+    expanded, projected = (100 * 56 * 56 * 256 * channels for channels in (OWNED.C, OWNED.outputs))
+    assert fused_time(gated, f).power_s == pytest.approx(2 * (2 * expanded + projected) / f.burst_ops_per_s)
 
 
 def test_gates_wait_for_readings_one_after_the_other() -> None:
@@ -552,6 +579,9 @@ def test_a_step_of_a_product_over_taps_is_no_faster_than_its_place() -> None:
     )
     found = named(warps.kernel_of(work, form, f), "expansion")
     assert found.latency == pytest.approx(max(0.0, chain - found.demand.matrix) + f.barrier_latency)
+    # the projection, whose operands come from shared memory, too, has no taps to find
+    slow = replace(f, issue_chained=100 * f.issue_chained)
+    assert named(warps.kernel_of(work, form, slow), "projection") == named(warps.kernel_of(work, form, f), "projection")
 
 
 def test_a_set_of_pixels_alone_has_two_sums() -> None:

@@ -13,7 +13,7 @@ from typing import Final
 from perfmodel.expected.actors import Demand, Phase, turn_clocks
 from perfmodel.expected.fused import ASKED, LAST, WARP, Figures, FusedKernel, Traffic
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
-from perfmodel.expected.warpgroups import LANES, ROWS, STEP, WORD
+from perfmodel.expected.warpgroups import LANES, ROWS, STEP
 
 SILU_INSTRUCTIONS: Final = 2.0
 """Of a thread for one value: tanh and product; its half is in the weights, and it stays in fp32."""
@@ -21,8 +21,16 @@ PACKED_INSTRUCTIONS: Final = 2.5
 """The same of a value that goes to shared memory: half a conversion more."""
 SUMMED_INSTRUCTIONS: Final = 3.0
 """The same of a value that is added to its channel's sum."""
-ROW_INSTRUCTIONS: Final = 130.0
-"""Of a thread beside that, for a row: places in the rings and their barriers, filters and neighbour columns, loop."""
+BIAS_INSTRUCTIONS: Final = 1.0
+"""The same where the bias is no step of the expansion."""
+ROW_INSTRUCTIONS: Final = 42.0
+"""Of a thread beside that, for a row: its place in the ring and its barrier, descriptors, loop. In the machine code 44 and 45 at stride 1
+(3×3, 5×5), 39 and 36 at stride 2."""
+NEIGHBOUR_INSTRUCTIONS: Final = 2.0
+"""The same for a value of a neighbour lane: shuffle, and zero at the borders."""
+COMPLETED_INSTRUCTIONS: Final = 27.0
+"""The same for a row that is completed and handed on: its place and barrier, stores, fence, biases. 24 and 22 in the machine code at
+stride 1, 20 and 19 at stride 2, and five loads."""
 FETCH_INSTRUCTIONS: Final = 50.0
 """Of a thread of the warpgroup that fetches and projects, for a row of x: where it is, its barriers."""
 PROJECT_INSTRUCTIONS: Final = 75.0
@@ -67,6 +75,9 @@ class ColumnForm:
     processors: int
     folded: bool
     """Whether biases are one more step of both products."""
+    rotates: bool
+    """Whether rows of sums change places by name where nothing is gated: then each row is activated, also those that nobody wants, above a
+    block's part. Else the compiler leaves these out, with the last row of the filter."""
     first_asked: int
     """Rows that are asked for before the first is waited for."""
     again_bytes: float
@@ -84,7 +95,8 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
     setup, lead = _first_row(work, form, figures, rate)
     weights = figures.cache_latency + work.weight_bytes / form.split / figures.cache_bytes_per_clock_same
     stored = form.places * work.outputs * ELEMENT_BYTES / form.split
-    macs = ROWS * STEP * (form.width * expand + form.places * project * parts * form.completed)
+    expanded = ROWS * STEP * form.width * expand
+    projected = ROWS * STEP * form.places * project * parts * form.completed
     return FusedKernel(
         kind=form.kind,
         phases=tuple(_phases(work, form, figures, rate)),
@@ -100,7 +112,8 @@ def kernel_of(work: FusedWork, form: ColumnForm, figures: Figures) -> FusedKerne
         trail_clocks=figures.drained(stored, processors)
         + _last_row(work, form, figures) / passes,  # the launch for sums has none
         clustered=form.split > 1,
-        matrix_macs=turns * macs,
+        matrix_macs=turns * (expanded + projected),
+        sums_matrix_macs=turns * expanded if work.squeeze else None,
         traffic=Traffic(
             input_bytes=work.input_bytes * passes,
             output_bytes=work.output_bytes,
@@ -149,8 +162,11 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float, *,
     """Of a row of one warpgroup; where rows of outputs are fewer, its part of one. Without projection sums stay in registers."""
     expand, _ = _steps(work, form)
     values = ROWS * form.width
-    complete = values / work.stride * form.completed
-    beside = work.kernel // 2 * 2 * ROWS * WORD  # columns of the neighbour lanes, of four lanes and 64 channels
+    # sums of rows above a block's part, which nobody wants: completed and activated, too, or without the last row of the filter
+    activated = 1 / work.stride if form.rotates and not (work.squeeze and projects) else form.completed
+    complete = values / work.stride * activated
+    met = (work.kernel - 1) / work.stride + activated  # rows of the filter
+    beside = 2 * (work.kernel - work.stride) * LANES  # values of the neighbour lanes, of two channels
     row_bytes = ELEMENT_BYTES * work.C * form.width / form.actors
     share = form.completed / form.actors
     stored = ELEMENT_BYTES * form.width / work.stride * work.outputs / form.split * share
@@ -183,14 +199,20 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float, *,
         ),
         Phase(
             name="activation",
-            demand=Demand(special=figures.special(values), issue=figures.issue(values * SILU_INSTRUCTIONS, evaluations=values)),
+            demand=Demand(
+                special=figures.special(values),
+                issue=figures.issue(values * (SILU_INSTRUCTIONS + BIAS_INSTRUCTIONS * (not form.folded)), evaluations=values),
+            ),
             latency=figures.special_latency,
         ),
         Phase(
             name="convolution",
             demand=Demand(
-                shared=figures.shared(4 * (work.taps * LANES + beside)),
-                issue=figures.issue(ROW_INSTRUCTIONS * LANES, multiply_adds=values / work.stride**2 * work.taps),
+                shared=figures.shared(4 * (work.kernel * met * LANES + beside)),
+                issue=figures.issue(
+                    (ROW_INSTRUCTIONS + work.kernel * met) * LANES + NEIGHBOUR_INSTRUCTIONS * beside,
+                    multiply_adds=values / work.stride * work.kernel * met,
+                ),
             ),
             latency=figures.shared_latency,
         ),
@@ -199,7 +221,11 @@ def _phases(work: FusedWork, form: ColumnForm, figures: Figures, rate: float, *,
             demand=Demand(
                 special=figures.special(complete),
                 shared=figures.shared(complete * ELEMENT_BYTES * projects),
-                issue=figures.issue(complete * (PACKED_INSTRUCTIONS if projects else SUMMED_INSTRUCTIONS), evaluations=complete),
+                issue=figures.issue(
+                    complete * (PACKED_INSTRUCTIONS if projects else SUMMED_INSTRUCTIONS)
+                    + COMPLETED_INSTRUCTIONS * LANES * form.completed * projects,
+                    evaluations=complete,
+                ),
             ),
             latency=(figures.special_latency + projects * (figures.barrier_latency + figures.shared_latency)) * form.completed,
         ),

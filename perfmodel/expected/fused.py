@@ -299,7 +299,9 @@ class FusedKernel:
     exchange_clocks: float = 0.0
     """After each round of turns: blocks that share a tile add up."""
     matrix_macs: float
-    """On the matrix unit, in all."""
+    """On the matrix unit, of the last launch."""
+    sums_matrix_macs: float | None = None
+    """The same of a launch before it, which only adds up; None: it does what the last does."""
     traffic: Traffic
     steps: float = 1.0
     """Turns of an actor that follow each other in `together`; the last may be a part of one."""
@@ -386,6 +388,7 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
     clocks = clocks_of(kernel.phases)
     before = clocks if kernel.sums_phases is None or SUMS in figures.switched_off else clocks_of(kernel.sums_phases)
     together = whole(clocks) + (kernel.launches - 1) * whole(before)
+    sums_macs = kernel.matrix_macs if kernel.sums_matrix_macs is None else kernel.sums_matrix_macs
     burst = regime == "burst"
     allowed = figures.burst_ops_per_s if burst else figures.sustained_ops_per_s
     clock_hz = figures.clock(kernel.busy(), regime)
@@ -400,7 +403,7 @@ def fused_time(kernel: FusedKernel, figures: Figures, regime: Regime = "burst") 
         exchange_s=kernel.launches * kernel.rounds() * kernel.exchange_clocks / clock_hz,
         turns_s=together / clock_hz,
         memory_s=kernel.traffic.dram_bytes(figures.l2_bytes) / figures.dram_bytes_per_s,
-        power_s=2 * kernel.launches * kernel.matrix_macs / allowed,
+        power_s=2 * (kernel.matrix_macs + (kernel.launches - 1) * sums_macs) / allowed,
         clocks_alone=clocks[0],
         clocks_together=clocks[present - 1],
     )

@@ -210,6 +210,7 @@ class _Count:
                 items=form.items[0],
                 of_item=form.steps[0],
                 conflicts=self.conflicts if work.front == "taps" else 1.0,
+                over_taps=work.front == "taps",
             )
         )
         found += self._activation(expanded, work.activation)
@@ -301,9 +302,19 @@ class _Count:
         ]
 
     def _product(
-        self, name: str, steps: float, m16: int, n8: int, *, reads_a: bool, items: int, of_item: int, conflicts: float = 1.0
+        self,
+        name: str,
+        steps: float,
+        m16: int,
+        n8: int,
+        *,
+        reads_a: bool,
+        items: int,
+        of_item: int,
+        conflicts: float = 1.0,
+        over_taps: bool = False,
     ) -> list[Phase]:
-        """`steps` dependent rounds of m16 · n8 instructions of each warp.
+        """`steps` dependent rounds of m16 · n8 instructions of each warp; `over_taps`: which tap a step is of is found by division.
 
         Operands of the next steps are read while a step multiplies: the first of IN_FLIGHT steps, or of an item, waits for them.
         """
@@ -311,7 +322,7 @@ class _Count:
         of_a, of_b = A_BYTES * m16 * int(reads_a), B_BYTES * n8
         read = of_a * conflicts + of_b
         multiplied = warps * steps * m16 * n8 * self.mma
-        placed = figures.issue_chained * TAP_INSTRUCTIONS if self.work.front == "taps" and reads_a else 0.0
+        placed = figures.issue_chained * TAP_INSTRUCTIONS if over_taps else 0.0
         chain = steps * max(figures.small_product_latency, m16 * n8 * self.mma * SCHEDULERS, placed)
         waits = math.ceil(steps / of_item) * math.ceil(min(of_item, steps) / IN_FLIGHT)
         loads = warps * steps * (of_a + of_b) / A_BYTES

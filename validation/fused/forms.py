@@ -18,7 +18,7 @@ from perfmodel.validation.fused.mbconv import chain, depthwise, rows, tiles
 from perfmodel.validation.fused.mbconv import generic as mbconv_generic
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.problem import DeviceLimits, Problem
-from perfmodel.validation.fused.tiles import resident_blocks
+from perfmodel.validation.fused.tiles import patches_of, resident_blocks
 
 DEFAULT_CHUNK: Final = 64
 """Hidden channels at a time, where a kernel's constants do not say."""
@@ -101,7 +101,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
     pixel = ELEMENT_BYTES * problem.C
     count = device.multiprocessors
     if config.kernel == "convfirst_c64":
-        patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
+        patches = patches_of(problem)
         return warpgroups.WarpgroupForm(
             kind=kind, actors=values["WARPGROUPS"], chunk=64, convolution="shared", turns=patches, together=1, processors=count,
             resident=True, blocks=min(count, patches), loaded_bytes=PATCH_HALO[3] * pixel,
@@ -125,7 +125,7 @@ def _form(problem: Problem, config: Config, device: DeviceLimits) -> warpgroups.
     if config.kernel == chain.NAME:
         return _chain_form(cast("MBConvProblem", problem), config, device, kind, halo)
     if config.kernel in ("convnext_patch", "convnext_wide"):
-        patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
+        patches = patches_of(problem)
         large = config.kernel == "convnext_wide"
         group = 2 if large else values["GROUP"]
         return warpgroups.WarpgroupForm(
@@ -170,7 +170,7 @@ def _shared_patch_form(
 ) -> warpgroups.WarpgroupForm:
     """The blocks of a cluster share a patch: its convolution by channels, its products by hidden channels; so do a block's warpgroups."""
     cluster, sharing, pixel = config.defines["CLUSTER"], few.WARPGROUPS, ELEMENT_BYTES * problem.C
-    patches = problem.N * -(-problem.H // 8) * -(-problem.W // 8)
+    patches = patches_of(problem)
     return warpgroups.WarpgroupForm(
         kind=kind, actors=sharing, sharing=sharing, chunk=wide.CHUNK, convolution="bands", convolved_share=1 / cluster / sharing,
         turns=patches * cluster * sharing, split=cluster,
@@ -217,7 +217,8 @@ def _depthwise_kernel(problem: MBConvProblem, config: Config, device: DeviceLimi
     form = columns.ColumnForm(
         kind=f"{problem.family}, threads", actors=v["WARPGROUPS"], split=v["SPLIT"], width=strips.width, places=strips.places(),
         rows=rows_of_h, completed=config.tile_rows / rows_of_h, blocks=blocks,
-        processors=resident_blocks(device.multiprocessors, v["SPLIT"]), folded=bool(v["FOLDED"]), first_asked=depthwise.first_asked(config),
+        processors=resident_blocks(device.multiprocessors, v["SPLIT"]), folded=bool(v["FOLDED"]),
+        rotates=depthwise.rotates(problem), first_asked=depthwise.first_asked(config),
         again_bytes=max(0.0, moved - problem.input_bytes * passes - problem.output_bytes),
         again_between_bytes=float(ELEMENT_BYTES) * problem.C * down * strips.width * min(blocks, device.multiprocessors),
     )  # fmt: skip

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from perfmodel.validation.fused.problem import Problem
+
+PATCH: Final = 8
+"""Pixels along each side of a patch."""
+
 
 def reached(size: int, tile: int, *, kernel: int, stride: int = 1) -> int:
     """Rows (or columns) of an input of `size` that tiles of `tile` output rows read inside of the image, summed over the tiles.
@@ -17,6 +24,11 @@ def reached(size: int, tile: int, *, kernel: int, stride: int = 1) -> int:
         last = min(start + tile, outputs) - 1
         total += min(size, last * stride - pad + kernel) - max(0, start * stride - pad)
     return total
+
+
+def patches_of(problem: Problem) -> int:
+    """Of 8×8 pixels."""
+    return problem.N * -(-problem.H // PATCH) * -(-problem.W // PATCH)
 
 
 def resident_blocks(multiprocessors: int, cluster: int) -> int:

@@ -12,7 +12,7 @@ from perfmodel.validation.fused.convfirst.reference import ConvFirstParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.packing import Bits, as_bytes, bits, core_matrices, lane_bias, up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
-from perfmodel.validation.fused.tiles import reached
+from perfmodel.validation.fused.tiles import patches_of, reached
 
 NAME: Final = "convfirst_c64"
 LARGEST_SIDE: Final = 1016
@@ -52,14 +52,13 @@ def configure(problem: ConvFirstProblem, device: DeviceLimits) -> Config | str:
 def launches(problem: ConvFirstProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
     """A persistent grid over patches: a multiprocessor has a second one only when all have one."""
     N, H, W, C = problem.input_shape
-    patches = N * -(-H // 8) * -(-W // 8)
     pixel = ELEMENT_BYTES * C
     dims, strides = (C, W, H, N), (pixel, pixel * W, pixel * W * H)
     source = TensorBox(dims=dims, strides_bytes=strides, box=(64, 10, 10, 1))
     target = TensorBox(dims=dims, strides_bytes=strides, box=(64, 8, 1, 1))
     return (
         Launch(
-            grid=(min(device.multiprocessors, patches), 1, 1),
+            grid=(min(device.multiprocessors, patches_of(problem)), 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=mapped(source, target, weights=1),

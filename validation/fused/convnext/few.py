@@ -8,14 +8,14 @@ from typing import Final
 from perfmodel.validation.fused.choice import WAVEFRONT_BYTES, Offer, best, estimated_clocks, exchange_bytes
 from perfmodel.validation.fused.configuration import Config, Launch
 from perfmodel.validation.fused.convnext import planes, wide
-from perfmodel.validation.fused.convnext.patch import HALO_BYTES, PATCH, halo_box, moved_bytes
+from perfmodel.validation.fused.convnext.patch import HALO_BYTES, halo_box, moved_bytes
 from perfmodel.validation.fused.convnext.planes import operands
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.family import Kernel
 from perfmodel.validation.fused.packing import up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
-from perfmodel.validation.fused.tiles import resident_blocks
+from perfmodel.validation.fused.tiles import PATCH, patches_of, resident_blocks
 
 NAME: Final = "convnext_few"
 CHANNELS: Final = (128, 256)
@@ -110,7 +110,7 @@ def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> 
     N, H, W, _ = problem.input_shape
     return (
         Launch(
-            grid=(wide.patches(problem) * config.defines["CLUSTER"], 1, 1),
+            grid=(patches_of(problem) * config.defines["CLUSTER"], 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=operands(halo_box(problem), weights=3),

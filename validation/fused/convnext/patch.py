@@ -16,11 +16,9 @@ from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias, up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
-from perfmodel.validation.fused.tiles import reached
+from perfmodel.validation.fused.tiles import PATCH, patches_of, reached
 
 NAME: Final = "convnext_patch"
-PATCH: Final = 8
-"""Rows and columns of output pixels."""
 SLAB: Final = 32
 """Channels of a halo tile in shared memory."""
 HALO_BYTES: Final = 12800
@@ -133,10 +131,9 @@ def halo_box(problem: ConvNeXtProblem) -> TensorBox:
 def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
     """A persistent grid over groups of patches."""
     N, H, W, _ = problem.input_shape
-    patches = N * -(-H // PATCH) * -(-W // PATCH)
     return (
         Launch(
-            grid=(min(device.multiprocessors, -(-patches // config.defines["GROUP"])), 1, 1),
+            grid=(min(device.multiprocessors, -(-patches_of(problem) // config.defines["GROUP"])), 1, 1),
             block=(config.threads, 1, 1),
             shared_bytes=config.shared_bytes,
             operands=operands(halo_box(problem), weights=2),

@@ -9,7 +9,7 @@ import numpy as np
 from perfmodel.validation.fused.choice import Offer, best
 from perfmodel.validation.fused.configuration import Config, Launch
 from perfmodel.validation.fused.convnext.gelu import EXPANDED, PROJECTED
-from perfmodel.validation.fused.convnext.patch import HALO_BYTES, NARROW_ENTRIES, PATCH, SLAB, bands, halo_box, moved_bytes
+from perfmodel.validation.fused.convnext.patch import HALO_BYTES, NARROW_ENTRIES, SLAB, bands, halo_box, moved_bytes
 from perfmodel.validation.fused.convnext.planes import operands, streamed_share
 from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
@@ -17,7 +17,7 @@ from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.packing import as_bytes, bits, core_matrices, lane_bias, up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
-from perfmodel.validation.fused.tiles import resident_blocks
+from perfmodel.validation.fused.tiles import PATCH, patches_of, resident_blocks
 
 NAME: Final = "convnext_wide"
 CHANNELS: Final = 256
@@ -60,11 +60,6 @@ def offer(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> Off
         loaded_share=streamed_share(problem, walk, 1 / MULTICAST),
         multiprocessors=resident_blocks(device.multiprocessors, MULTICAST),
     )
-
-
-def patches(problem: ConvNeXtProblem) -> int:
-    """Of 8×8 pixels."""
-    return problem.N * -(-problem.H // PATCH) * -(-problem.W // PATCH)
 
 
 def table_bytes() -> int:
@@ -110,7 +105,7 @@ def arrange(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
 def launches(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> tuple[Launch, ...]:
     """A persistent grid over tiles of two patches."""
     N, H, W, _ = problem.input_shape
-    tiles = -(-patches(problem) // PATCHES)
+    tiles = -(-patches_of(problem) // PATCHES)
     grid = min(device.multiprocessors // MULTICAST * MULTICAST, up(tiles, MULTICAST))
     return (
         Launch(

@@ -68,7 +68,6 @@ def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
 def offer(problem: MBConvProblem, device: DeviceLimits, needed: int) -> Offer:
     """As the machine sees it: a range goes on in the next strip."""
     of_block, warpgroups = range_rows(problem, device.multiprocessors), WARPGROUPS[problem.C]
-    at_once = 4 * warpgroups
     config = Config(
         kernel=NAME,
         tile_rows=of_block,
@@ -84,14 +83,7 @@ def offer(problem: MBConvProblem, device: DeviceLimits, needed: int) -> Offer:
             ("SHARED_BYTES", needed),
         ),
     )
-    height = min(of_block, problem.H)
-    return Offer(
-        config=config,
-        chunk=CHUNK,
-        tile=(height, min(rows.STRIP, problem.W)),
-        filled=height * min(rows.STRIP, problem.W) / (at_once * rows.WARP_ROWS * -(-(height + 2) // at_once)),
-        operand_bytes=-(-(of_block + 2) // at_once) * warpgroups * 2 * problem.C * problem.hidden * ELEMENT_BYTES,
-    )
+    return rows.seen(problem, config, height=min(of_block, problem.H), at_once=4 * warpgroups, warpgroups=warpgroups, chunk=CHUNK)
 
 
 def blocks(problem: MBConvProblem, config: Config) -> int:

@@ -238,6 +238,11 @@ def first_asked(config: Config) -> int:
     return ahead - min((ahead + 1) // 2, v["G_SLOTS"] + 1) + 1
 
 
+def rotates(problem: MBConvProblem) -> bool:
+    """Whether rows of sums change places by name, as the source decides it where nothing is gated (ROTATES)."""
+    return problem.stride == 1 and problem.kernel == 3
+
+
 def passes(problem: MBConvProblem) -> Iterator[int]:
     """PASS of each launch."""
     yield from (1, 2, 3) if problem.squeeze else (0,)

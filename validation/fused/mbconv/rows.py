@@ -198,16 +198,23 @@ def arrange(problem: MBConvProblem, device: DeviceLimits, layout: Layout, split:
             ("SHARED_BYTES", needed),
         ),
     )
-    # a tile as the machine sees it: a range goes on in the next strip; TILED, the outermost rows of the image need no neighbour
+    # TILED, the outermost rows of the image need no neighbour
     height = -(-problem.H // down(problem, layout)) if layout.order == TILED else min(rows, problem.H)
-    filled = height * min(STRIP, problem.W) / (layout.rows * WARP_ROWS * -(-(height + 2) // layout.rows))
-    operands = -(-(rows + 2) // layout.rows) * layout.warpgroups * 2 * C * hidden * ELEMENT_BYTES / split
+    return seen(problem, config, height=height, at_once=layout.rows, warpgroups=layout.warpgroups, chunk=chunk, split=split)
+
+
+def seen(
+    problem: MBConvProblem, config: Config, *, height: int, at_once: int, warpgroups: int, chunk: int, split: int = 1
+) -> Offer:
+    """Strips of a configuration as the machine sees them: a range of `height` rows goes on in the next strip, `at_once` rows in a step."""
+    columns = min(STRIP, problem.W)
+    steps = -(-(config.tile_rows + 2) // at_once)
     return Offer(
         config=config,
         chunk=chunk,
-        tile=(height, min(STRIP, problem.W)),
-        filled=filled,
-        operand_bytes=operands,
+        tile=(height, columns),
+        filled=height * columns / (at_once * WARP_ROWS * -(-(height + 2) // at_once)),
+        operand_bytes=steps * warpgroups * 2 * problem.C * problem.hidden * ELEMENT_BYTES / split,
         blocks_per_tile=split,
         macs_share=1 / split,
         loaded_share=1 / split,
