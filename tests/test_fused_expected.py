@@ -637,6 +637,24 @@ def test_the_first_tile_waits_for_the_later_of_its_pixels_and_its_weights() -> N
     assert waits(3, input_buffers=2) == pytest.approx(0)
 
 
+def test_pixels_that_are_asked_for_ahead_arrive_meanwhile() -> None:
+    """All but a group's first tile where there are two buffers; of slabs the first, and half of each that has a buffer of its own."""
+    f = figures()
+
+    def ahead(front: str, **form: Any) -> float:
+        work = replace(FIRST, front=front, C=128)
+        kernel = warps.kernel_of(work, a_warp_form(tiles=132 * 4, **form), f)
+        waited, meanwhile = (named(kernel, f"input {how}") for how in ("from cache", "asked for ahead"))
+        assert meanwhile.background
+        assert not waited.background
+        return meanwhile.demand.cache / (waited.demand.cache + meanwhile.demand.cache)
+
+    assert ahead("hidden") == 0
+    assert ahead("hidden", input_buffers=2) == pytest.approx(3 / 4)
+    assert ahead("input", slabs=2) == pytest.approx(3 / 4 / 2)
+    assert ahead("input", slabs=2, input_buffers=2) == pytest.approx(3 / 4 / 2 + 1 / 4)
+
+
 def test_weights_of_a_ring_are_asked_for_piece_by_piece_and_item_by_item() -> None:
     kernel = warps.kernel_of(FIRST, a_warp_form(items=(2, 1)), figures())
     pieces = 2 * 64 * (64 + 64) / warps.PIECE
@@ -645,7 +663,7 @@ def test_weights_of_a_ring_are_asked_for_piece_by_piece_and_item_by_item() -> No
 
 
 def test_the_last_block_reads_the_sums_of_all_one_after_the_other() -> None:
-    """Each of its warps asks for one block's when it has the one before's; many warps keep the way from L2 full."""
+    """Each of its warps asks for one block's when it has the one before's; many warps keep the way from L2 full, of one block to a tile."""
     f = figures()
 
     def more(warps_m: int) -> float:
@@ -656,10 +674,15 @@ def test_the_last_block_reads_the_sums_of_all_one_after_the_other() -> None:
     assert warps.kernel_of(FIRST, a_warp_form(), f).exchange_clocks == 0
 
     def moved(warps_m: int) -> float:
-        return warps_m * 16 * 64 * 4 / f.cache_bytes_per_clock_alone
+        return warps_m * 16 * 64 * 4 / f.cache_rate(256)
 
-    assert more(2) == pytest.approx(2 * (f.cache_latency + moved(2) / 2))
+    assert more(1) == pytest.approx(2 * (f.cache_latency + moved(1)))
     assert more(16) == pytest.approx(2 * moved(16))
+    # with few tiles the blocks that read have L2 to themselves, and all that share them store
+    few = warps.kernel_of(FIRST, a_warp_form(tiles=8, warps_m=16, tile_rows=32, split=16, chunks=0.25), f)
+    sums = 16 * 16 * 64 * 4
+    read = f.cache_latency + 16 * sums / f.cache_bytes_per_clock_alone
+    assert few.exchange_clocks == pytest.approx(f.stored(sums, 128) + f.meeting_latency + read)
 
 
 def test_a_kernel_that_ends_with_stores_takes_what_was_measured_of_one() -> None:
@@ -722,7 +745,7 @@ def test_two_chunks_in_flight_share_the_waits_for_products() -> None:
     assert fused_time(one, f).clocks_alone - fused_time(two, f).clocks_alone == pytest.approx(saved)
 
 
-LONGER_WITHOUT = {"dependence", "same", "apart", "sums"}
+LONGER_WITHOUT = {"ahead", "dependence", "same", "apart", "sums"}
 """Terms that say what is faster than it would be."""
 
 

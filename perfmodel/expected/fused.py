@@ -53,6 +53,7 @@ PLACES: Final = "places"
 WAVES: Final = "waves"
 SUMS: Final = "sums"
 ASKED: Final = "asked"
+AHEAD: Final = "ahead"
 """Terms that are no figure, as Figures.switched_off names them (`fused_terms.py`)."""
 
 
@@ -221,10 +222,14 @@ class Figures:
         share = min(1.0, blocks / self.multiprocessors)
         return min(self.cache_bytes_per_clock_alone, self.cache_bytes_per_clock / share)
 
+    def stored(self, stored_bytes: float, blocks: float) -> float:
+        """Clocks in which a block's bytes go to L2, with `blocks` of them storing."""
+        share = min(1.0, blocks / self.multiprocessors)
+        return stored_bytes / min(self.store_bytes_per_clock_alone, self.store_bytes_per_clock / share)
+
     def drained(self, stored_bytes: float, blocks: float) -> float:
         """Clocks until the last `stored_bytes` of a block are in L2, with `blocks` of them storing: the next kernel waits for that."""
-        share = min(1.0, blocks / self.multiprocessors)
-        return self.drain_latency + stored_bytes / min(self.store_bytes_per_clock_alone, self.store_bytes_per_clock / share)
+        return self.drain_latency + self.stored(stored_bytes, blocks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

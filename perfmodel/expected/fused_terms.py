@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from perfmodel.expected.fused import (
+    AHEAD,
     APART,
     ASKED,
     CONFLICTS,
@@ -119,6 +120,9 @@ FUSED_TERMS: Final = MappingProxyType(
         "asked": FusedTerm(
             says="a block that walks down rows is set up, and asks for several before it waits for the first, by instructions in a row",
             without=_switched(ASKED),
+        ),
+        "ahead": FusedTerm(
+            says="pixels that are asked for while a group of warps works on others arrive meanwhile", without=_switched(AHEAD)
         ),
         "sums": FusedTerm(
             says="the first of the launches around a global mean only adds up, and projects nothing", without=_switched(SUMS)

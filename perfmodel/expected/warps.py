@@ -14,7 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from perfmodel.expected.actors import PIPES, Demand, Phase, turn_clocks
-from perfmodel.expected.fused import APART, CONFLICTS, PLACES, QUEUE, SCHEDULERS, WAITS, WARP, Figures, FusedKernel, Traffic
+from perfmodel.expected.fused import (
+    AHEAD,
+    APART,
+    CONFLICTS,
+    PLACES,
+    QUEUE,
+    SCHEDULERS,
+    WAITS,
+    WARP,
+    Figures,
+    FusedKernel,
+    Traffic,
+)
 from perfmodel.expected.fused_work import ELEMENT_BYTES, FusedWork
 
 STEP: Final = 16
@@ -283,14 +295,22 @@ class _Count:
         )
 
     def _arrival(self) -> list[Phase]:
+        """Of the input: what is asked for while the group still works on what came before arrives in the background."""
         form, figures = self.form, self.figures
         pieces = self.halo_pixels * self.steps_in * STEP * ELEMENT_BYTES / PIECE
+        later = 1 - 1 / math.ceil(form.jobs / (form.groups * form.blocks * form.processors))  # turns after the first of a group
         if self.work.front == "input":
-            waits = (form.slabs - 1) * (figures.dram_latency if form.input_buffers == 1 else figures.dram_latency / 2)
+            # a tile's first slab is asked for in the tile before, another one before or after its predecessor's convolution
+            share = 1.0 if form.input_buffers == 1 else 0.5
+            waits = (form.slabs - 1) * figures.dram_latency * share
+            ahead = later / form.slabs + (1 - share) * (form.slabs - 1) / form.slabs
         else:
             # the first tile is there by its turn: asked for before the weights, which are waited for
-            later = 1 - 1 / math.ceil(form.jobs / (form.groups * form.blocks * form.processors))
             waits = figures.dram_latency * later if form.input_buffers == 1 else 0.0
+            ahead = later if form.input_buffers > 1 else 0.0
+        if AHEAD in figures.switched_off:
+            ahead = 0.0
+        arriving = pieces * PIECE / self.rate
         return [
             Phase(
                 name="input",
@@ -298,7 +318,8 @@ class _Count:
                 latency=waits + figures.barrier_latency,
                 chained=True,
             ),
-            Phase(name="input from cache", demand=Demand(cache=pieces * PIECE / self.rate)),
+            Phase(name="input from cache", demand=Demand(cache=(1 - ahead) * arriving)),
+            Phase(name="input asked for ahead", demand=Demand(cache=ahead * arriving), background=True),
         ]
 
     def _product(
@@ -500,7 +521,9 @@ class _Count:
         if form.split == 1:
             return 0.0
         sums = form.rows * self.work.outputs / form.parts * 4.0
-        moved = sums / figures.cache_bytes_per_clock_alone
+        moved = sums / figures.cache_rate(form.tiles * form.parts)
         # a warp waits for one block's before it asks for the next one's
         of_warp = form.split * (figures.cache_latency + moved / form.warps)
-        return sums / self.rate + figures.meeting_latency + max(of_warp, figures.cache_latency + form.split * moved)
+        return (
+            figures.stored(sums, form.jobs) + figures.meeting_latency + max(of_warp, figures.cache_latency + form.split * moved)
+        )
