@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.cli import run
-from perfmodel.expected.carried import REFERENCE, carried_figures, figures_of, is_full_rate
+from perfmodel.expected.carried import REFERENCE, carried_figures, figures_of, is_full_rate, sustained_quantity
 from perfmodel.expected.constants import Intervals, calibration_of
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.spread import Spread, interval_of, spread, widened
@@ -126,6 +126,18 @@ def test_a_prediction_says_who_measured_what_products_sustain() -> None:
     for name, where in (("t4", "forums.developer.nvidia.com/t/264462"), ("h200", "one H200 SXM of a shared host")):
         (said,) = [one for one in predict("resnet18", name, **options).assumptions if one.startswith("products sustain")]
         assert where in said
+
+
+def test_it_is_said_of_products_of_the_type_asked_for() -> None:
+    """Somebody else may have measured the other type."""
+    h200 = load("h200")
+    (own,) = [entry for entry in h200.measured if entry.quantity == sustained_quantity("fp16")]
+    other = own.model_copy(update={"quantity": sustained_quantity("bf16"), "where": "elsewhere"})
+    device = h200.model_copy(update={"measured": (other, *h200.measured)})
+    for dtype, where in (("fp16", own.where), ("bf16", "elsewhere")):
+        prediction = predict("resnet18", device, batch=8, autocast=dtype, schedule="eager", tier="expected")
+        (said,) = [one for one in prediction.assumptions if one.startswith("products sustain")]
+        assert said.endswith(f"({where})")
 
 
 def test_a_comparison_says_of_which_devices_rates_were_carried(capsys: pytest.CaptureFixture[str]) -> None:
