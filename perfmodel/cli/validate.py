@@ -199,7 +199,8 @@ def validate_torch_trace(
 def _datasets(
     files: list[str], schedule: str | None, layout: str | None, autocast: str, least_batch: int, cache: Path | None
 ) -> list[Dataset]:
-    from perfmodel.validation.dataset import gather
+    from perfmodel.hardware.catalog import load
+    from perfmodel.validation.dataset import gather, named_otherwise
 
     found: list[Dataset] = []
     known: set[Path] = set()
@@ -212,6 +213,7 @@ def _datasets(
         if (same := Path(name).resolve()) in known:
             raise PerfmodelError(f"{name} is given twice, and its rows would count twice; give each file once")
         known.add(same)
+        _warn(named_otherwise(Path(name), load(device)))
         dataset = gather(
             Path(name),
             device,
