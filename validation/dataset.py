@@ -234,8 +234,9 @@ def _cached(
             said = json.loads(str(stored["said"]))
             if "reason" in said:
                 return str(said["reason"])
-            columns = {field.name: stored[field.name] for field in fields(Features)}
-            return said["family"], Features(**columns), said["macs"], said["activations"], tuple(said["diagnoses"])
+            if all(field.name in stored for field in fields(Features)):  # else of an earlier version, which had fewer
+                columns = {field.name: stored[field.name] for field in fields(Features)}
+                return said["family"], Features(**columns), said["macs"], said["activations"], tuple(said["diagnoses"])
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(made, str):
