@@ -48,7 +48,7 @@ def text(what: str, given: object) -> str:
 def percent(fraction: float) -> str:
     """A fraction as a percentage with three significant digits."""
     value = 100 * fraction
-    return f"{value:.0f} %" if abs(value) >= 99.95 else f"{value:.1f} %"
+    return f"{value:.0f} %" if abs(value) >= 99.95 else f"{value:z.1f} %"
 
 
 def signed_percent(fraction: float) -> str:

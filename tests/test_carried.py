@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.cli import run
-from perfmodel.expected.carried import REFERENCE, carried_figures, figures_of, is_full_rate
+from perfmodel.expected.carried import REFERENCE, carried_figures, figures_of, is_full_rate, sustained_quantity
 from perfmodel.expected.constants import Intervals, calibration_of
 from perfmodel.expected.machine import Machine
 from perfmodel.expected.spread import Spread, interval_of, spread, widened
@@ -128,6 +128,18 @@ def test_a_prediction_says_who_measured_what_products_sustain() -> None:
         assert where in said
 
 
+def test_it_is_said_of_products_of_the_type_asked_for() -> None:
+    """Somebody else may have measured the other type."""
+    h200 = load("h200")
+    (own,) = [entry for entry in h200.measured if entry.quantity == sustained_quantity("fp16")]
+    other = own.model_copy(update={"quantity": sustained_quantity("bf16"), "where": "elsewhere"})
+    device = h200.model_copy(update={"measured": (other, *h200.measured)})
+    for dtype, where in (("fp16", own.where), ("bf16", "elsewhere")):
+        prediction = predict("resnet18", device, batch=8, autocast=dtype, schedule="eager", tier="expected")
+        (said,) = [one for one in prediction.assumptions if one.startswith("products sustain")]
+        assert said.endswith(f"({where})")
+
+
 def test_a_comparison_says_of_which_devices_rates_were_carried(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["compare", "resnet18", "--hardware", "a100,t4,h200,rtx4090", "--batch", "8", "--schedule", "eager", "--tier"]
     assert run([*asked, "expected"]) == 0
@@ -219,7 +231,7 @@ def test_only_devices_whose_rates_were_carried_have_the_wider_interval(schedule:
         (
             ["a100-sxm-80gb.json", "t4-unmeasured.json"],
             [],
-            "2 of them do not show how unlike devices are; give 3 devices or more",
+            "2 of them cannot show how unlike devices are; give 3 devices or more",
         ),
         (["t4-unmeasured.json", "t4-unmeasured.json", "a100-sxm-80gb.json"], [], "t4 is given twice"),
         (["t4.json", "a100-sxm-80gb.json", "v100-sxm2-16gb.json"], [], "t4 has figures of its own"),
@@ -240,7 +252,14 @@ def test_a_spread_wants_comparisons_of_several_devices(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("measured_latency_s", 0), ("measured_latency_s", -1), ("predicted_latency_s", 1e300)]
+    ("key", "value"),
+    [
+        ("measured_latency_s", 0),
+        ("measured_latency_s", -1),
+        ("measured_latency_s", 1e-300),
+        ("predicted_latency_s", 1e300),
+        ("predicted_latency_s", 1e-300),
+    ],
 )
 def test_what_is_no_latency_is_one_sentence(key: str, value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given_ = json.loads((RESULTS / "published" / "t4-unmeasured.json").read_text("utf-8"))
@@ -252,6 +271,44 @@ def test_what_is_no_latency_is_one_sentence(key: str, value: float, tmp_path: Pa
     err = capsys.readouterr().err
     assert "are no latencies" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("provenance", "said"),
+    [
+        ({"tier": "waterline"}, "was compared with tier waterline; compare it with tier expected"),
+        ({"hardware": "rtx4090"}, "no rates are carried to rtx4090"),
+        ({"hardware": "a100"}, "a100-sxm-80gb is given twice"),  # under another of its names
+        ({"schedule": "pointwise"}, "the comparisons are of different schedules"),
+        ({"file": "\x1b[2J", "tier": "bound"}, "\\x1b[2J was compared with tier bound"),
+    ],
+)
+def test_a_spread_says_which_comparison_does_not_belong(
+    provenance: dict[str, str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_ = json.loads((RESULTS / "published" / "t4-unmeasured.json").read_text("utf-8"))
+    given_["provenance"] |= provenance
+    path = tmp_path / "t4.json"
+    path.write_text(json.dumps(given_))
+    others = [str(RESULTS / "published" / name) for name in ("a100-sxm-80gb.json", "v100-sxm2-16gb.json")]
+    assert run(["validate", "spread", str(path), *others]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("least_s", [1.01e-9, 86_399.0])
+def test_a_spread_can_be_computed_of_whatever_is_a_latency(
+    least_s: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_ = json.loads((RESULTS / "published" / "t4-unmeasured.json").read_text("utf-8"))
+    for row in given_["rows"]:
+        row["measured_latency_s"], row["predicted_latency_s"] = least_s, 86_399.0
+    path = tmp_path / "t4.json"
+    path.write_text(json.dumps(given_))
+    others = [str(RESULTS / "published" / name) for name in ("a100-sxm-80gb.json", "v100-sxm2-16gb.json")]
+    assert run(["validate", "spread", str(path), *others]) == 0
+    assert Spread.model_validate(tomllib.loads(capsys.readouterr().out)).devices["t4"] == pytest.approx(least_s / 86_399)
 
 
 def test_the_shipped_spread_is_what_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_predict_writes_a_file(command: Run, tmp_path: Path, name: str) -> None:
     code, out, err = command("predict", "resnet18", "--hardware", "t4", "--format", "json", "--output", str(target))
     if "/" in name:
         assert code == 2
-        assert err == f"perfmodel: cannot write {target}: there is no folder {target.parent}\n"
+        assert err == f"perfmodel: cannot write {target}: there is no folder {target.parent}; make it first\n"
     else:
         assert (code, out) == (0, "")
         assert json.loads(target.read_text())["model"] == "resnet18"
@@ -527,7 +527,13 @@ def test_of_a_long_front_as_many_designs_are_shown_as_were_asked_for(command: Ru
 @pytest.mark.parametrize("schedule", ["eager", "block"])
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a=" + "[" * 5000, "is not TOML"), ("factors = 3", "is wrong at"), ("", "is wrong at"), ("a", "is not TOML")],
+    [
+        ("a=" + "[" * 5000, "is not TOML"),
+        ("a=" + "1" * 5000, "is not TOML"),
+        ("factors = 3", "is wrong at"),
+        ("", "is wrong at"),
+        ("a", "is not TOML"),
+    ],
 )
 def test_a_calibration_that_cannot_be_is_one_sentence(command: Run, text: str, said: str, schedule: str, tmp_path: Path) -> None:
     path = tmp_path / "constants.toml"

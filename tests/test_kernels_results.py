@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from perfmodel.validation import benchmarks, checks, driver, gpu, launch, measure, prepare, sanitize
-from perfmodel.validation.dram import problem_of, worth_counting
+from perfmodel.validation.dram import worth_counting
 from perfmodel.validation.files import MeasurementFileError
-from perfmodel.validation.fused.catalog import FAMILIES, problem_named
+from perfmodel.validation.fused.catalog import FAMILIES, problem_named, problem_of, record_of
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import as_cupy, in_memory
 from perfmodel.validation.kernel_tables import checks_sentence, conditions_sentence, files, kernels_table, measured
@@ -432,7 +432,7 @@ def test_without_a_sanitizer_it_is_said(monkeypatch, capsys, tmp_path):
 def test_a_problem_survives_the_command_line():
     for family in FAMILIES.values():
         problem = family.cases()[-1]
-        record = json.loads(json.dumps({"family": problem.family, **dataclasses.asdict(problem)}))
+        record = json.loads(json.dumps(record_of(problem)))
         assert problem_of(record) == problem
 
 

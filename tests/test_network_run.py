@@ -319,6 +319,37 @@ def test_rows_in_a_stream_stand_apart_by_what_was_seen_of_their_host(tmp_path: P
     }
 
 
+def test_compiled_rows_whose_moments_had_one_pass_stand_apart(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    look = {**LOOK, "host_compiled_pair_s": 40e-6, "host_compiled_kernel_s": 10e-6}
+    once = {"looks": [look, look], "blocks_s": [50e-6], "pairs_s": [40e-6]}
+    case = cases(("resnet18",), (1,), runs=("compile",))[0]
+    fields = {field: getattr(case, field) for field in ("model", "batch", "resolution", "dtype", "autocast", "layout", "run")}
+    rest = {"device": "NVIDIA H200", "date": "2026-11-30", "times_s": [1e-3, 1e-3], "median_s": 1e-3, "page_faults": 0}
+    lines = [{"key": case.key, **fields, **rest, "host": host} for host in (once, {**once, "hot_blocks_s": [45e-6]})]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert set(compare_networks(path, "h200").by_run) == {
+        "compile, batch ≤ 16, looks of one pass",
+        "compile, batch ≤ 16",
+    }
+
+
+def test_a_host_whose_looks_cannot_be_leaves_out_its_case_alone(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    strange = [{**LOOK, "host_block_s": 3600.0}]
+    lines = []
+    for host in ({"looks": [LOOK], "blocks_s": [LOOK["host_block_s"]]},) * 2 + ({"looks": strange, "blocks_s": [1e-10]},):
+        case = cases(("resnet18",), (1,), runs=("eager",))[0]
+        fields = {field: getattr(case, field) for field in ("model", "batch", "resolution", "dtype", "autocast", "layout", "run")}
+        rest = {"device": "NVIDIA H200", "date": "2026-11-30", "times_s": [1e-3], "median_s": 1e-3}
+        lines.append(json.dumps({"key": case.key, **fields, **rest, "host": host}))
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = compare_networks(path, "h200")
+    assert len(found.rows) == 2
+    (left_out,) = found.skipped
+    assert left_out.reason.startswith("what was seen of its host is no time of a call: ")
+
+
 def test_eager_rows_wait_for_their_own_host(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     lines = []

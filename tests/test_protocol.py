@@ -73,6 +73,19 @@ def test_the_cache_holds_the_same(dataset: Dataset, tmp_path: Path, tmp_path_fac
         assert again.skipped == dataset.skipped
 
 
+def test_what_an_earlier_version_kept_is_built_anew(
+    dataset: Dataset, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = next(tmp_path_factory.getbasetemp().glob("timm*/invented-nhwc.csv"))
+    gather(path, "rtx4090", cache=tmp_path)
+    for kept in tmp_path.glob("*.npz"):
+        with np.load(kept) as stored:
+            fewer = {name: stored[name] for name in stored.files if name != "norms"}
+        np.savez(kept, **fewer)
+    for row, other in zip(gather(path, "rtx4090", cache=tmp_path).rows, dataset.rows, strict=True):
+        assert np.array_equal(row.features.norms, other.features.norms)
+
+
 def test_the_protocol_keeps_fit_and_test_apart(dataset: Dataset, tmp_path: Path) -> None:
     found = run([dataset], source="invented", revision="none", ablate=False)
     (file,) = found.files

@@ -43,6 +43,8 @@ def test_percent() -> None:
     assert percent(0.5841) == "58.4 %"
     assert percent(1) == "100 %"
     assert percent(0) == "0.0 %"
+    assert percent(-0.0004) == "0.0 %"
+    assert percent(-0.5841) == "-58.4 %"
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,9 @@ def test_the_script_records_a_comparison(tmp_path: Path) -> None:
         ("benchmark-infer-amp-nhwc-a100-sxm-80gb.csv", "a100-pcie-80gb", "a100-sxm-80gb"),
         ("benchmark-infer-amp-nhwc-a100.csv", "a100-pcie-80gb", None),  # each A100 may be meant
         ("benchmark-infer-amp-nhwc-pt240-cu124-rtx3090.csv", "rtx3090", None),
+        ("benchmark-infer-amp-nhwc-a10.csv", "a100-sxm-80gb", "a10"),
+        ("benchmark-nhwc-h200.csv", "gh200", "h200"),
+        ("benchmark-nhwc-v100.csv", "v100-sxm2-16gb", None),
         ("RTX_3090 nhwc.csv", "rtx4090", "rtx3090"),
         ("rtx3090-and-rtx4090.csv", "rtx4090", None),
         ("benchmark-nhwc.csv", "t4", None),

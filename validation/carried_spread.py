@@ -6,11 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final
-
-from pydantic import ValidationError
 
 from perfmodel.errors import shown
 from perfmodel.expected.calibration import QUANTILES
@@ -19,27 +16,14 @@ from perfmodel.expected.constants import calibration_of
 from perfmodel.expected.spread import Spread, widened
 from perfmodel.hardware.catalog import load
 from perfmodel.validation.comparison import Comparison
-from perfmodel.validation.files import MeasurementFileError
+from perfmodel.validation.files import LONGEST_S, MeasurementFileError
 from perfmodel.validation.protocol import today
 from perfmodel.validation.revision import git_revision
 
-LONGEST_S: Final = 86_400.0
+SHORTEST_S: Final = 1e-9
+"""What is shorter is no time of a network; and the ratio of what is left can be computed with."""
 LEAST_DEVICES: Final = 3
 """Two leave one when each is left out in turn, and one device shows nothing of how unlike they are."""
-
-
-def read_comparison(path: Path) -> Comparison:
-    """What `perfmodel validate timm --format json` wrote. Raises MeasurementFileError for anything else."""
-    try:
-        return Comparison.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise MeasurementFileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the start"
-        raise MeasurementFileError(
-            f"{path} is no comparison, which `perfmodel validate timm --format json` writes: at {shown(where)}: {first['msg']}"
-        ) from None
 
 
 def ratios(comparison: Comparison, least_batch: int) -> list[float]:
@@ -47,7 +31,7 @@ def ratios(comparison: Comparison, least_batch: int) -> list[float]:
     found = []
     for row in comparison.rows:
         measured_s, expected_s = row.measured_latency_s, row.predicted_latency_s
-        if not (0 < measured_s < LONGEST_S and 0 < expected_s < LONGEST_S):
+        if not (SHORTEST_S < measured_s < LONGEST_S and SHORTEST_S < expected_s < LONGEST_S):
             raise MeasurementFileError(
                 f"{shown(comparison.provenance.file)}, {shown(row.model)}: {measured_s:g} s measured and {expected_s:g} s expected are no "
                 "latencies"
@@ -66,36 +50,40 @@ def middle_and_factor(means: Sequence[float]) -> tuple[float, float]:
     return math.exp(fmean(means)), math.exp(reach)
 
 
+def _of_carried(comparison: Comparison, least_batch: int) -> tuple[str, list[float]]:
+    """The device, by its name in the catalogue, and its ratios. Raises MeasurementFileError for what says nothing about carried rates."""
+    given = comparison.provenance
+    file, hardware = shown(given.file), shown(given.hardware)
+    if given.tier != "expected":
+        raise MeasurementFileError(f"{file} was compared with tier {shown(given.tier)}; compare it with tier expected")
+    spec = load(given.hardware)
+    if spec.measured and not given.unmeasured:
+        raise MeasurementFileError(
+            f"{hardware} has figures of its own, and is nearer than devices without; compare {file} with --unmeasured"
+        )
+    if not carried_figures(spec.model_copy(update={"measured": ()})):
+        raise MeasurementFileError(f"no rates are carried to {hardware}, so {file} says nothing about them; leave it out")
+    found = ratios(comparison, least_batch)
+    if not found:
+        raise MeasurementFileError(f"{file} has no row of batch {least_batch} or more; give --least-batch")
+    return spec.slug, found
+
+
 def carried_spread(comparisons: Sequence[Comparison], *, least_batch: int, source: str, revision: str | None = None) -> Spread:
     """What comparisons of several devices say together. Raises MeasurementFileError for such as say nothing about carried rates."""
     if len(comparisons) < LEAST_DEVICES:
         raise MeasurementFileError(
-            f"{len(comparisons)} of them do not show how unlike devices are; give {LEAST_DEVICES} devices or more"
+            f"{len(comparisons)} of them cannot show how unlike devices are; give {LEAST_DEVICES} devices or more"
         )
-    for one in comparisons:
-        given = one.provenance
-        if given.tier != "expected":
-            raise MeasurementFileError(f"{given.file} was compared with tier {given.tier}; compare it with tier expected")
-        spec = load(given.hardware)
-        if spec.measured and not given.unmeasured:
-            raise MeasurementFileError(
-                f"{given.hardware} has figures of its own, and is nearer than devices without; compare {given.file} with --unmeasured"
-            )
-        if not carried_figures(spec.model_copy(update={"measured": ()})):
-            raise MeasurementFileError(
-                f"no rates are carried to {given.hardware}, so {given.file} says nothing about them; leave it out"
-            )
-        if not ratios(one, least_batch):
-            raise MeasurementFileError(f"{given.file} has no row of batch {least_batch} or more; give --least-batch")
-    found = sorted(comparisons, key=lambda one: one.provenance.hardware)
-    for one, other in pairwise(found):
-        if one.provenance.hardware == other.provenance.hardware:
-            raise MeasurementFileError(f"{one.provenance.hardware} is given twice; give one comparison of each device")
-        if one.provenance.schedule != other.provenance.schedule:
-            raise MeasurementFileError("the comparisons are of different schedules; give those of one")
-    rows = {one.provenance.hardware: ratios(one, least_batch) for one in found}
+    schedule = comparisons[0].provenance.schedule
+    if any(one.provenance.schedule != schedule for one in comparisons):
+        raise MeasurementFileError("the comparisons are of different schedules; give those of one")
+    found = sorted(((*_of_carried(one, least_batch), one.provenance.file) for one in comparisons), key=lambda one: one[0])
+    for (device, *_), (other, *_) in pairwise(found):
+        if device == other:
+            raise MeasurementFileError(f"{device} is given twice; give one comparison of each device")
+    rows = {device: values for device, values, _ in found}
     means = {device: fmean(values) for device, values in rows.items()}
-    schedule = found[0].provenance.schedule
     intervals = calibration_of(schedule).intervals
     inside = 0
     for device, values in rows.items():
@@ -105,7 +93,7 @@ def carried_spread(comparisons: Sequence[Comparison], *, least_batch: int, sourc
     middle, factor = middle_and_factor(list(means.values()))
     count = sum(map(len, rows.values()))
     return Spread(
-        files=tuple(one.provenance.file for one in found),
+        files=tuple(file for _, _, file in found),
         source=source,
         schedule=schedule,
         date=today(),

@@ -7,10 +7,11 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from perfmodel.errors import PerfmodelError, UnknownNameError, shown
 from perfmodel.hardware.spec import DeviceSpec
@@ -21,7 +22,7 @@ from perfmodel.network import Network
 from perfmodel.networks.catalog import build, find
 from perfmodel.prediction import Prediction, predict
 from perfmodel.units import percent
-from perfmodel.validation.files import MeasurementFileError
+from perfmodel.validation.files import MeasurementFileError, read_text
 from perfmodel.validation.statistics import Summary, rank_correlation
 from perfmodel.validation.timm import TimmRow, repetitions
 from perfmodel.waterline import Limits, kernel_times
@@ -142,6 +143,19 @@ class Comparison(_Record):
     """None where the bound is not known."""
     skipped: tuple[Skipped, ...]
     rows: tuple[ComparedRow, ...]
+
+
+def read_comparison(path: Path) -> Comparison:
+    """What `perfmodel validate timm --format json` wrote. Raises MeasurementFileError for anything else."""
+    try:
+        return Comparison.model_validate_json(read_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the start"
+        raise MeasurementFileError(
+            f"{shown(str(path), 200)} is no comparison, which `perfmodel validate timm --format json` writes: at {shown(where)}: "
+            f"{first['msg']}"
+        ) from None
 
 
 def explain(prediction: Prediction, measured_s: float) -> str:

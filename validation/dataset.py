@@ -114,11 +114,14 @@ def schedule_of(path: Path, given: str | None) -> str:
 def named_otherwise(path: Path, device: DeviceSpec) -> str | None:
     """A sentence where the file's name has another GPU than the one it is compared with; None where it has that or none.
 
-    A short name, `a100`, is that of each GPU whose own name has it; of a GPU that the catalogue lacks nothing is said.
+    A short name, `a100`, is that of each GPU whose own name begins with it, but `a10` is not; of a GPU that the catalogue lacks nothing is
+    said.
     """
-    own = device.slug.replace("-", "")
+    own, first = device.slug.replace("-", ""), device.slug.partition("-")[0]
     named = named_in(path.name)
-    if device.slug not in names() or not named or any(name in own or slug == device.slug for name, slug in named.items()):
+    if device.slug not in names() or not named:
+        return None
+    if any(slug == device.slug or (own.startswith(name) and name.startswith(first)) for name, slug in named.items()):
         return None
     others = " and ".join(dict.fromkeys(named.values()))
     return f"{shown(path.name)} names {others}, and is compared with {device.slug}; is that the GPU it was measured on?"
@@ -141,8 +144,6 @@ def gather(
     """
     device = load(hardware)
     rows = read(path)
-    if doubt := named_otherwise(path, device):
-        say(doubt)
     schedule, layout = schedule_of(path, schedule), layout_of(path, layout)
     precision = Precision.of(None, autocast)
     peak = device.matrix_peak(precision.matrix)
@@ -233,8 +234,9 @@ def _cached(
             said = json.loads(str(stored["said"]))
             if "reason" in said:
                 return str(said["reason"])
-            columns = {field.name: stored[field.name] for field in fields(Features)}
-            return said["family"], Features(**columns), said["macs"], said["activations"], tuple(said["diagnoses"])
+            if all(field.name in stored for field in fields(Features)):  # else of an earlier version, which had fewer
+                columns = {field.name: stored[field.name] for field in fields(Features)}
+                return said["family"], Features(**columns), said["macs"], said["activations"], tuple(said["diagnoses"])
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(made, str):

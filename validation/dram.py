@@ -12,7 +12,7 @@ from typing import Any, Final
 from perfmodel.units import si
 from perfmodel.validation.checks import random_inputs
 from perfmodel.validation.compile import compiler_version
-from perfmodel.validation.fused.catalog import FAMILIES, family_of
+from perfmodel.validation.fused.catalog import family_of, record_of
 from perfmodel.validation.fused.count import count
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu
@@ -98,16 +98,3 @@ def _line(problem: Problem, block: FusedBlock, launched: Sequence[Counted], over
         "counter_over_copy": over_copy,
         "launched": [asdict(one) for one in launched],
     }
-
-
-def record_of(problem: Problem) -> dict[str, Any]:
-    """A problem as an object of JSON: its family and its sizes."""
-    return {"family": problem.family, **asdict(problem)}
-
-
-def problem_of(record: dict[str, Any]) -> Problem:
-    """Back from its record."""
-    fields = dict(record)
-    family = FAMILIES[fields.pop("family")]
-    made: Problem = family.problem(**fields)
-    return made

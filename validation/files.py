@@ -12,6 +12,8 @@ from typing import Any, Final
 from perfmodel.errors import PerfmodelError, shown
 
 MAX_FILE_BYTES: Final = 512 << 20
+LONGEST_S: Final = 86_400.0
+"""A day; what is longer is no time of a network or of a layer."""
 
 
 class MeasurementFileError(PerfmodelError):

@@ -167,7 +167,7 @@ def worst_rows(protocol: FusedProtocol) -> Table:
             si(row.measured_s, "s"),
             si(row.expected_s, "s"),
             si(row.left_out_s, "s") if row.left_out_s else "–",
-            f"{100 * error(row):+.1f} %",
+            signed_percent(error(row)),
         ]
         for row in rows
     ]

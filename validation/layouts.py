@@ -18,9 +18,8 @@ from typing import Any, Final
 from perfmodel.validation.benchmarks import Pairs, captured, rotated
 from perfmodel.validation.checks import not_a_number
 from perfmodel.validation.compile import Compiled
-from perfmodel.validation.dram import problem_of, record_of
 from perfmodel.validation.files import MeasurementFileError
-from perfmodel.validation.fused.catalog import FAMILIES, family_of
+from perfmodel.validation.fused.catalog import FAMILIES, family_of, problem_of, record_of
 from perfmodel.validation.fused.configuration import Config
 from perfmodel.validation.fused.forms import GENERIC, work_of
 from perfmodel.validation.fused.generic.launches import config_of

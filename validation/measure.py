@@ -19,8 +19,8 @@ from perfmodel.errors import PerfmodelError, shown
 from perfmodel.validation.baselines import Baseline, torch_or_none
 from perfmodel.validation.benchmarks import time_baseline, time_fused
 from perfmodel.validation.checks import SEEDS, check
-from perfmodel.validation.dram import count_dram, problem_of, profiled, worth_counting
-from perfmodel.validation.fused.catalog import FAMILIES, family_of, problem_named
+from perfmodel.validation.dram import count_dram, profiled, worth_counting
+from perfmodel.validation.fused.catalog import FAMILIES, family_of, problem_named, problem_of
 from perfmodel.validation.fused.family import Family
 from perfmodel.validation.fused.problem import GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, this_device

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from perfmodel.errors import PerfmodelError, UnknownNameError, shown
 from perfmodel.hardware.catalog import load, names
@@ -80,6 +80,8 @@ def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
     after a step of the network, which finds the host's caches as an eager network does, that calls much code. Compiled code calls little,
     and finds it at hand, as the repeated passes of a look do, and a moment's pass after its first. Of lines that have no such second pass
     the change of the first ones is taken, from those beside the looks on: where the host's speed changed just there, it is misjudged.
+
+    Raises MeasurementFileError where looks and moments are so far apart that no seconds come of them.
     """
     if not line.get("host"):
         return device
@@ -97,17 +99,20 @@ def with_host(device: DeviceSpec, line: Mapping[str, Any]) -> DeviceSpec:
 
     found = {kind: seconds(kind) for kind in looks[0]}
     rest = tuple(entry for entry in device.measured if not entry.quantity.startswith("host_"))
-    own = tuple(
-        Measured(
-            quantity=quantity,
-            value=value,
-            kernel="chains of modules, beside the case",
-            date=line["date"],
-            driver=str(line.get("driver") or "unknown")[:MOST_SAID],
-            where="the host of the case",
+    try:
+        own = tuple(
+            Measured(
+                quantity=quantity,
+                value=value,
+                kernel="chains of modules, beside the case",
+                date=line["date"],
+                driver=str(line.get("driver") or "unknown")[:MOST_SAID],
+                where="the host of the case",
+            )
+            for quantity, value in found.items()
         )
-        for quantity, value in found.items()
-    )
+    except ValidationError as error:
+        raise MeasurementFileError(f"what was seen of its host is no time of a call: {error.errors()[0]['msg']}") from None
     return device.model_copy(update={"measured": (*rest, *own)})
 
 
@@ -120,9 +125,14 @@ def _at_steps(moments: Sequence[float], steps: int) -> float:
     >>> _at_steps([1.0, 1.0, 3.0], 12), _at_steps([1.0, 3.0, 3.0], 3)
     (2.0, 3.0)
     """
-    every = 1 if len(moments) == steps else STEPS_BETWEEN
+    every = 1 if _in_each_step(moments, steps) else STEPS_BETWEEN
     places = (min(step // every, len(moments) - 1) for step in range(steps))
     return statistics.median(statistics.fmean(moments[place : place + 2]) for place in places)
+
+
+def _in_each_step(moments: Sequence[float], steps: int) -> bool:
+    """Whether the host was looked at before every step, as it was at first."""
+    return len(moments) == steps
 
 
 def _named(model: str) -> str:
@@ -189,7 +199,7 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
         except PerfmodelError as error:  # a type without a rate, an image that the network does not take: this line only
             skipped.setdefault(str(error)[:MOST_SAID], []).append(str(line["key"]))
             continue
-        bound = prediction.bound_latency_s
+        bound, host = prediction.bound_latency_s, line.get("host") or {}
         rows.append(
             NetworkRow(
                 model=line["model"],
@@ -197,10 +207,10 @@ def compare_networks(path: Path, hardware: str) -> NetworkComparison:
                 resolution=line["resolution"],
                 precision=str(prediction.precision),
                 run=line["run"],
-                host_seen=bool(line.get("host")),
-                host_disturbed=bool(line.get("host")) and len(line["host"]["blocks_s"]) == len(line["times_s"]),
+                host_seen=bool(host),
+                host_disturbed=bool(host) and _in_each_step(host["blocks_s"], len(line["times_s"])),
                 stack_seen=line.get("page_faults") is not None,
-                looked_twice=bool(line.get("host")) and bool(line["host"].get("hot_blocks_s")),
+                looked_twice=bool(host.get("hot_blocks_s")),
                 measured_latency_s=line["median_s"],
                 predicted_latency_s=prediction.latency_s + (0.0 if line["run"] in IN_STREAM else replay_s),
                 latency_low_s=prediction.latency_low_s,

@@ -20,7 +20,7 @@ from perfmodel.kernel import Kernel
 from perfmodel.prediction import Prediction
 from perfmodel.validation import ncu
 from perfmodel.validation.comparison import Skipped
-from perfmodel.validation.files import MeasurementFileError, number, read_text, table
+from perfmodel.validation.files import LONGEST_S, MeasurementFileError, number, read_text, table
 from perfmodel.validation.statistics import Errors, Summary
 from perfmodel.waterline import KernelTime
 
@@ -31,8 +31,6 @@ IN_ORDER: Final = "kernel"
 NO_SUCH_LAYER: Final = "no layer of the network has this name"
 _OF_ANOTHER: Final = "give the ONNX file that TensorRT ran as --model, or is it another network's profile?"
 
-LONGEST_MS: Final = 86_400_000.0
-"""Of a layer; what is longer is no time of one."""
 LAYOUT_CHANGE: Final = r"^reformatting copynode"
 """TensorRT: a copy into the layout of the layer that it names, which no layer of the network asks for."""
 
@@ -171,7 +169,7 @@ def _trt_layer(path: Path, index: int, layer: Mapping[str, Any]) -> Profiled:
     name = str(layer.get("name") or ncu.UNNAMED)
     where = f"{path}, entry {index} ({name[:80]})"
     took_ms = number(where, "averageMs", layer.get("averageMs"))
-    if took_ms > LONGEST_MS:
+    if 1e-3 * took_ms > LONGEST_S:
         raise MeasurementFileError(f"{where}: averageMs is {took_ms:g}, more than a day; is it in another unit?")
     return Profiled(name=name, duration_s=took_ms * 1e-3)
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from perfmodel.units import signed_percent
-from perfmodel.validation.carried_spread import read_comparison
-from perfmodel.validation.comparison import Comparison
+from perfmodel.validation.comparison import Comparison, read_comparison
 from perfmodel.validation.network_tables import Table
 from perfmodel.validation.protocol_report import HEADER, RESULTS, summary_cells
 from perfmodel.validation.statistics import Summary

@@ -19,7 +19,7 @@ class Sample(BaseModel):
     clock_hz: float | None = None
     power_w: float | None = None
     detail: str | None = None
-    """Size or shape, where one quantity is measured at several."""
+    """Size or shape, where one quantity is measured at several; of a difference of times, how often it drowned in noise."""
     work: float | None = None
     """Of one launch, in the unit that the quantity counts per second, where a launch takes only microseconds."""
     date: str | None = None

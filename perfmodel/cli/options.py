@@ -70,7 +70,7 @@ def require_place(output: Path) -> None:
     if output.is_dir():
         raise PerfmodelError(f"cannot write {output}: it is a folder; name a file")
     if not output.parent.is_dir():
-        raise PerfmodelError(f"cannot write {output}: there is no folder {output.parent}")
+        raise PerfmodelError(f"cannot write {output}: there is no folder {output.parent}; make it first")
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise PerfmodelError(f"cannot write {output}: permission denied; choose another file")
 

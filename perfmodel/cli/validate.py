@@ -67,28 +67,29 @@ def validate_timm(
 ) -> None:
     """Every network of a published benchmark file that can be built: predicted beside measured."""
     from perfmodel.hardware.catalog import load
+    from perfmodel.units import text
     from perfmodel.validation.comparison import Provenance, compare
     from perfmodel.validation.dataset import layout_of, named_otherwise, schedule_of
     from perfmodel.validation.tables import comparison_table
     from perfmodel.validation.timm import read
 
-    if unmeasured and tier.lower() != "expected":
+    if unmeasured and text("tier", tier) != "expected":
         raise PerfmodelError(f"figures that were measured count under tier expected; tier {shown(tier)} has none to leave out")
     device, rows = load(hardware), read(file)
     provenance = Provenance(
         file=file.name,
         source=source,
         hardware=device.slug,
-        schedule=schedule_of(file, schedule),
-        autocast=autocast,
+        schedule=text("schedule", schedule_of(file, schedule)),
+        autocast=text("autocast", autocast),
         layout=layout_of(file, layout),
-        tier=tier,
+        tier=text("tier", tier),
         unmeasured=unmeasured,
     )
     if unmeasured:
         device = device.model_copy(update={"measured": ()})
-    comparison = compare(rows, device, provenance)
     _warn(named_otherwise(file, device))
+    comparison = compare(rows, device, provenance)
     if fmt is Format.JSON:
         emit(comparison.model_dump_json(indent=2) + "\n", output)
     else:
@@ -198,7 +199,8 @@ def validate_torch_trace(
 def _datasets(
     files: list[str], schedule: str | None, layout: str | None, autocast: str, least_batch: int, cache: Path | None
 ) -> list[Dataset]:
-    from perfmodel.validation.dataset import gather
+    from perfmodel.hardware.catalog import load
+    from perfmodel.validation.dataset import gather, named_otherwise
 
     found: list[Dataset] = []
     known: set[Path] = set()
@@ -211,6 +213,7 @@ def _datasets(
         if (same := Path(name).resolve()) in known:
             raise PerfmodelError(f"{name} is given twice, and its rows would count twice; give each file once")
         known.add(same)
+        _warn(named_otherwise(Path(name), load(device)))
         dataset = gather(
             Path(name),
             device,
@@ -326,7 +329,8 @@ def validate_spread(
     output: Output = None,
 ) -> None:
     """How far devices are off whose rates were carried to them: what widens the interval of tier expected on such a device."""
-    from perfmodel.validation.carried_spread import carried_spread, read_comparison, spread_toml
+    from perfmodel.validation.carried_spread import carried_spread, spread_toml
+    from perfmodel.validation.comparison import read_comparison
 
     found = [read_comparison(file) for file in files]
     emit(spread_toml(carried_spread(found, least_batch=least_batch, source=source)), output)

@@ -216,8 +216,10 @@ def figure_for_latency(subject: Subject, unknown: str, latency_s: float) -> Thre
             f"the query is unbounded: {subject.name} on {subject.device.slug} takes no longer than {si(latency_s, 's')} even with "
             f"{factor:.3g} × the {unknown}, and with so little no machine is described; give a smaller budget"
         ) from None
-    while at(factor) > latency_s:  # the root may lie a rounding error on the wrong side
-        factor *= 1 + _ROUNDED
+    more = _ROUNDED
+    while at(factor) > latency_s:  # the root may lie a rounding error on the wrong side, or as far as equally fast plans differ
+        factor *= 1 + more
+        more *= 2
     now = bandwidth if unknown == "bandwidth" else peak
     return Threshold(
         subject=subject,

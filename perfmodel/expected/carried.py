@@ -40,12 +40,17 @@ def _bandwidth(device: DeviceSpec, reference: DeviceSpec, _: re.Match[str]) -> f
     return device.memory.dram_bandwidth_bytes_per_s / reference.memory.dram_bandwidth_bytes_per_s
 
 
+def sustained_quantity(dtype: str) -> str:
+    """What library products of a type sustain under load, as devices' files name it."""
+    return f"sustained_matrix_{dtype}_ops_per_s"
+
+
 def _products(device: DeviceSpec, reference: DeviceSpec, found: re.Match[str]) -> float:
     """What library products sustain where it was measured of both, else the peaks.
 
     What power takes from products it takes from convolutions, too.
     """
-    quantity = f"sustained_matrix_{found['dtype']}_ops_per_s"
+    quantity = sustained_quantity(found["dtype"])
     ours, theirs = (
         next((entry.value for entry in one.measured if entry.quantity == quantity), None) for one in (device, reference)
     )

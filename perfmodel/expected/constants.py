@@ -121,9 +121,9 @@ def calibration_of(schedule: str, path: str | Path | None = None) -> Calibration
     try:
         given: dict[str, Any] = tomllib.loads(text)
         return Calibration.model_validate(given)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise CalibrationError(f"the calibration {where} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise CalibrationError(f"the calibration {where} is wrong at {field}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an absurdly long integer
+        raise CalibrationError(f"the calibration {where} is not TOML: {error}") from None

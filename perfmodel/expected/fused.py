@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Self
 
 from perfmodel.expected.actors import Phase, turn_clocks
+from perfmodel.expected.carried import sustained_quantity
 from perfmodel.hardware.spec import DeviceSpec, HardwareError
 
 SHARED_BYTES_PER_CLOCK: Final = 128.0
@@ -131,7 +132,7 @@ class Figures:
         """
         peak = device.matrix_peak(dtype)
         measured = {entry.quantity: entry.value for entry in device.measured}
-        wanted = (*MEASURED, f"matrix_{dtype}_ops_per_s", f"sustained_matrix_{SUSTAINED_TYPE}_ops_per_s")
+        wanted = (*MEASURED, f"matrix_{dtype}_ops_per_s", sustained_quantity(SUSTAINED_TYPE))
         unknown = f"tier expected has no calibration for schedule block on {device.slug}"
         if device.compute_capability != CAPABILITY:
             raise HardwareError(
@@ -147,7 +148,7 @@ class Figures:
             )
         clock, processors = device.chip.boost_clock_hz, device.chip.multiprocessors
         macs = peak.ops_per_clock_per_multiprocessor / 2
-        sustained = measured[f"sustained_matrix_{SUSTAINED_TYPE}_ops_per_s"]
+        sustained = measured[sustained_quantity(SUSTAINED_TYPE)]
         l2 = device.memory.largest_cache_bytes or device.require("memory.l2_bytes")
 
         def clocks(name: str, *less: str) -> float:

@@ -63,9 +63,9 @@ def fused_calibration(path: str | Path | None = None) -> FusedCalibration:
             raise CalibrationError(f"cannot read the {where}: {getattr(error, 'strerror', None) or error}") from None
     try:
         return FusedCalibration.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise CalibrationError(f"the {where} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise CalibrationError(f"the {where} is wrong at {field}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an absurdly long integer
+        raise CalibrationError(f"the {where} is not TOML: {error}") from None

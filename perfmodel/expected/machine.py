@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from perfmodel.expected.carried import figures_of, is_full_rate
+from perfmodel.expected.carried import figures_of, is_full_rate, sustained_quantity
 from perfmodel.expected.features import RATES
 from perfmodel.hardware.spec import DeviceSpec, Peak
 
@@ -112,7 +112,7 @@ class Machine:
         return cls(
             name=device.slug,
             peak_ops_per_s=peak.ops_per_s,
-            sustained_ops_per_s=measured.get(f"sustained_matrix_{peak.dtype}_ops_per_s"),
+            sustained_ops_per_s=measured.get(sustained_quantity(peak.dtype)),
             full_rate=is_full_rate(peak),
             bandwidth_bytes_per_s=device.memory.dram_bandwidth_bytes_per_s,
             copy_bytes_per_s=measured.get("dram_copy_bytes_per_s"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 
-from perfmodel.expected.carried import REFERENCE, carried_figures
+from perfmodel.expected.carried import REFERENCE, carried_figures, sustained_quantity
 from perfmodel.expected.constants import Calibration, CalibrationError, calibration_of
 from perfmodel.expected.features import Features
 from perfmodel.expected.machine import Machine
@@ -80,7 +80,7 @@ def expect(
         times=per_kernel,
         low_s=total_s * low,
         high_s=total_s * high,
-        assumptions=_assumptions(found, machine, device, layout, graph=graph, times=per_kernel),
+        assumptions=_assumptions(found, machine, device, peak.dtype, layout, graph=graph, times=per_kernel),
     )
 
 
@@ -96,13 +96,13 @@ def check_measured(device: DeviceSpec, precision: Precision) -> None:
         )
 
 
-def _where(device: DeviceSpec) -> str:
-    """On what, or by whom, the device's products were measured."""
-    return next(entry.where for entry in device.measured if entry.quantity.startswith("sustained_matrix_"))
+def _where(device: DeviceSpec, dtype: str) -> str:
+    """On what, or by whom, the device's products of a type were measured."""
+    return next(entry.where for entry in device.measured if entry.quantity == sustained_quantity(dtype))
 
 
 def _assumptions(
-    found: Calibration, machine: Machine, device: DeviceSpec, layout: str, *, graph: bool, times: Sequence[KernelTime]
+    found: Calibration, machine: Machine, device: DeviceSpec, dtype: str, layout: str, *, graph: bool, times: Sequence[KernelTime]
 ) -> tuple[str, ...]:
     fitted = found.provenance
     carried = "" if device.slug in fitted.devices else f", carried to {device.slug} through its specification"
@@ -114,7 +114,9 @@ def _assumptions(
     if layout == "nchw" and found.stack == "eager":
         said.append("layout nchw in eager mode: kernels as traced, but no measurement stands behind their sum")
     if machine.sustained_ops_per_s is not None:
-        said.append(f"products sustain {si(machine.sustained_ops_per_s, 'op/s')}, as measured on this device ({_where(device)})")
+        said.append(
+            f"products sustain {si(machine.sustained_ops_per_s, 'op/s')}, as measured on this device ({_where(device, dtype)})"
+        )
     elif machine.full_rate:
         said.append(
             f"the matrix unit's attained fraction was not measured on this device; {FULL_RATE_ATTAINED:.0%} of its peak, as on an H200, is "

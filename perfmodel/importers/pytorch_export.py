@@ -13,7 +13,7 @@ from perfmodel.importers.pytorch_module import first_line, quiet, torch_module
 from perfmodel.importers.pytorch_nodes import Reader
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
     """An exported module: its program at its own size, and at any other where no argument of its operations is a size."""
 
@@ -130,7 +130,7 @@ def _contiguous_shown() -> Iterator[None]:
 
 
 def size_of(inputs: Sequence[Any]) -> tuple[int, int]:
-    """Batch and height of the first input."""
+    """Batch and height of the first input; 1 where it has none. Raises ImportedModelError for what are no tensors."""
     torch = torch_module()
     if not inputs or not all(isinstance(item, torch.Tensor) for item in inputs):
         raise ImportedModelError("example_inputs must be a tensor or a sequence of tensors")
@@ -139,7 +139,7 @@ def size_of(inputs: Sequence[Any]) -> tuple[int, int]:
 
 
 class Resizable:
-    """A module and the inputs to export it with, at any batch and image size."""
+    """A module and the inputs to export it with, at any batch and image size. Raises ImportedModelError for what is no module."""
 
     def __init__(self, module: Any, inputs: Sequence[Any], name: str) -> None:
         torch = torch_module()
@@ -151,7 +151,8 @@ class Resizable:
     def program(self, batch: int, resolution: int) -> Program:
         """The program for a first input of that batch and, if it is an image, of that height and width.
 
-        The module is exported once where no argument of its operations is a size, and again for each size otherwise.
+        The module is exported once where no argument of its operations is a size, and again for each size otherwise. Raises
+        ImportedModelError where it cannot be.
         """
         torch = torch_module()
         first = self._inputs[0]

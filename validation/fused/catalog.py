@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -47,4 +48,17 @@ def problem_named(name: str) -> Problem:
     made: Problem = kind(**sizes, expansion=int(found["e"]), dtype=found["dtype"], **kind.fields_of_suffix(words))
     if made.name != name:
         raise GpuError(f"'{shown(name)}' is written {made.name}")
+    return made
+
+
+def record_of(problem: Problem) -> dict[str, Any]:
+    """A problem as an object of JSON: its family and its sizes."""
+    return {"family": problem.family, **asdict(problem)}
+
+
+def problem_of(record: dict[str, Any]) -> Problem:
+    """Back from its record. Raises KeyError, TypeError or GpuError for what is none."""
+    fields = dict(record)
+    family = FAMILIES[fields.pop("family")]
+    made: Problem = family.problem(**fields)
     return made
