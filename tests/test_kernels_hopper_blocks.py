@@ -312,6 +312,15 @@ def test_convnext_refuses_with_the_numbers():
     assert re.search(r"6 of 32 chunks of weights need \d+ of 100000 B", why)
 
 
+def test_convnext_wide_counts_an_images_bytes_in_31_bits():
+    """One row more than it counts is served by the kernel whose offsets have 64 bits."""
+    problem = ConvNeXtProblem(N=2, H=2047, W=2048, C=256, expansion=4)
+    assert isinstance(wide.configure(problem, H200), Config)
+    more = dataclasses.replace(problem, H=2048)
+    assert wide.configure(more, H200) == "an image of 2147483648 B is more than the 2147483647 B that its offsets reach"
+    assert family_of(more).choose(more, H200).kernel == convnext_few.NAME
+
+
 def test_convnext_registers_fit_a_quarter_of_a_multiprocessor():
     assert 24 + patch.WARPGROUPS * patch.REGISTERS + patch.CONV_REGISTERS == 512
     for layout in (planes.RESIDENT, planes.STREAMED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -97,9 +98,13 @@ def test_serves_large_batches(C, H, N, name):
 
 
 @pytest.mark.parametrize(("groups", "chunks"), [(2, 16), (2, 12), (2, 8), (3, 12)])
+@pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_rings_hold_what_is_read(groups, chunks, seed):
-    """Slots, phases and places as the source has them, for warps and copies that take turns at random: what is read is what was meant."""
+def test_rings_hold_what_is_read(groups, chunks, tail, seed):
+    """Slots, phases and places as the source has them, for warps and copies that take turns at random: what is read is what was meant.
+
+    With `tail` a strip's last row comes behind the last step: chunks by turns, sums where rows of h were.
+    """
     rng, steps = random.Random(seed), 5
     near = 8 if chunks % 8 == 0 else 6
     segments, total = chunks // near, steps * chunks
@@ -107,8 +112,8 @@ def test_rings_hold_what_is_read(groups, chunks, seed):
     full, empty = [[0, 0] for _ in range(chain.SLOTS)], [[0, 0] for _ in range(chain.SLOTS)]  # phases that are complete, arrivals
     handed = {(g, i): [0, 0] for g in range(groups - 1) for i in range(near)}
     weights: dict[tuple[int, str], int] = {}
-    rows_at: dict[tuple[object, ...], tuple[int, int]] = {}
-    inside, passed = [0] * groups, [0] * groups  # warps of a warpgroup at its barrier, and how often it was passed
+    rows_at: dict[tuple[object, ...], object] = {}
+    inside, passed = Counter[str](), Counter[str]()  # warps at a named barrier, and how often it was passed
 
     def arrive(barrier, count):
         barrier[1] += 1
@@ -117,6 +122,15 @@ def test_rings_hold_what_is_read(groups, chunks, seed):
 
     def done(barrier, parity):  # as mbarrier.try_wait: the phase of this parity is complete
         return barrier[0] % 2 != parity
+
+    def meet(name, warps):
+        turn = passed[name]
+        inside[name] += 1
+        if inside[name] == warps:
+            inside[name] = 0
+            passed[name] += 1
+        while passed[name] == turn:
+            yield False
 
     def parity(n):
         """Of the phase that brings item n."""
@@ -137,14 +151,20 @@ def test_rings_hold_what_is_read(groups, chunks, seed):
             return place(group, warp - back, step, j)
         return place((group - 1) % groups, warp - back + 4, step - (group == 0), j)
 
+    def sums_of(group):
+        """Of the last row: C·64 bytes for each warpgroup but the first, from the first one's entries of 2,048 on."""
+        each = {3: 96, 2: 128}[groups] * 64 // 2048
+        return [("pairs", 0, entry, warp) for entry in range((group - 1) * each, group * each) for warp in range(2)]
+
     def producer():
-        for n in range(-2, total):
+        for n in range(-2, total + chunks * tail):
             slot, use = n & 3, (n >> 2) + ((n & 3) >= 2)
             while not done(empty[slot], use & 1 ^ 1):
                 yield False
             for _ in range(rng.randrange(6)):
                 yield True
-            weights[slot, "expansion"] = n + 2
+            if n < total:
+                weights[slot, "expansion"] = n + 2
             if n >= 0:
                 weights[slot, "rest"] = n
             arrive(full[slot], 1)
@@ -168,13 +188,7 @@ def test_rings_hold_what_is_read(groups, chunks, seed):
                 yield True
         for n in range(total):
             step, j = divmod(n, chunks)
-            turn = passed[group]
-            inside[group] += 1
-            if inside[group] == 4:
-                inside[group] = 0
-                passed[group] += 1
-            while passed[group] == turn:
-                yield False
+            yield from meet(f"warpgroup {group}", 4)
             if group > 0 and warp < 2:
                 while not done(handed[group - 1, j % near], (j // near + (step if segments % 2 else 0)) & 1):
                     yield False
@@ -191,11 +205,54 @@ def test_rings_hold_what_is_read(groups, chunks, seed):
             activate(n + 1)
             yield True
             assert weights[j & 3, "rest"] == n
-            if not together and n + 1 < total:  # the next chunk's, under this chunk's convolution
+            if not together and (n + 1 < total or tail):  # the next chunk's, under this chunk's convolution
                 while not done(full[n + 1 & 3], parity(n + 1)):
                     yield False
             yield True
             assert weights[j & 3, "expansion"] == n + 2
+        if tail:
+            yield from last_row(group, warp)
+
+    def last_row(group, warp):
+        left = 0
+
+        def fetch(j):
+            for of_warp in (2, 3):
+                assert rows_at[place(groups - 1, of_warp, steps - 1, j)] == (4 * groups * steps - 4 + of_warp, j)
+
+        def leave_before(j):
+            nonlocal left
+            for n in range(left, j if warp == 0 else left):
+                while not done(full[n & 3], parity(total + n)):
+                    yield False
+                arrive(empty[n & 3], groups)
+                left = n + 1
+                yield True
+
+        yield from meet(f"warpgroup {group}", 4)
+        if warp == 0:
+            arrive(empty[2], groups)
+            arrive(empty[3], groups)
+        yield True
+        fetch(group)
+        for j in range(group, chunks, groups):
+            while not done(full[j & 3], parity(total + j)):
+                yield False
+            assert weights[j & 3, "rest"] == total + j
+            yield True
+            if j + groups < chunks:
+                fetch(j + groups)
+            yield from meet(f"warpgroup {group}", 4)
+            yield from leave_before(j)
+            yield True
+            assert weights[j & 3, "rest"] == total + j
+        yield from leave_before(chunks - chain.SLOTS)
+        if group > 0 and warp == 0:
+            for at in sums_of(group):
+                rows_at[at] = group
+        yield True
+        yield from meet("block", 4 * groups)
+        assert all(rows_at[at] == other for other in range(1, groups) for at in sums_of(other))
 
     actors = [producer(), *(consumer(group, warp) for group in range(groups) for warp in range(4))]
     stalled = 0

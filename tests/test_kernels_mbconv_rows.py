@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -216,6 +219,68 @@ def test_a_strip_to_a_warpgroup_where_that_is_fewer_steps(N, H, W, order):
     (launch,) = rows.KERNEL.launches(problem, config, H200)
     assert launch.grid[0] <= H200.multiprocessors
     check_walks(problem, steps_of(problem, config, launch.grid[0]))
+
+
+@pytest.mark.parametrize("chunks", [4, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_half_a_chunk_are_there(chunks, seed):
+    """GROUP_AHEAD: places and barriers of a warpgroup on its own as the source has them, its warps in turn at random.
+
+    Behind the first barrier of a chunk lie the rows of two groups, behind the second those of the others; a strip's last row finds the
+    last step's.
+    """
+    rng, steps, entries = random.Random(seed), 5, chunks + 2
+    rows_at: dict[tuple[object, ...], tuple[int, int]] = {}
+    inside, passed = Counter[str](), Counter[str]()
+
+    def meet():
+        turn = passed["warps"]
+        inside["warps"] += 1
+        if inside["warps"] == 4:
+            inside["warps"] = 0
+            passed["warps"] += 1
+        while passed["warps"] == turn:
+            yield
+
+    def place(warp, chunk, half):
+        """Where a warp's row goes of a chunk, counted from the first step's first on."""
+        return ("pairs", chunk % 2, warp, half) if warp < 2 else ("kept", chunk % entries, warp - 2, half)
+
+    def above(warp, back, chunk, half):
+        """Where the row is that is so many above a warp's own: in this step, or two entries on, which the step before has left."""
+        return place(warp - back, chunk, half) if warp >= back else ("kept", (chunk + 2) % entries, warp - back + 2, half)
+
+    def walk(warp):
+        for chunk in range(steps * chunks):
+            step, j = divmod(chunk, chunks)
+            for half in range(2):
+                rows_at[place(warp, chunk, half)] = (4 * step + warp, j)
+                yield
+                yield from meet()
+                for back in (1, 2):
+                    wanted = 4 * step + warp - back
+                    assert wanted < 0 or rows_at[above(warp, back, chunk, half)] == (wanted, j)
+                    yield
+
+    warps = [walk(warp) for warp in range(4)]
+    while warps:
+        warp = rng.choice(warps)
+        for _ in range(rng.choice((1, 1, 30))):
+            if next(warp, warp) is warp:
+                warps.remove(warp)
+                break
+    for j in range(chunks):
+        for warp, half in itertools.product((2, 3), range(2)):
+            assert rows_at["kept", ((steps - 1) * chunks + j) % entries, warp - 2, half] == (4 * steps - 4 + warp, j)
+
+
+def test_groups_go_ahead_in_warpgroups_on_their_own_alone():
+    """A chain's rows are handed on at a chunk's first barrier, where two groups of GROUP_AHEAD's are not yet written."""
+    made = [(1, layout) for found in rows.LAYOUTS.values() for layout in found]
+    made += [shared for found in rows.SHARED_LAYOUTS.values() for shared in found]
+    ahead = [(split, layout) for split, layout in made if layout.overlap == rows.GROUP_AHEAD]
+    assert ahead
+    assert all(split == 1 and layout.resident and layout.chunk == 32 for split, layout in ahead)
 
 
 def test_small_batches_are_split_among_clusters():

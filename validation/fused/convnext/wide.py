@@ -32,6 +32,8 @@ SMALLEST_RING: Final = 4
 REGISTERS: Final = 240
 MULTICAST: Final = 2
 """Blocks that share every item of weights."""
+LARGEST_IMAGE_BYTES: Final = 2**31 - 1
+"""The source counts an image's offsets in a signed number of 32 bits."""
 CONVOLUTION_BYTES: Final = 336 * 128
 """Of shared memory that the convolution of eight channels of a tile reads, counted from the kernel."""
 
@@ -44,6 +46,8 @@ def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
         return f"it has {CHANNELS} channels, not {problem.C}"
     if problem.hidden % CHUNK:
         return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
+    if (image := problem.input_bytes // problem.N) > LARGEST_IMAGE_BYTES:
+        return f"an image of {image} B is more than the {LARGEST_IMAGE_BYTES} B that its offsets reach"
     config = arrange(problem, device)
     return best(problem, [offer(problem, config, device)], device) if isinstance(config, Config) else config
 
