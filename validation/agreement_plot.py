@@ -83,6 +83,7 @@ def agreement_plot(
     errors = [[max(-MOST_PERCENT, min(MOST_PERCENT, 100 * case.error)) for case in members] for members in series.values()]
     bins = [-MOST_PERCENT + 2 * i for i in range(MOST_PERCENT + 1)]
     right.hist(errors, bins=bins, color=list(islice(cycle(COLORS), len(errors))), stacked=True)
+    right.yaxis.get_major_locator().set_params(integer=True)
     right.set(xlabel=f"error, % (beyond ±{MOST_PERCENT} at the ends)", ylabel="cases", xlim=(-MOST_PERCENT, MOST_PERCENT))
     figure.suptitle(title)
     return figure
