@@ -271,6 +271,24 @@ def test_few_machines_are_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tried) <= 6
 
 
+def test_equally_fast_plans_do_not_cost_a_plan_for_each_rounding_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planner may take a plan that is a billionth slower for the fastest; a root that lies so far on the wrong side is soon left."""
+    tried = []
+
+    def counted(device: DeviceSpec, changes: list[str]) -> DeviceSpec:
+        tried.append(changes)
+        return what_if(device, changes)
+
+    monkeypatch.setattr("perfmodel.design.thresholds.what_if", counted)
+    monkeypatch.setattr("perfmodel.design.thresholds._factor_within", lambda *given: (_factor_within(*given) or 0.0) * (1 - 1e-9))
+    subject = BlockSubject(kind="mbconv", channels=64, size=56, batch=128, device=H200, schedule="block")
+    wanted_s = 2 * subject.prediction.latency_s
+    found = figure_for_latency(subject, "bandwidth", wanted_s)
+    changed = what_if(H200, [f"bandwidth={found.value / found.now!r}x"])
+    assert subject.on(changed).prediction.latency_s == pytest.approx(wanted_s, rel=1e-8)
+    assert len(tried) <= 30
+
+
 AMOUNT = st.just(0.0) | st.floats(1e-6, 10)
 
 

@@ -15,12 +15,13 @@ from perfmodel.validation.fused.catalog import FAMILIES, family_of
 from perfmodel.validation.fused.generic.layout import Layout
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import State
-from perfmodel.validation.layouts import ASKED, LAYOUTS, asked_for, config_of_layout, key_of, layouts_of, line_of, main
+from perfmodel.validation.layout_records import RECORDED, layouts_of
+from perfmodel.validation.layouts import ASKED, asked_for, config_of_layout, key_of, line_of, main
 from perfmodel.validation.recorder import Recorder, read_lines
 from perfmodel.validation.timing import Timing
 from tests.gpus import H200
 
-RECORDED = [line for line in read_lines(ASKED) if line["kind"] == "layout" and "before" not in line]
+LINES = [line for line in read_lines(ASKED) if line["kind"] == "layout" and "before" not in line]
 WHERE = {"kind": "run", "run": "now", "date": "2026-11-30", "device": "NVIDIA H200", "driver": "580", "revision": "abc"}
 STATE = State(sm_clock_hz=1.98e9, memory_clock_hz=3.2e9, power_w=300.0, temperature_c=40.0)
 
@@ -38,7 +39,7 @@ def test_the_layouts_asked_for_are_those_recorded():
     found = [key_of(problem, layout) for problem, several in asked_for().items() for layout in several]
     keys = ("kind", "case", "problem", "layout")
     assert len(found) == 183
-    assert sorted(map(json.dumps, found)) == sorted(json.dumps({key: line[key] for key in keys}) for line in RECORDED)
+    assert sorted(map(json.dumps, found)) == sorted(json.dumps({key: line[key] for key in keys}) for line in LINES)
     by_family = {name: sum(map(len, asked_for([name]).values())) for name in FAMILIES}
     assert sum(by_family.values()) == 183
     assert all(by_family.values())
@@ -46,22 +47,22 @@ def test_the_layouts_asked_for_are_those_recorded():
 
 def test_a_line_is_written_as_those_recorded(tmp_path):
     """The same fields in the same order, then the clocks, the device and the run, as the other lines of the harness."""
-    recorder = Recorder(tmp_path / LAYOUTS, {**WHERE, "what": layouts.WHAT})
-    assert len(RECORDED) == 183
-    for line in RECORDED:
+    recorder = Recorder(tmp_path / RECORDED, {**WHERE, "what": layouts.WHAT})
+    assert len(LINES) == 183
+    for line in LINES:
         ((problem, layout),) = layouts_of(ASKED, [line])
         recorder.add(line_of(problem, layout, code(line), timed(*(value * (1 + 1e-8) for value in line["times_s"]))))
-    run, *written = read_lines(tmp_path / LAYOUTS)
+    run, *written = read_lines(tmp_path / RECORDED)
     assert run["what"] == read_lines(ASKED)[0]["what"]
-    for line, given in zip(written, RECORDED, strict=True):
+    for line, given in zip(written, LINES, strict=True):
         assert list(line.items())[: len(given)] == list(given.items())
         assert list(line)[len(given) :] == ["before", "after", "run", "device"]
         assert line["before"]["sm_clock_hz"] == 1.98e9
-    assert layouts_of(tmp_path, written).keys() == layouts_of(ASKED, RECORDED).keys()
+    assert layouts_of(tmp_path, written).keys() == layouts_of(ASKED, LINES).keys()
 
 
 def test_of_one_layout_the_newest_line_counts():
-    first, other = RECORDED[:2]
+    first, other = LINES[:2]
     newer = {**first, "median_s": 1.0}
     refused = {**{key: first[key] for key in ("kind", "case", "problem", "layout")}, "refused": "no room"}
     assert list(layouts_of(ASKED, [first, other, newer, refused]).values()) == [newer, other]
@@ -95,14 +96,14 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, measuring, capsys):
     with pytest.raises(KeyboardInterrupt):
         main(["--output", str(tmp_path)])
     assert len(measuring.compiled) == 183
-    assert len(read_lines(tmp_path / LAYOUTS)) == 21
+    assert len(read_lines(tmp_path / RECORDED)) == 21
     measuring.fails = lambda number, problem: None
     measuring.compiled.clear()
     assert main(["--output", str(tmp_path), "--revision", "v2"]) == 0
     assert len(measuring.compiled) == 163
     assert "of 163: " in capsys.readouterr().err
     assert len(set(measuring.timed)) == len(measuring.timed) == 183
-    runs = [line for line in read_lines(tmp_path / LAYOUTS) if line["kind"] == "run"]
+    runs = [line for line in read_lines(tmp_path / RECORDED) if line["kind"] == "run"]
     assert [(run["revision"], run["driver"], run["what"]) for run in runs] == [
         ("abc", "580", layouts.WHAT),
         ("v2", "580", layouts.WHAT),
@@ -122,7 +123,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, measuring, capsys):
 
 def test_what_is_recorded_is_known_by_the_device_of_its_run(tmp_path, measuring, monkeypatch):
     """The lines recorded first do not say their device, and their run does."""
-    shutil.copy(ASKED, tmp_path / LAYOUTS)
+    shutil.copy(ASKED, tmp_path / RECORDED)
     assert main(["--output", str(tmp_path)]) == 0
     assert not measuring.timed
     monkeypatch.setattr(layouts, "run_record", lambda revision: {**WHERE, "device": "NVIDIA A100"})
@@ -140,12 +141,12 @@ def test_what_cannot_be_timed_is_recorded_and_tried_again(tmp_path, measuring, c
     for _ in range(2):
         assert main(["--output", str(tmp_path)]) == 5
         assert f"perfmodel: {several} could not be measured" in capsys.readouterr().err
-        lines = [line for line in read_lines(tmp_path / LAYOUTS) if line["kind"] == "layout"]
+        lines = [line for line in read_lines(tmp_path / RECORDED) if line["kind"] == "layout"]
         assert sum(line.get("refused") == "too much shared memory" for line in lines) == several
         assert len(lines) == 183
     measuring.fails = lambda number, problem: None
     assert main(["--output", str(tmp_path)]) == 0
-    assert len(layouts_of(tmp_path, read_lines(tmp_path / LAYOUTS))) == 183
+    assert len(layouts_of(tmp_path, read_lines(tmp_path / RECORDED))) == 183
 
 
 def test_without_a_gpu_it_is_one_sentence_and_exit_5(tmp_path, monkeypatch, capsys):

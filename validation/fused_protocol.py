@@ -31,7 +31,7 @@ from perfmodel.validation.fused.choice import graph_of
 from perfmodel.validation.fused.family import Family
 from perfmodel.validation.fused.forms import expected_kernel, layout_kernel
 from perfmodel.validation.fused.problem import DeviceLimits, GpuError, Problem
-from perfmodel.validation.layouts import LAYOUTS, layouts_of
+from perfmodel.validation.layout_records import RECORDED, layouts_of
 from perfmodel.validation.machine_file import is_device
 from perfmodel.validation.recorder import REFUSED, read_lines
 from perfmodel.validation.statistics import Summary
@@ -156,9 +156,9 @@ def _found(folder: Path, device: DeviceSpec, figures: Figures) -> tuple[list[tup
         path = folder / f"{name}.jsonl"
         if path.is_file():
             found += _of_family(name, path, _of_device(read_lines(path), device, skipped), figures, baselines, skipped)
-    if (folder / LAYOUTS).is_file():
-        lines = _of_device(read_lines(folder / LAYOUTS), device, skipped)
-        found += _of_layouts(folder / LAYOUTS, lines, figures, baselines)
+    if (folder / RECORDED).is_file():
+        lines = _of_device(read_lines(folder / RECORDED), device, skipped)
+        found += _of_layouts(folder / RECORDED, lines, figures, baselines)
     return found, tuple(Skipped(reason=reason, rows=tuple(names)) for reason, names in skipped.items())
 
 
@@ -368,7 +368,7 @@ def calibrated_fused(protocol: FusedProtocol, *, description: str, source: str, 
         description=description,
         provenance=FitProvenance(
             files=tuple(
-                sorted({f"{row.family}.jsonl" for row in rows if not row.layout} | {LAYOUTS for row in rows if row.layout})
+                sorted({f"{row.family}.jsonl" for row in rows if not row.layout} | {RECORDED for row in rows if row.layout})
             ),
             source=source,
             devices=(protocol.hardware,),

@@ -8,7 +8,6 @@ is not timed again, and of several lines of one layout the newest counts.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -18,22 +17,21 @@ from typing import Any, Final
 from perfmodel.validation.benchmarks import Pairs, captured, rotated
 from perfmodel.validation.checks import not_a_number
 from perfmodel.validation.compile import Compiled
-from perfmodel.validation.files import MeasurementFileError
-from perfmodel.validation.fused.catalog import FAMILIES, family_of, problem_of, record_of
+from perfmodel.validation.fused.catalog import FAMILIES, family_of, record_of
 from perfmodel.validation.fused.configuration import Config
-from perfmodel.validation.fused.forms import GENERIC, work_of
+from perfmodel.validation.fused.forms import GENERIC
 from perfmodel.validation.fused.generic.launches import config_of
 from perfmodel.validation.fused.generic.layout import Layout
 from perfmodel.validation.fused.problem import DType, GpuError, Problem
 from perfmodel.validation.gpu import cupy_with_gpu, this_device
 from perfmodel.validation.launch import FusedBlock
+from perfmodel.validation.layout_records import RECORDED, layouts_of
 from perfmodel.validation.measure import Outcome, answered, release, teller
 from perfmodel.validation.prepare import prepare_configs
 from perfmodel.validation.recorder import REFUSED, RESULTS, Recorder, folder_of, read_lines, run_record
 from perfmodel.validation.timing import BURST_LAUNCHES, CACHES, PAUSE_S, Timing, replays
 
-LAYOUTS: Final = "generic-layouts.jsonl"
-ASKED: Final = RESULTS / "h200" / LAYOUTS
+ASKED: Final = RESULTS / "h200" / RECORDED
 REPLAYS: Final = 3
 """Of each layout: recorded ones differ by 1 % at most, and the layouts of a problem by 8 % and more."""
 WHAT: Final = (
@@ -42,22 +40,6 @@ WHAT: Final = (
 )
 EXPONENTS: Final[dict[DType, int]] = {"fp16": 0x7C00, "bf16": 0x7F80}
 """The bits that are all set in what is no finite number."""
-
-OneLayout = tuple[Problem, Layout]
-
-
-def layouts_of(path: Path, lines: Iterable[dict[str, Any]]) -> dict[OneLayout, dict[str, Any]]:
-    """Every layout that was timed, with the newest of its lines; raises MeasurementFileError for a layout that is of no problem."""
-    found = {}
-    for line in lines:
-        if line["kind"] != "layout" or REFUSED in line:
-            continue
-        try:
-            problem = problem_of(line["problem"])
-            found[problem, Layout(work=work_of(problem), **line["layout"])] = line
-        except (TypeError, KeyError, GpuError) as error:
-            raise MeasurementFileError(f"{path}: the layout {json.dumps(line['layout'])} is of no problem: {error}") from None
-    return found
 
 
 def asked_for(families: Iterable[str] = FAMILIES) -> dict[Problem, list[Layout]]:
@@ -157,12 +139,12 @@ def main(argv: list[str] | None = None) -> int:
     def measured() -> int:
         where = {**run_record(options.revision), "what": WHAT}
         folder = options.output or RESULTS / folder_of(where["device"])
-        recorder = Recorder(folder / LAYOUTS, where)
+        recorder = Recorder(folder / RECORDED, where)
         asked = asked_for(families)
         left = missing(recorder, asked, again=options.again)
         configs = [(problem, config_of_layout(problem, layout)) for problem, layouts in left.items() for layout in layouts]
         if not configs:
-            tell(f"all {sum(map(len, asked.values()))} layouts are in {folder / LAYOUTS}; --again times them once more")
+            tell(f"all {sum(map(len, asked.values()))} layouts are in {folder / RECORDED}; --again times them once more")
             return 0
         tell(f"kernels of {len(configs)} layouts: compiling")
         prepare_configs(configs, this_device(), tell)
