@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MOST_LISTED: Final = 60
 """A longer list of known names is cut to its first `FEW_LISTED`."""
@@ -49,3 +52,10 @@ def shown(text: str, most: int = 60) -> str:
     start = text[: most + 1]
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in start)
     return escaped if len(escaped) <= most else escaped[: most - 1] + "…"
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that Pydantic found wrong in data, as a message may echo it: where, if it is not all of them, and what."""
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{shown(where)}: {fault['msg']}" if where else fault["msg"]

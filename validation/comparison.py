@@ -13,7 +13,7 @@ from typing import Final, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from perfmodel.errors import PerfmodelError, UnknownNameError, shown
+from perfmodel.errors import PerfmodelError, UnknownNameError, first_fault, shown
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.importers.rebatch import TRACED_BATCH, rebatched
 from perfmodel.layers.conv2d import Conv2d
@@ -150,11 +150,8 @@ def read_comparison(path: Path) -> Comparison:
     try:
         return Comparison.model_validate_json(read_text(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the start"
         raise MeasurementFileError(
-            f"{shown(str(path), 200)} is no comparison, which `perfmodel validate timm --format json` writes: at {shown(where)}: "
-            f"{first['msg']}"
+            f"{shown(str(path), 200)} is no comparison, which `perfmodel validate timm --format json` writes: {first_fault(error)}"
         ) from None
 
 

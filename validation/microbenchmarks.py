@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from perfmodel.errors import shown
+from perfmodel.errors import first_fault, shown
 from perfmodel.expected.features import norm_threads
 from perfmodel.hardware.spec import Measured
 from perfmodel.validation.files import MeasurementFileError, read_text
@@ -209,10 +209,8 @@ def recorded_run(path: Path) -> MachineRun:
     try:
         return MachineRun.model_validate_json(read_text(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = shown(".".join(map(str, first["loc"])))
         raise MeasurementFileError(
-            f"{shown(str(path), 200)} has no samples of `perfmodel hardware measure`: {f'{field}: ' if field else ''}{first['msg']}"
+            f"{shown(str(path), 200)} has no samples of `perfmodel hardware measure`: {first_fault(error)}"
         ) from None
 
 

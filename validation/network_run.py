@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
-from perfmodel.errors import UnknownNameError, shown
+from perfmodel.errors import UnknownNameError, first_fault
 from perfmodel.hardware.spec import Date
 from perfmodel.validation.files import LineCheck, MeasurementFileError
 from perfmodel.validation.fused.problem import GpuError
@@ -178,11 +178,7 @@ def _checked(form: type[_Line]) -> LineCheck:
         try:
             form.model_validate(entry)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise MeasurementFileError(
-                f"{where} is no result of `perfmodel validate run`: {f'{shown(field)}: ' if field else ''}{first['msg']}"
-            ) from None
+            raise MeasurementFileError(f"{where} is no result of `perfmodel validate run`: {first_fault(error)}") from None
 
     return check
 

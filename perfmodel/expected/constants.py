@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from perfmodel.errors import PerfmodelError
+from perfmodel.errors import PerfmodelError, first_fault
 
 Fraction = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -122,8 +122,6 @@ def calibration_of(schedule: str, path: str | Path | None = None) -> Calibration
         given: dict[str, Any] = tomllib.loads(text)
         return Calibration.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise CalibrationError(f"the calibration {where} is wrong at {field}: {first['msg']}") from None
+        raise CalibrationError(f"the calibration {where} is wrong at {first_fault(error)}") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an absurdly long integer
         raise CalibrationError(f"the calibration {where} is not TOML: {error}") from None

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from perfmodel.errors import first_fault
 from perfmodel.expected.constants import CalibrationError, FitProvenance, Intervals
 
 
@@ -64,8 +65,6 @@ def fused_calibration(path: str | Path | None = None) -> FusedCalibration:
     try:
         return FusedCalibration.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise CalibrationError(f"the {where} is wrong at {field}: {first['msg']}") from None
+        raise CalibrationError(f"the {where} is wrong at {first_fault(error)}") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an absurdly long integer
         raise CalibrationError(f"the {where} is not TOML: {error}") from None
