@@ -22,7 +22,7 @@ from perfmodel.network import Network
 from perfmodel.networks.catalog import build, find
 from perfmodel.prediction import Prediction, predict
 from perfmodel.units import percent
-from perfmodel.validation.files import MeasurementFileError, read_text
+from perfmodel.validation.files import MeasurementFileError, read_model
 from perfmodel.validation.statistics import Summary, rank_correlation
 from perfmodel.validation.timm import TimmRow, repetitions
 from perfmodel.waterline import Limits, kernel_times
@@ -147,12 +147,7 @@ class Comparison(_Record):
 
 def read_comparison(path: Path) -> Comparison:
     """What `perfmodel validate timm --format json` wrote. Raises MeasurementFileError for anything else."""
-    try:
-        return Comparison.model_validate_json(read_text(path))
-    except ValidationError as error:
-        raise MeasurementFileError(
-            f"{shown(str(path), 200)} is no comparison, which `perfmodel validate timm --format json` writes: {first_fault(error)}"
-        ) from None
+    return read_model(path, Comparison, "is no comparison, which `perfmodel validate timm --format json` writes")
 
 
 def explain(prediction: Prediction, measured_s: float) -> str:

@@ -7,9 +7,13 @@ import math
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from perfmodel.errors import PerfmodelError, shown
+from pydantic import BaseModel, ValidationError
+
+from perfmodel.errors import PerfmodelError, first_fault, shown
+
+Model = TypeVar("Model", bound=BaseModel)
 
 MAX_FILE_BYTES: Final = 512 << 20
 LONGEST_S: Final = 86_400.0
@@ -42,6 +46,14 @@ def read_text(path: Path, most_bytes: int = MAX_FILE_BYTES, otherwise: str = "me
         return read_bytes(path, most_bytes, otherwise).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise MeasurementFileError(f"{shown(str(path), 200)} is not a text file in UTF-8") from None
+
+
+def read_model(path: Path, form: type[Model], otherwise: str) -> Model:
+    """A record in JSON that this project wrote; raises MeasurementFileError where it is none: the file, `otherwise`, and its first fault."""
+    try:
+        return form.model_validate_json(read_text(path))
+    except ValidationError as error:
+        raise MeasurementFileError(f"{shown(str(path), 200)} {otherwise}: {first_fault(error)}") from None
 
 
 Check = Callable[[str, str, object], Any]

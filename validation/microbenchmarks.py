@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from perfmodel.errors import first_fault, shown
 from perfmodel.expected.features import norm_threads
 from perfmodel.hardware.spec import Measured
-from perfmodel.validation.files import MeasurementFileError, read_text
+from perfmodel.validation.files import MeasurementFileError, read_model
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
@@ -206,12 +206,7 @@ def run(
 
 def recorded_run(path: Path) -> MachineRun:
     """A run's samples as `--samples` wrote them; raises MeasurementFileError where they are not."""
-    try:
-        return MachineRun.model_validate_json(read_text(path))
-    except ValidationError as error:
-        raise MeasurementFileError(
-            f"{shown(str(path), 200)} has no samples of `perfmodel hardware measure`: {first_fault(error)}"
-        ) from None
+    return read_model(path, MachineRun, "has no samples of `perfmodel hardware measure`")
 
 
 def _torch() -> Any | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, get_args
 
@@ -157,13 +157,21 @@ class DeviceLimits:
         return self.compute_capability == (9, 0)
 
 
-def hopper_only(problem: Problem, device: DeviceLimits) -> str | None:
-    """Why a kernel that uses Hopper's own instructions in fp16 does not serve; None where it does."""
+def other_channels(problem: Problem, served: Collection[int]) -> str | None:
+    """Why a kernel that is written for some numbers of channels does not serve; None where it does."""
+    if problem.C in served:
+        return None
+    *first, last = map(str, served)
+    return f"it has {', '.join(first)}{' or ' if first else ''}{last} channels, not {problem.C}"
+
+
+def hopper_only(problem: Problem, device: DeviceLimits, served: Collection[int] = ()) -> str | None:
+    """Why a kernel that uses Hopper's own instructions in fp16, for these numbers of channels, does not serve; None where it does."""
     if not device.is_hopper:
         return f"it needs compute capability 9.0 and this is {'.'.join(map(str, device.compute_capability))}"
     if problem.dtype != "fp16":
         return f"it computes in fp16, not {problem.dtype}"
-    return None
+    return other_channels(problem, served) if served else None
 
 
 def too_much_shared(device: DeviceLimits, needed_bytes: int, what: str) -> str:

@@ -31,6 +31,11 @@ def patches_of(problem: Problem) -> int:
     return problem.N * -(-problem.H // PATCH) * -(-problem.W // PATCH)
 
 
+def filled_patches(problem: Problem) -> float:
+    """The share of patches' pixels that are pixels of an image."""
+    return problem.pixels / (patches_of(problem) * PATCH**2)
+
+
 def resident_blocks(multiprocessors: int, cluster: int) -> int:
     """Blocks, one to a multiprocessor, that run at once in clusters of a power of two.
 

@@ -28,10 +28,8 @@ def shared_bytes(expansion: int, warpgroups: int) -> int:
 
 def configure(problem: ConvFirstProblem, device: DeviceLimits) -> Config | str:
     """Four warpgroups, or three where the weights leave no room."""
-    if why := hopper_only(problem, device):
+    if why := hopper_only(problem, device, (64,)):
         return why
-    if problem.C != 64:
-        return f"it has 64 channels, not {problem.C}"
     if max(problem.H, problem.W) > LARGEST_SIDE or problem.N > LARGEST_BATCH:
         return f"its images are at most {LARGEST_SIDE} pixels a side and its batch at most {LARGEST_BATCH}"
     for warpgroups in (4, 3):

@@ -47,10 +47,8 @@ def shared_bytes(C: int, expansion: int, rows: int, buffers: int, ring: int, chu
 
 def configure(problem: ConvFirstProblem, device: DeviceLimits) -> Config | str:
     """Warpgroups of a block and blocks of a cluster by `choice.best`: whole tiles where there are enough, shared ones where not."""
-    if why := hopper_only(problem, device):
+    if why := hopper_only(problem, device, WARPGROUPS):
         return why
-    if problem.C not in WARPGROUPS:
-        return f"it has {', '.join(map(str, WARPGROUPS))} channels, not {problem.C}"
     if problem.pixels > MOST_PIXELS:
         return f"it counts at most {MOST_PIXELS} pixels, and there are {problem.pixels}"
     found = tuple(offers(problem, device))

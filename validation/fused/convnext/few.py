@@ -15,7 +15,7 @@ from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.family import Kernel
 from perfmodel.validation.fused.packing import up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
-from perfmodel.validation.fused.tiles import PATCH, patches_of, resident_blocks
+from perfmodel.validation.fused.tiles import PATCH, filled_patches, patches_of, resident_blocks
 
 NAME: Final = "convnext_few"
 CHANNELS: Final = (128, 256)
@@ -28,10 +28,8 @@ LARGEST_RING: Final = 16
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     """Blocks of a cluster by `choice.best`, where that beats the kernel for many pixels."""
-    if why := hopper_only(problem, device):
+    if why := hopper_only(problem, device, CHANNELS):
         return why
-    if problem.C not in CHANNELS:
-        return f"it has {' or '.join(map(str, CHANNELS))} channels, not {problem.C}"
     found = tuple(offers(problem, device))
     if not found:
         shares = f"{CLUSTERS[0]} to {CLUSTERS[-1]} blocks with chunks of {wide.CHUNK} hidden channels"
@@ -62,7 +60,7 @@ def offers(problem: ConvNeXtProblem, device: DeviceLimits) -> Iterator[Offer]:
             yield Offer(
                 config=config,
                 chunk=wide.CHUNK,
-                filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
+                filled=filled_patches(problem),
                 operand_bytes=convolution
                 + weights
                 + exchange_bytes(PIXELS, problem.C, ELEMENT_BYTES)

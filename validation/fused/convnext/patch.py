@@ -14,9 +14,9 @@ from perfmodel.validation.fused.convnext.problem import KERNEL as WINDOW
 from perfmodel.validation.fused.convnext.problem import ConvNeXtProblem
 from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
-from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias, up
+from perfmodel.validation.fused.packing import Bits, Floats, as_bytes, bits, core_matrices, lane_bias
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
-from perfmodel.validation.fused.tiles import PATCH, patches_of, reached
+from perfmodel.validation.fused.tiles import PATCH, filled_patches, patches_of, reached
 
 NAME: Final = "convnext_patch"
 SLAB: Final = 32
@@ -47,10 +47,8 @@ SMALLEST_RING_BYTES: Final = 32768
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     """As many patches at once as take the least clocks by the machine's count; the longest ring."""
-    if why := hopper_only(problem, device):
+    if why := hopper_only(problem, device, (CHANNELS,)):
         return why
-    if problem.C != CHANNELS:
-        return f"it has {CHANNELS} channels, not {problem.C}"
     if problem.hidden % CHUNK:
         return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
     made = [arrange(problem, device, group=group) for group in GROUPS]
@@ -65,7 +63,7 @@ def offer(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> Off
     return Offer(
         config=config,
         chunk=CHUNK,
-        filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
+        filled=filled_patches(problem),
         # a patch alone fills half of the convolution's rows: as many operands as for two
         operand_bytes=problem.C // 8 * CONVOLUTION_BYTES + group * problem.C * 2 * problem.hidden * ELEMENT_BYTES,
         macs_share=group,

@@ -67,10 +67,8 @@ SMALLEST_RING: Final = 6
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     """Resident weights where they fit; then the tile and the shape of its patches by `choice.best`."""
-    if why := hopper_only(problem, device):
+    if why := hopper_only(problem, device, LAYOUTS):
         return why
-    if problem.C not in LAYOUTS:
-        return f"it has {', '.join(map(str, LAYOUTS))} channels, not {problem.C}"
     why = ""
     for layout in LAYOUTS[problem.C]:
         made = [arrange(problem, device, layout, rows=rows, octets=octets) for rows in ROWS for octets in SHAPES]

@@ -17,7 +17,7 @@ from perfmodel.validation.fused.convnext.reference import ConvNeXtParameters
 from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.packing import as_bytes, bits, core_matrices, lane_bias, up
 from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
-from perfmodel.validation.fused.tiles import PATCH, patches_of, resident_blocks
+from perfmodel.validation.fused.tiles import PATCH, filled_patches, patches_of, resident_blocks
 
 NAME: Final = "convnext_wide"
 CHANNELS: Final = 256
@@ -40,10 +40,8 @@ CONVOLUTION_BYTES: Final = 336 * 128
 
 def configure(problem: ConvNeXtProblem, device: DeviceLimits) -> Config | str:
     """A cluster of blocks that share weights, each with a tile of its own."""
-    if why := hopper_only(problem, device):
+    if why := hopper_only(problem, device, (CHANNELS,)):
         return why
-    if problem.C != CHANNELS:
-        return f"it has {CHANNELS} channels, not {problem.C}"
     if problem.hidden % CHUNK:
         return f"its chunks of {CHUNK} hidden channels do not divide {problem.hidden}"
     if (image := problem.input_bytes // problem.N) > LARGEST_IMAGE_BYTES:
@@ -59,7 +57,7 @@ def offer(problem: ConvNeXtProblem, config: Config, device: DeviceLimits) -> Off
         config=config,
         chunk=CHUNK,
         tile=walk[:2],
-        filled=problem.H * problem.W / (up(problem.H, PATCH) * up(problem.W, PATCH)),
+        filled=filled_patches(problem),
         operand_bytes=problem.C // 8 * CONVOLUTION_BYTES + PATCHES * problem.C * 2 * problem.hidden * ELEMENT_BYTES,
         loaded_share=streamed_share(problem, walk, 1 / MULTICAST),
         multiprocessors=resident_blocks(device.multiprocessors, MULTICAST),

@@ -34,10 +34,8 @@ LARGEST_RING: Final = 40
 
 def configure(problem: FusedMBConvProblem, device: DeviceLimits) -> Config | str:
     """Blocks of a cluster and hidden channels at a time by `choice.best`, where that beats the streamed kernel's best tile."""
-    if why := hopper_only(problem, device):
+    if why := hopper_only(problem, device, stream.WARPGROUPS):
         return why
-    if problem.C not in stream.WARPGROUPS:
-        return f"it has 64, 128 or 256 channels, not {problem.C}"
     found = tuple(offers(problem, device))
     if not found:
         return (

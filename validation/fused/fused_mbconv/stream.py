@@ -35,10 +35,8 @@ SPLITS: Final = (2, 4, 8)
 
 def configure(problem: FusedMBConvProblem, device: DeviceLimits) -> Config | str:
     """Blocks of a cluster share weights, or one tile where tiles are too few to fill the device: by `choice.best`."""
-    if why := hopper_only(problem, device):
+    if why := hopper_only(problem, device, WARPGROUPS):
         return why
-    if problem.C not in WARPGROUPS:
-        return f"it has 64, 128 or 256 channels, not {problem.C}"
     if not (chunks := [chunk for chunk in CHUNKS[problem.C] if problem.hidden % chunk == 0]):
         return f"its chunks of {CHUNKS[problem.C][-1]} hidden channels do not divide {problem.hidden}"
     if found := tuple(offers(problem, device)):

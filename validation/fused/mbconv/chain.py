@@ -67,10 +67,8 @@ def walk(problem: MBConvProblem, found: int) -> tuple[int, bool]:
 
 def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
     """The one layout, where no other kernel's is estimated to be faster."""
-    if why := rows.unserved(problem, device):
+    if why := rows.unserved(problem, device, WARPGROUPS):
         return why
-    if problem.C not in WARPGROUPS:
-        return f"it has {' or '.join(map(str, WARPGROUPS))} channels, not {problem.C}"
     if (chunks := problem.hidden // CHUNK) not in CHUNKS:
         return f"it keeps two chunks in flight, of {' or '.join(map(str, CHUNKS))}, not {chunks}"
     if (needed := shared_bytes(problem.C, problem.hidden)) > device.shared_bytes_per_block:

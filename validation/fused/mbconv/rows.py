@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,7 @@ from perfmodel.validation.fused.family import Buffers, Kernel
 from perfmodel.validation.fused.mbconv.problem import MBConvProblem
 from perfmodel.validation.fused.mbconv.reference import MBConvParameters
 from perfmodel.validation.fused.packing import Bits, as_bytes, bits, core_matrices, lane_bias
-from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only
+from perfmodel.validation.fused.problem import ELEMENT_BYTES, DeviceLimits, hopper_only, other_channels
 from perfmodel.validation.fused.tiles import reached
 
 NAME: Final = "mbconv_rows"
@@ -162,8 +163,8 @@ def tiles(problem: MBConvProblem, layout: Layout, rows: int) -> int:
     return -(-sequence(problem) // rows)
 
 
-def unserved(problem: MBConvProblem, device: DeviceLimits) -> str | None:
-    """What keeps the Hopper kernels of this family from a problem of any number of channels; None: nothing."""
+def unserved(problem: MBConvProblem, device: DeviceLimits, served: Collection[int]) -> str | None:
+    """What keeps a Hopper kernel of this family, written for these numbers of channels, from a problem; None: nothing."""
     if why := hopper_only(problem, device):
         return why
     if (problem.kernel, problem.group_width, problem.stride) != (3, 8, 1):
@@ -171,15 +172,13 @@ def unserved(problem: MBConvProblem, device: DeviceLimits) -> str | None:
         return f"it convolves 3×3 in groups of 8 with stride 1, not {asked}"
     if problem.squeeze is not None or not problem.has_identity:
         return "it has no squeeze-and-excitation, and as many channels come out as go in"
-    return None
+    return other_channels(problem, served)
 
 
 def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
     """The layout that fits, shared by as many blocks as the machine model finds fastest."""
-    if why := unserved(problem, device):
+    if why := unserved(problem, device, LAYOUTS):
         return why
-    if problem.C not in LAYOUTS:
-        return f"it has 64, 96, 128 or 256 channels, not {problem.C}"
     found, why = offers(problem, device)
     return best(problem, found, device) if found else why
 

@@ -45,10 +45,8 @@ def tiles(problem: MBConvProblem) -> int:
 
 def configure(problem: MBConvProblem, device: DeviceLimits) -> Config | str:
     """The one tile."""
-    if why := unserved(problem, device):
+    if why := unserved(problem, device, (CHANNELS,)):
         return why
-    if problem.C != CHANNELS:
-        return f"it has {CHANNELS} channels, not {problem.C}"
     if 2 * tiles(problem) <= device.multiprocessors:
         return f"it has a block for each of {tiles(problem)} tiles, which are at most half of {device.multiprocessors} multiprocessors"
     needed = shared_bytes(problem.hidden)
