@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from perfmodel.prediction import predict
 from perfmodel.validation.comparison import Skipped
 from perfmodel.validation.fused.catalog import FAMILIES
 from perfmodel.validation.fused.problem import Problem
-from perfmodel.validation.fused_protocol import OTHER_CONFIGURATION, ablated, run_fused
+from perfmodel.validation.fused_protocol import OTHER_CONFIGURATION, ablated, run_fused, summary_of
 from perfmodel.validation.fused_tables import decisions_table, fused_blocks, recorded_fused, wrong_decisions
 from tests.gpus import H200
 
@@ -46,10 +47,23 @@ def test_what_each_term_is_worth_is_in_the_report(tmp_path: Path) -> None:
 
 
 def test_recorded_fused_kernels_are_expected_well_enough_to_decide() -> None:
+    """The project's targets: decisions, machine figures alone, factors with configurations left out, DRAM bytes above L2."""
     protocol = recorded_fused()
     assert len(protocol.chosen()) >= 15
     assert len(protocol.layouts()) >= 150
     assert decisions_table(protocol)[1]
+    decided = [row.decided_rightly for row in protocol.rows if row.regime == "burst" and row.decided_rightly is not None]
+    assert sum(decided) >= 0.95 * len(decided) >= 0.95 * 200
+    alone = summary_of([*protocol.chosen(), *protocol.layouts()])
+    left_out = summary_of([*protocol.chosen(), *protocol.layouts()], left_out=True)
+    assert alone is not None
+    assert left_out is not None
+    assert alone.mape <= 0.12
+    assert left_out.mape <= 0.07
+    counted = [row for row in protocol.rows if row.above_l2 and row.dram_bytes and row.dram_expected_bytes]
+    bytes_off = [abs((row.dram_expected_bytes or 0) / (row.dram_bytes or 1) - 1) for row in counted]
+    assert statistics.median(bytes_off) <= 0.03
+    assert max(bytes_off) <= 0.10
     assert all(row.decided_rightly is False for row in wrong_decisions(protocol))
 
 
