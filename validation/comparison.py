@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from perfmodel.errors import PerfmodelError, UnknownNameError, first_fault, shown
+from perfmodel.errors import PerfmodelError, UnknownNameError, shown
 from perfmodel.hardware.spec import DeviceSpec
 from perfmodel.importers.rebatch import TRACED_BATCH, rebatched
 from perfmodel.layers.conv2d import Conv2d

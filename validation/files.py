@@ -49,7 +49,7 @@ def read_text(path: Path, most_bytes: int = MAX_FILE_BYTES, otherwise: str = "me
 
 
 def read_model(path: Path, form: type[Model], otherwise: str) -> Model:
-    """A record in JSON that this project wrote; raises MeasurementFileError where it is none: the file, `otherwise`, and its first fault."""
+    """A record in JSON that this project wrote; raises MeasurementFileError (file, `otherwise`, first fault) where it is none."""
     try:
         return form.model_validate_json(read_text(path))
     except ValidationError as error:

@@ -16,12 +16,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from perfmodel.errors import first_fault, shown
 from perfmodel.expected.features import norm_threads
 from perfmodel.hardware.spec import Measured
-from perfmodel.validation.files import MeasurementFileError, read_model
+from perfmodel.validation.files import read_model
 from perfmodel.validation.fused.problem import GpuError
 from perfmodel.validation.gpu import cupy_with_gpu, driver_version, state, this_device
 from perfmodel.validation.samples import Sample
