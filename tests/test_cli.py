@@ -500,7 +500,7 @@ def test_a_file_that_grows_is_never_half_written(tmp_path: Path, monkeypatch: py
         (("--results", "absent/x.csv"), "there is no folder absent"),
         (("--results", "x.xls"), "written as .csv or .parquet"),
         (("--plot", "x.xls"), "end it with .svg"),
-        (("--plot", "absent/x.svg"), "does not exist; make it first"),
+        (("--plot", "absent/x.svg"), "there is no folder absent; make it first"),
         (("--plot", "x.svg"), "a front plot shows two objectives, this search has 3"),
     ],
 )

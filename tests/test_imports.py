@@ -16,6 +16,7 @@ FLOORS = {
     "perfmodel.errors": 0,
     "perfmodel.hardware": 1,
     "perfmodel.layers": 1,
+    "perfmodel.place": 1,
     "perfmodel.units": 1,
     "perfmodel.precision": 2,
     "perfmodel.network": 2,

@@ -646,9 +646,9 @@ def test_unknown_endings_are_refused(resnet: Prediction, tmp_path: Path, name: s
 def test_places_that_cannot_be_written_are_named(resnet: Prediction, tmp_path: Path) -> None:
     ax = plot_waterline(resnet)
     (tmp_path / "folder.svg").mkdir()
-    with pytest.raises(PlotError, match="is a folder"):
+    with pytest.raises(PlotError, match="it is a folder"):
         save(ax, tmp_path / "folder.svg")
-    with pytest.raises(PlotError, match="does not exist"):
+    with pytest.raises(PlotError, match="there is no folder"):
         save(ax, tmp_path / "missing" / "plot.svg")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.svg"]
 

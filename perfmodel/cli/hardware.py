@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_at_once, emit_tables, listed, require_place
+from perfmodel.cli.options import Format, Output, OutputFormat, emit, emit_at_once, emit_tables, listed
 from perfmodel.errors import PerfmodelError
+from perfmodel.place import require_place
 
 hardware_app = typer.Typer(
     help="The catalogue of machines, and how to describe one of your own.", no_args_is_help=True, rich_markup_mode=None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perfmodel.errors import PerfmodelError
+from perfmodel.place import require_place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,18 +62,6 @@ Sets = Annotated[
     ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", case_sensitive=False, help="How to print.")]
-
-
-def require_place(output: Path) -> None:
-    """Raise, before anything that takes long, where a file could not be written: its folder is missing, or it is one itself."""
-    if str(output) == "-":
-        return
-    if output.is_dir():
-        raise PerfmodelError(f"cannot write {output}: it is a folder; name a file")
-    if not output.parent.is_dir():
-        raise PerfmodelError(f"cannot write {output}: there is no folder {output.parent}; make it first")
-    if not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise PerfmodelError(f"cannot write {output}: permission denied; choose another file")
 
 
 def _placed(output: Path | None) -> Path | None:

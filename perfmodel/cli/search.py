@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perfmodel.cli.design import design_app, print_answer
-from perfmodel.cli.options import Format, Output, OutputFormat, Sets, listed, plot_option, require_place, save_figure
+from perfmodel.cli.options import Format, Output, OutputFormat, Sets, listed, plot_option, save_figure
 from perfmodel.errors import PerfmodelError
+from perfmodel.place import require_place
 
 if TYPE_CHECKING:
     from perfmodel.design.search import Backend, Search, SearchResult

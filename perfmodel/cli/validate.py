@@ -24,9 +24,9 @@ from perfmodel.cli.options import (
     is_given,
     listed,
     predicted,
-    require_place,
 )
 from perfmodel.errors import PerfmodelError, shown
+from perfmodel.place import require_place
 
 if TYPE_CHECKING:
     from perfmodel.report.table import Table

@@ -192,6 +192,12 @@ def _narrow_inputs(measured: Mapping[str, float]) -> tuple[tuple[int, int, float
     return found if len(found) == len(NARROW_INPUTS) else ()
 
 
+def knows_host(device: DeviceSpec) -> bool:
+    """Whether waiting for the host that issues its kernels is counted on a device."""
+    measured = figures_of(device)
+    return _host_s(measured) is not None or _host_compiled_s(measured) is not None
+
+
 def _host_s(measured: Mapping[str, float]) -> tuple[float, ...] | None:
     """Seconds per call of each kind of features.HOST_…; None where they were not measured."""
     convolution, matrix, norm, other = (measured.get(f"host_{kind}_s") for kind in ("convolution", "matrix", "norm", "other"))

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from perfmodel.errors import PerfmodelError
+from perfmodel.place import require_place
 from perfmodel.plots import style
 
 _SVG: Final = "http://www.w3.org/2000/svg"
@@ -35,11 +36,7 @@ def check_target(path: str | os.PathLike[str]) -> Callable[[Figure], bytes]:
             f"{target}: cannot tell the kind of plot file from {target.suffix or 'a name without an ending'};"
             f" end it with {', '.join(_WRITERS)}"
         )
-    final = Path(os.path.realpath(target))  # a link is written through, not replaced
-    if final.is_dir():
-        raise PlotError(f"{target}: is a folder; give the name of a file in it")
-    if not final.parent.is_dir():
-        raise PlotError(f"{target}: the folder {final.parent} does not exist; make it first")
+    require_place(target, PlotError)
     return writer
 
 
@@ -58,7 +55,7 @@ def save(plot: Figure | Axes, path: str | os.PathLike[str]) -> Path:
 
 
 def _write(target: Path, content: bytes) -> None:
-    final = Path(os.path.realpath(target))
+    final = Path(os.path.realpath(target))  # a link is written through, not replaced
     draft = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
         with draft.open("xb") as file:

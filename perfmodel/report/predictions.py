@@ -203,11 +203,12 @@ def _of_devices(predictions: Sequence[Prediction]) -> tuple[str, ...]:
     if not devices:
         return ()
     from perfmodel.expected.carried import REFERENCE, carried_figures
+    from perfmodel.expected.machine import knows_host
 
     said = []
     if names := [slug for slug, device in devices.items() if carried_figures(device)]:
         said.append(f"rates and starts of kernels as of {REFERENCE}, per multiprocessor and clock: {', '.join(names)}")
-    hosts = [slug for slug, device in devices.items() if any(entry.quantity.startswith("host_") for entry in device.measured)]
+    hosts = [slug for slug, device in devices.items() if knows_host(device)]
     if hosts and (others := [slug for slug in devices if slug not in hosts]):
         said.append(
             f"waiting for the host is counted for {', '.join(hosts)}; for {', '.join(others)} its time per call is not known, and small "
